@@ -1,0 +1,52 @@
+"""The errors a user can meet, one tree.
+
+::
+
+    EnsembleError               every error of ours; its text is meant to be read, not debugged
+    ├── ConfigError             a setting is unknown, misspelt or out of range
+    ├── DataError               a data set or a results file is missing, damaged or of another shape
+    ├── ModelError              weights are missing, or are not the kind of model that was asked for
+    ├── HostError               a flag of lm_eval cannot work with what was asked for
+    └── SandboxError            the judge cannot run, or a layer of its sandbox was promised and is missing
+
+Each message says where, what was found, what was expected, and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["ConfigError", "DataError", "EnsembleError", "HostError", "ModelError", "SandboxError", "did_you_mean"]
+
+
+class EnsembleError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class ConfigError(EnsembleError):
+    """A setting is unknown, misspelt or out of range."""
+
+
+class DataError(EnsembleError):
+    """A data set or a file of completions is missing, damaged or of another shape."""
+
+
+class ModelError(EnsembleError):
+    """Weights are missing, or are not the kind of model that was asked for."""
+
+
+class HostError(EnsembleError):
+    """A flag of lm_eval cannot work with what was asked for."""
+
+
+class SandboxError(EnsembleError):
+    """The judge cannot run here, or a promised layer of its sandbox is missing."""
+
+
+def did_you_mean(found: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, then all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(found, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"{hint} Known: {', '.join(names)}."

@@ -1,0 +1,153 @@
+"""The values that flow through the ensemble. Start reading here, then ``ensemble.py``.
+
+::
+
+    lm_eval Instance
+          │  harness.requests
+          ▼
+    InfillRequest ──► member ──► Candidate ──► scoring ──► Scored ──► selection ──► Selection
+     prefix, suffix,   propose    text, raw     score_all   candidate  one pure      winner, reason,
+     limits, seed                 text, token               + named    function      all candidates
+                                  log-probs                 scores                        │
+                                                                                          ▼
+                                                        Completion: the winner's text, a ``str``, with
+                                                        its Selection as ``.trace`` (what the tasks read)
+
+Log-probabilities are natural logarithms (nats), untempered, float32; scores are negative
+log-likelihoods in nats per token unless their name says otherwise, so lower is better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+__all__ = ["Candidate", "Completion", "Cut", "InfillRequest", "Scored", "Selection", "cut_line", "normalise"]
+
+Cut = Literal["line", "none"]
+
+
+@dataclass(frozen=True)
+class InfillRequest:
+    """One gap to fill: ``prefix`` + ? + ``suffix``.
+
+    ``sample`` counts repeats of the same document; with ``task`` and ``doc_id`` it names the random
+    stream, so that a row never depends on its batch. ``reference`` is the true middle where the data set
+    has one: only ``length=oracle`` may look at it, and only at its length. ``hint`` is another member's
+    completion, for ``length=ar``. ``until`` can only shorten an answer. ``max_new_tokens`` is the host's
+    limit; a member's own setting comes first.
+    """
+
+    prefix: str
+    suffix: str
+    task: str = ""
+    doc_id: int = 0
+    sample: int = 0
+    reference: str | None = None
+    hint: str | None = None
+    cut: Cut = "none"
+    until: tuple[str, ...] = ()
+    max_new_tokens: int | None = None
+    context: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """Names the random stream of this request."""
+        return (self.task, self.doc_id, self.sample)
+
+    def with_hint(self, hint: str | None) -> InfillRequest:
+        return replace(self, hint=hint)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A member's answer to one request.
+
+    ``text`` is what is scored and executed (after the cut rule), ``raw`` what the model wrote.
+    ``logprobs`` are the log-probabilities of ``raw``'s tokens when they were drawn (nats; None where the
+    member does not say). ``info`` holds JSON-able facts: length mode and length, how it stopped, trims.
+    """
+
+    member: str
+    text: str
+    raw: str
+    sample: int = 0
+    logprobs: tuple[float, ...] | None = None
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def was_cut(self) -> bool:
+        return self.text != self.raw
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A candidate with its scores: name -> nats (lower is better), None where undefined (empty text)."""
+
+    candidate: Candidate
+    scores: Mapping[str, float | None]
+    verdict: str | None = None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which candidate won, and why.
+
+    ``reason`` is ``score`` (strictly lower), ``tie`` (within the tolerance, decided by preference),
+    ``agreement`` (all candidates are the same text) or ``single`` (there was one candidate).
+    """
+
+    candidates: tuple[Scored, ...]
+    winner: int
+    reason: str
+    rule: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def chosen(self) -> Candidate:
+        return self.candidates[self.winner].candidate
+
+
+class Completion(str):
+    """Generated text that carries how it came about.
+
+    It is a ``str``, so tasks that know nothing of us work unchanged; ``trace`` is None for such text.
+    Slicing, stripping or adding gives a plain ``str`` and loses the trace, as for any ``str`` subclass.
+    """
+
+    __slots__ = ("trace",)
+    trace: Selection | None
+
+    def __new__(cls, text: str = "", trace: Selection | None = None) -> Completion:
+        self = super().__new__(cls, text)
+        self.trace = trace
+        return self
+
+    def __getnewargs__(self) -> tuple[str, Selection | None]:  # type: ignore[override]
+        # lm_eval pickles answers (its cache, and between ranks): both arguments must come back.
+        return (str(self), self.trace)
+
+
+def cut_line(text: str) -> str:
+    """Keep up to and including the first non-blank line, ended by exactly one newline.
+
+    Text without any non-blank line becomes a single newline.
+
+    >>> cut_line("\\n    return x   \\n    y = 1\\n")
+    '\\n    return x   \\n'
+    """
+    if not text.strip():
+        return "\n"
+    start = 0
+    while True:
+        head, newline, _ = text[start:].partition("\n")
+        if head.strip():
+            return text[:start] + head + "\n"
+        start += len(head) + len(newline)
+
+
+def normalise(text: str, cut: Cut) -> str:
+    """Apply the task's cut rule; the same for every member, and for plain strings of stock models."""
+    return cut_line(text) if cut == "line" else text
