@@ -34,21 +34,14 @@ Split = Literal["train", "held_out"]
 STDLIB = "stdlib"
 PACKAGES = ("networkx", "mpmath", "jinja2", "fsspec")
 RULE = (
-    "*.py of the standard library and of networkx, mpmath, jinja2 and fsspec, 401 to 399,999 characters, UTF-8, "
-    "without tests, encodings, pydoc_data, lib2to3 and files written by Python's own build; held out: standard "
-    "library files whose md5 of the relative path begins with a byte under 13."
+    "*.py of the standard library, then of networkx, mpmath, jinja2 and fsspec, 401 to 399,999 characters, UTF-8, "
+    "without test files and folders, encodings, pydoc_data and lib2to3; a relative path that an earlier root "
+    "already gave is left out. Held out: standard library files whose md5 of the relative path begins with a byte "
+    "under 13."
 )
 _TEST_FOLDERS = {"test", "tests", "testing", "idle_test"}
-_SKIPPED_FOLDERS = _TEST_FOLDERS | {
-    "site-packages",
-    "dist-packages",
-    "__pycache__",
-    "encodings",
-    "pydoc_data",
-    "lib2to3",
-}
-# Written when Python is built: they differ between two builds of one version.
-_BUILD_PREFIXES = ("_sysconfigdata", "config-")
+_INSTALLED_FOLDERS = {"site-packages", "dist-packages", "__pycache__"}
+_SKIPPED_FOLDERS = _TEST_FOLDERS | _INSTALLED_FOLDERS | {"encodings", "pydoc_data", "lib2to3"}
 _HELD_OUT_BELOW = 13  # of 256 values of the digest's first byte: about 5 %
 _MIN_FUNCTION, _MAX_FUNCTION = 80, 1600  # characters
 
@@ -93,9 +86,7 @@ def _root(package: str) -> Path:
 
 
 def _is_wanted(relative: Path) -> bool:
-    if _SKIPPED_FOLDERS & set(relative.parts) or relative.parts[0].startswith(_BUILD_PREFIXES):
-        return False
-    return not (relative.name.startswith("test_") or relative.name == "conftest.py")
+    return not (_SKIPPED_FOLDERS & set(relative.parts) or relative.name.startswith("test_"))
 
 
 def _split_of(package: str, path: str) -> Split:
@@ -113,14 +104,20 @@ def _decode(content: bytes) -> str | None:
 
 
 def select_files(packages: Sequence[str] = (STDLIB, *PACKAGES)) -> list[CorpusFile]:
-    """Apply ``RULE`` to the Python that runs this; sorted within each package."""
+    """Apply ``RULE`` to the Python that runs this; sorted within each package.
+
+    Two of the standard library's files are written when Python is built (``_sysconfigdata*``,
+    ``config-*/python-config.py``), so two builds of one version can give two digests.
+    """
     selected = []
+    seen = set()
     for package in packages:
         root = _root(package)
         for file in sorted(root.rglob("*.py")):
             relative = file.relative_to(root)
-            if not _is_wanted(relative):
+            if not _is_wanted(relative) or relative in seen:
                 continue
+            seen.add(relative)
             content = file.read_bytes()
             text = _decode(content)
             if text is None or not 400 < len(text) < 400_000:

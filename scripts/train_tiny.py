@@ -33,7 +33,7 @@ from typing import Any, Literal
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional
-from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from lm_eval_ensemble.errors import EnsembleError, ModelError
 from scripts.tiny_corpus import Corpus, list_digest, load_corpus, read_file_list, select_files, write_file_list
@@ -295,7 +295,8 @@ def _train_command(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     recipe = Recipe(options.kind, options.steps, options.seed, options.schedule, batch_tokens=options.batch_tokens)
     files = read_file_list(options.corpus)
-    tokenizer = AutoTokenizer.from_pretrained(options.init or options.tokenizer)
+    # Not AutoTokenizer: beside a Qwen2 config it adds Qwen2's Unicode normaliser, which would be saved.
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(options.init or options.tokenizer)
     if options.init:
         model = Qwen2ForCausalLM.from_pretrained(options.init, dtype=torch.float32)
     else:
