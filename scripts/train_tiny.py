@@ -12,7 +12,7 @@
 
 The same file list, seed, steps, versions and one thread give the same weights, up to how the processor
 rounds. ``training.json`` beside the weights records them. Needs torch 2.9 (Muon), and a processor with
-bfloat16 matrix products to be fast: there a step of 2560 tokens takes about 0.7 s.
+bfloat16 matrix products to be fast: one thread of such a one sees 4000 (fim) to 5800 (mdm) tokens a second.
 """
 
 from __future__ import annotations
