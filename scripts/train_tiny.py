@@ -12,7 +12,7 @@
 
 The same file list, seed, steps, versions and one thread give the same weights, up to how the processor
 rounds. ``training.json`` beside the weights records them. Needs torch 2.9 (Muon), and a processor with
-bfloat16 matrix products to be fast: there a step of 2560 tokens takes about 0.7 s.
+bfloat16 matrix products to be fast: one thread of such a one sees 4000 (fim) to 5800 (mdm) tokens a second.
 """
 
 from __future__ import annotations
@@ -156,10 +156,8 @@ def new_model(vocabulary: int, shape: Shape, seed: int) -> Qwen2ForCausalLM:
 def forward(model: Any, inputs: torch.Tensor, *, causal: bool) -> torch.Tensor:
     """Hidden states (B, T, H). Attention is causal or goes both ways; pads, on the right, are never seen.
 
-    Both switches are needed for attention in both directions: the config's decides which mask is built,
-    the argument which kernel runs where no mask is needed.
+    In transformers 5 the argument alone decides about mask and kernel; ``probe_attention`` checks that it does.
     """
-    model.config.is_causal = causal
     mask = None if causal else (inputs != PAD).long()
     hidden: torch.Tensor = model.model(
         input_ids=inputs, attention_mask=mask, use_cache=False, is_causal=causal
@@ -251,8 +249,6 @@ def train(model: Any, data: Iterator[Batch], recipe: Recipe) -> Iterator[Step]:
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write a checkpoint in bfloat16 that stock ``Qwen2ForCausalLM`` and ``AutoTokenizer`` load."""
     stored = copy.deepcopy(model).to(torch.bfloat16)
-    # Alone in a config the switch changes the masks but not the kernel: whoever loads must set both.
-    stored.config.__dict__.pop("is_causal", None)
     stored.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)  # written 0600
