@@ -120,7 +120,9 @@ class EnsembleConfig(Strict):
         given = dict(arguments)
         spread = {name: given.pop(name) for name in _SPREAD if name in given}
         known = [*cls.model_fields, *_SPREAD]
-        unknown = [f"$.{name}: not a setting of ensemble-ppl.{did_you_mean(name, known)}" for name in given if name not in known]
+        unknown = [
+            f"$.{name}: not a setting of ensemble-ppl.{did_you_mean(name, known)}" for name in given if name not in known
+        ]
         if unknown:
             raise ConfigError("\n".join(unknown))
         if given.get("members") and given.get("preset"):

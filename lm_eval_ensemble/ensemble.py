@@ -24,9 +24,7 @@ class Settings:
     samples: int = 1
 
 
-def run(
-    requests: Sequence[InfillRequest], members: Sequence[Member], scorers: Scorers, settings: Settings
-) -> list[Completion]:
+def run(requests: Sequence[InfillRequest], members: Sequence[Member], scorers: Scorers, settings: Settings) -> list[Completion]:
     """Fill every gap.
 
     1. Ask the members that need nobody else, then those that want a partner's answer as a hint.

@@ -18,7 +18,16 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["ConfigError", "DataError", "EnsembleError", "HostError", "ModelError", "SandboxError", "did_you_mean", "missing_weights"]
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "EnsembleError",
+    "HostError",
+    "ModelError",
+    "SandboxError",
+    "did_you_mean",
+    "missing_weights",
+]
 
 
 class EnsembleError(Exception):

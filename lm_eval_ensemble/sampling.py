@@ -42,10 +42,8 @@ def nucleus(logits: Tensor, temperature: float, top_p: float, first: int = 64) -
     log_total = torch.logsumexp(raw, -1, keepdim=True)
     scaled = raw / temperature if temperature > 0 else raw
     scaled_total = torch.logsumexp(scaled, -1, keepdim=True) if temperature > 0 else log_total
-    if top_p >= 1:
-        width = 1 if temperature <= 0 else raw.shape[-1]
-    else:
-        width = min(first, raw.shape[-1])
+    whole = 1 if temperature <= 0 else raw.shape[-1]
+    width = whole if top_p >= 1 else min(first, raw.shape[-1])
     best, ids = scaled.topk(width, dim=-1)
     probs = (best - scaled_total).exp()
     logprobs = raw.gather(-1, ids) - log_total
@@ -80,7 +78,7 @@ def draw(choices: Nucleus, uniforms: Tensor | None) -> tuple[Tensor, Tensor, Ten
         cumulative = choices.probs.cumsum(-1)
         column = (cumulative <= uniforms[:, None] * cumulative[:, -1:]).sum(-1, keepdim=True)
         # Rounding may step past the last token that has any probability.
-        last = (choices.probs > 0).sum(-1, keepdim=True) - 1
+        last = ((choices.probs > 0).sum(-1, keepdim=True) - 1).clamp_min(0)
         column = torch.minimum(column, last)
     ids, probs, logprobs = (part.gather(-1, column)[:, 0] for part in choices)
     return ids, probs, logprobs

@@ -81,9 +81,7 @@ def fim_sample(tokenizer: Any, gap: Gap, window: int) -> Sample | None:
     return Sample(inputs, targets, weights)
 
 
-def mdm_sample(
-    tokenizer: Any, gap: Gap, window: int, rng: random.Random, *, middle_only: bool = False
-) -> Sample | None:
+def mdm_sample(tokenizer: Any, gap: Gap, window: int, rng: random.Random, *, middle_only: bool = False) -> Sample | None:
     """Mask some tokens of the window; the loss is on these alone, each counting once."""
     prefix, middle, suffix = encode(tokenizer, gap)
     if not middle or not prefix or len(middle) > window // 2:
@@ -139,9 +137,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     return batch
 
 
-def batches(
-    corpus: Corpus, tokenizer: Any, kind: Kind, *, window: int, batch_tokens: int, seed: int
-) -> Iterator[Batch]:
+def batches(corpus: Corpus, tokenizer: Any, kind: Kind, *, window: int, batch_tokens: int, seed: int) -> Iterator[Batch]:
     """Endless batches of at most ``batch_tokens`` (padding included), of samples of similar length."""
     rng = random.Random(f"{kind}/{seed}")
     while True:

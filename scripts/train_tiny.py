@@ -42,9 +42,7 @@ from scripts.tiny_samples import END, IGNORED, MASK, PAD, SPECIAL_TOKENS, Batch,
 __all__ = ["Recipe", "Shape", "Step", "build_tokenizer", "forward", "main", "new_model", "save", "train"]
 
 # How Qwen2 splits text before its byte-pair merges.
-_QWEN2_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+_QWEN2_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors")
 
 

@@ -11,9 +11,7 @@ from lm_eval_ensemble.diffusion.model import MaskedDiffusionModel, pad_right
 __all__ = ["onepass_logprobs"]
 
 
-def onepass_logprobs(
-    model: MaskedDiffusionModel, rows: Sequence[tuple[list[int], list[int], list[int]]]
-) -> list[list[float]]:
+def onepass_logprobs(model: MaskedDiffusionModel, rows: Sequence[tuple[list[int], list[int], list[int]]]) -> list[list[float]]:
     """Log-probability (nats) of each middle token with the whole middle masked: one forward per row.
 
     It ignores the dependence between the tokens of the middle, and conditions on their number.

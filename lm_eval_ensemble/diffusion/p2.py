@@ -53,7 +53,13 @@ class Filled(NamedTuple):
 
 
 def p2_update(
-    current: Tensor, drawn: Tensor, confidence: Tensor, logprobs: Tensor, valid: Tensor, keep_masked: Tensor, mask_id: int
+    current: Tensor,
+    drawn: Tensor,
+    confidence: Tensor,
+    logprobs: Tensor,
+    valid: Tensor,
+    keep_masked: Tensor,
+    mask_id: int,
 ) -> Tensor:
     """One P2 step over a batch of middles: mask the least confident positions, fill the other masked ones.
 

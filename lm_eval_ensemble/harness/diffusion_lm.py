@@ -87,7 +87,11 @@ class DiffusionInfill(InfillLM):
         fills: dict[int, _Fill] = {}
         for members in groups.values():
             found = self._batcher.run(
-                [rows[i] for i in members], lambda row: row.tokens, self._fill, title=f"{self.name}: filling", quiet=self.rank > 0
+                [rows[i] for i in members],
+                lambda row: row.tokens,
+                self._fill,
+                title=f"{self.name}: filling",
+                quiet=self.rank > 0,
             )
             fills.update(zip(members, found, strict=True))
         return [self._candidate(row, fills[i]) for i, row in enumerate(rows)]
@@ -122,7 +126,9 @@ class DiffusionInfill(InfillLM):
     def _fill(self, rows: Sequence[_Row]) -> list[_Fill]:
         mask = self.network.mask_id
         ids, lengths = pad_right(
-            [[*row.window.prefix, *([mask] * row.length.tokens), *row.window.suffix] for row in rows], mask, self._device
+            [[*row.window.prefix, *([mask] * row.length.tokens), *row.window.suffix] for row in rows],
+            mask,
+            self._device,
         )
         starts = torch.tensor([len(row.window.prefix) for row in rows], device=self._device)
         sizes = [row.length.tokens for row in rows]

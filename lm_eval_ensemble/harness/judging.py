@@ -49,9 +49,7 @@ class JudgeSettings:
         return cls(checker, float(timeout), workers, sandbox, tuple(words))
 
 
-def judge_all(
-    candidates: Sequence[tuple[Mapping[str, Any], Scored]], settings: JudgeSettings, title: str
-) -> list[Scored]:
+def judge_all(candidates: Sequence[tuple[Mapping[str, Any], Scored]], settings: JudgeSettings, title: str) -> list[Scored]:
     """The candidates with their verdicts, in order; those of documents without tests are returned as they are.
 
     Equal programs are executed once.

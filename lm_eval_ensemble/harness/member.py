@@ -44,9 +44,7 @@ class ForeignMember:
     def propose(self, requests: Sequence[InfillRequest]) -> list[Candidate]:
         """One filled gap per request, through the LM's ``generate_until``."""
         instances = [
-            Instance(
-                "generate_until", {}, (r.context, dict(r.options)), 0, metadata=(r.task, r.doc_id, 1), task_name=r.task
-            )
+            Instance("generate_until", {}, (r.context, dict(r.options)), 0, metadata=(r.task, r.doc_id, 1), task_name=r.task)
             for r in requests
         ]
         answers = self.lm.generate_until(instances)

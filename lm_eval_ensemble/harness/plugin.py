@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -28,6 +29,8 @@ def add_models(module: ModuleType) -> None:
     from lm_eval.api import registry
 
     _plain_errors()
+    # Our messages appear like lm_eval's own, at the verbosity it was asked for.
+    logging.getLogger("lm_eval_ensemble").parent = logging.getLogger("lm_eval")
     if hasattr(registry, "load_plugins"):
         return  # this release reads our entry points by itself
     for name, target in MODELS.items():

@@ -120,7 +120,9 @@ class ScoredHF(HFLM):  # type: ignore[misc]
         except OSError as error:
             raise missing_weights(path, error) from error
         except TypeError as error:
-            raise ConfigError(f"$.{name}: {error}. Arguments are those of --model hf, and fim, preset, {', '.join(own)}.") from error
+            raise ConfigError(
+                f"$.{name}: {error}. Arguments are those of --model hf, and fim, preset, {', '.join(own)}."
+            ) from error
         live_models.add(self)
         self._join_ranks()
         self.encoder = PlainEncoder(self.tokenizer)
@@ -247,7 +249,10 @@ class ScoredHF(HFLM):  # type: ignore[misc]
     def _stops(self, row: _Row) -> tuple[set[int], list[str]]:
         """Stops as ids where they are control tokens (their text vanishes in decoding), as strings otherwise."""
         configured = self.model.generation_config.eos_token_id
-        ids = {self.end_id, *(configured if isinstance(configured, list) else [configured] if configured is not None else [])}
+        ids = {
+            self.end_id,
+            *(configured if isinstance(configured, list) else [configured] if configured is not None else []),
+        }
         if row.layout is not None:
             ids.update(LAYOUTS[row.layout].stop_ids(self.encoder))
         strings = []
@@ -266,7 +271,9 @@ class ScoredHF(HFLM):  # type: ignore[misc]
         text = self.encoder.decode(kept)
         cut = min((text.find(stop) for stop in until if stop and stop in text), default=-1)
         if cut < 0:
-            return _Answer(text, tuple(logprobs[:end]), "stop_token" if stopped else "length", logprobs[end] if stopped else None)
+            return _Answer(
+                text, tuple(logprobs[:end]), "stop_token" if stopped else "length", logprobs[end] if stopped else None
+            )
         text = text[:cut]
         # The tokens that are needed to write what is left of the answer.
         needed = next(n for n in range(len(kept) + 1) if len(self.encoder.decode(kept[:n])) >= cut)

@@ -67,7 +67,7 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
         if self._guessed and not len(live_models):
             logger.warning(
                 "%s: no fill-in-the-middle layout is known for pretrained=%r; the prompts use that of %r. A wrong layout "
-                "costs several points: set it with --metadata '{\"fim\": \"NAME\"}' (%s).",
+                'costs several points: set it with --metadata \'{"fim": "NAME"}\' (%s).',
                 self.config.task,
                 self.meta.get("pretrained"),
                 self.layout.name,

@@ -91,7 +91,12 @@ def record(doc: Mapping[str, Any], selections: Sequence[Selection]) -> dict[str,
     right = measures(doc)
     main = next(iter(right))
     rows = [_selection_record(selection, right[main]) for selection in selections]
-    return {"measure": main, "problem": doc.get("problem"), **rows[0], **({"completions": rows} if len(rows) > 1 else {})}
+    return {
+        "measure": main,
+        "problem": doc.get("problem"),
+        **rows[0],
+        **({"completions": rows} if len(rows) > 1 else {}),
+    }
 
 
 def _selection_record(selection: Selection, is_right: Measure) -> dict[str, Any]:

@@ -79,6 +79,5 @@ def _onepass(model: DiffusionScorer, items: Sequence[tuple[InfillRequest, list[i
 
 def _split(logprobs: Sequence[Sequence[float]], middles: Sequence[list[int]]) -> list[Statistic]:
     return [
-        Statistic(tuple(row[: len(middle)]), tuple(row[len(middle) :]))
-        for row, middle in zip(logprobs, middles, strict=True)
+        Statistic(tuple(row[: len(middle)]), tuple(row[len(middle) :])) for row, middle in zip(logprobs, middles, strict=True)
     ]
