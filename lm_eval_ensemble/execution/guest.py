@@ -11,9 +11,10 @@ import itertools
 import os
 import random
 import sys
+from collections.abc import Callable
 from typing import Any
 
-from lm_eval_ensemble.execution.wire import MAX_ITEMS, Channel, Closed, decode, encode
+from lm_eval_ensemble.execution.wire import MAX_ITEMS, Channel, ClosedError, decode, encode
 
 __all__ = ["GUEST_FD", "serve"]
 
@@ -84,7 +85,7 @@ def serve() -> None:
         reply = desk.answer(request)
         try:
             channel.send(reply)
-        except Closed:
+        except ClosedError:
             os._exit(0)
 
 
@@ -110,7 +111,8 @@ class _Desk:
         value = self._kept[request["of"]]
         if action == "list":
             return list(itertools.islice(iter(value), MAX_ITEMS))
-        return {"bool": bool, "str": str, "len": len}[action](value)
+        questions: dict[str, Callable[[Any], Any]] = {"bool": bool, "str": str, "len": len}
+        return questions[action](value)
 
     def _keep(self, value: Any) -> int:
         self._kept.append(value)

@@ -12,19 +12,19 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lm_eval_ensemble.errors import SandboxError
-from lm_eval_ensemble.execution.wire import Channel, Closed
+from lm_eval_ensemble.execution.wire import Channel, ClosedError
 
-__all__ = ["Worker", "WorkerLost", "worker_command"]
+__all__ = ["Worker", "WorkerLostError", "worker_command"]
 
 START_SECONDS = 120.0  # a loaded machine and a container may both be slow to start
 
 # In the order of their imports.
 _MODULES = (
     *("wire", "clock", "syscalls", "seccomp", "landlock", "lockdown", "scratch"),
-    *("probe", "guest", "zygote", "judge", "worker"),
+    *("probe", "guest", "zygote", "trusted", "worker"),
 )
 _PACKAGE = "lm_eval_ensemble.execution"
 
@@ -56,17 +56,17 @@ main(settings)
 """
 
 
-class WorkerLost(Exception):
+class WorkerLostError(Exception):
     """The worker ended, hung or babbled; the job it had is without a verdict."""
 
 
-class WorkerHung(WorkerLost):
+class WorkerHungError(WorkerLostError):
     """It gave no answer within the hard wall."""
 
 
 def worker_command(sandbox_command: Sequence[str]) -> list[str]:
     """The command line of a worker, behind the user's prefix. A prefix may end in its own interpreter."""
-    has_python = bool(sandbox_command) and os.path.basename(sandbox_command[-1]).startswith("python")
+    has_python = bool(sandbox_command) and Path(sandbox_command[-1]).name.startswith("python")
     return [*sandbox_command, *([] if has_python else [sys.executable]), "-I", "-B", "-c", _BOOT]
 
 
@@ -89,8 +89,8 @@ class Worker:
             self._errors.close()
             raise SandboxError(f"The judge's worker cannot be started: {command[0]}: {error.strerror}.") from None
         self.pid = self._process.pid
-        assert self._process.stdin and self._process.stdout
-        self._channel = _Impatient(self._process.stdout.fileno(), self._process.stdin.fileno())
+        self._stdin, self._stdout = _both_pipes(self._process)
+        self._channel = _Impatient(self._stdout.fileno(), self._stdin.fileno())
         self.hello = self._start(settings)
 
     def _start(self, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,12 +99,12 @@ class Worker:
             return dict(self._exchange(message, START_SECONDS))
         except BaseException as error:
             self.kill()
-            if isinstance(error, WorkerLost):
-                raise WorkerLost(self._complaint()) from None
+            if isinstance(error, WorkerLostError):
+                raise WorkerLostError(self._complaint()) from None
             raise
 
     def run(self, message: Mapping[str, Any], wall: float) -> dict[str, Any]:
-        """Have one job judged. Raises WorkerLost (WorkerHung after ``wall`` seconds)."""
+        """Have one job judged. Raises WorkerLostError (WorkerHungError after ``wall`` seconds)."""
         return dict(self._exchange(message, wall))
 
     def _exchange(self, message: Mapping[str, Any], seconds: float) -> Any:
@@ -113,11 +113,11 @@ class Worker:
             self._channel.send(message)
             reply = self._channel.receive()
         except TimeoutError:
-            raise WorkerHung from None
+            raise WorkerHungError from None
         except Exception as error:  # closed, or not our protocol: a broken worker either way
-            raise WorkerLost(str(error)) from None
+            raise WorkerLostError(str(error)) from None
         if not isinstance(reply, dict):
-            raise WorkerLost("a reply of an unknown form")
+            raise WorkerLostError("a reply of an unknown form")
         return reply
 
     def _complaint(self) -> str:
@@ -129,11 +129,11 @@ class Worker:
 
     def close(self) -> None:
         """End it in order: it removes its folder and takes its zygote along."""
-        with contextlib.suppress(Closed, TimeoutError):
+        with contextlib.suppress(ClosedError, TimeoutError):
             self._channel.deadline = time.monotonic() + 1.0
             self._channel.send(None)
         with contextlib.suppress(OSError):
-            self._process.stdin.close()  # type: ignore[union-attr]
+            self._stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=5.0)
         self.kill()
@@ -144,9 +144,9 @@ class Worker:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
             self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
+        for stream in (self._stdin, self._stdout):
             with contextlib.suppress(OSError):
-                stream.close()  # type: ignore[union-attr]
+                stream.close()
 
     def forget(self) -> None:
         """Kill it and drop what it wrote to standard error."""
@@ -176,6 +176,12 @@ class _Impatient(Channel):
         poll.register(fd, event)
         if not poll.poll(max(0.0, self.deadline - time.monotonic()) * 1000):
             raise TimeoutError
+
+
+def _both_pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
+    if process.stdin is None or process.stdout is None:
+        raise AssertionError("started with pipes")
+    return process.stdin, process.stdout
 
 
 def _sources() -> list[tuple[str, str]]:

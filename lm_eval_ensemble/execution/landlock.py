@@ -23,8 +23,10 @@ _TCP = 0b11  # bind, connect
 _SCOPES = 0b11  # abstract unix sockets, signals
 
 # What honest completions import besides the standard library, where it is installed.
-_PACKAGES = ("numpy", "numpy.libs", "scipy", "scipy.libs", "pandas", "pandas.libs", "sympy", "mpmath", "networkx")
-_PACKAGES += ("sortedcontainers", "dateutil", "pytz", "six.py", "typing_extensions.py", "__pycache__")
+_PACKAGES = (
+    *("numpy", "numpy.libs", "scipy", "scipy.libs", "pandas", "pandas.libs", "sympy", "mpmath", "networkx"),
+    *("sortedcontainers", "dateutil", "pytz", "six.py", "typing_extensions.py"),
+)
 _SHARED = ("/usr/lib", "/lib", "/lib64", "/usr/share/zoneinfo", "/etc/ld.so.cache", "/etc/localtime")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 

@@ -126,5 +126,3 @@ class GuestLock:
         restrict_self("RLIMIT_CPU", self._processor, self._processor + 3)
         if self._filter is not None and not self._filter.install():
             os._exit(1)
-
-

@@ -13,13 +13,14 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Iterable, Sequence, Sized
+from pathlib import Path
 from typing import Any, Literal
 
 from tqdm import tqdm
 
 from lm_eval_ensemble.errors import ConfigError, SandboxError, did_you_mean
 from lm_eval_ensemble.execution.clock import HARD_WALL
-from lm_eval_ensemble.execution.handle import Worker, WorkerHung, WorkerLost
+from lm_eval_ensemble.execution.handle import Worker, WorkerHungError, WorkerLostError
 from lm_eval_ensemble.execution.jobs import LOST, Job, Verdict
 
 __all__ = ["Pool", "Sandbox", "judge", "usable_workers"]
@@ -90,7 +91,7 @@ class Pool:
         self._verdicts: dict[str, Verdict] = {}
         self._turn = threading.Lock()
         folder = tempfile.mkdtemp(prefix=FOLDER_PREFIX)
-        self._settings = {"sandbox": sandbox, "timeout": timeout, "folder": folder}
+        self._settings: dict[str, Any] = {"sandbox": sandbox, "timeout": timeout, "folder": folder}
         self._staff = _Staff(folder)
         self._clean_up = weakref.finalize(self, self._staff.dismiss)  # also runs when the interpreter exits
         try:
@@ -104,9 +105,12 @@ class Pool:
     @property
     def description(self) -> str:
         """One line for logs and results."""
-        under = f", under {os.path.basename(self._command[0])}" if self._command else ""
-        missing = "; ".join(f"{name}: {reason}" for name, reason in self._missing.items())
-        return f"sandbox: {', '.join(('split judge', *self.layers))}{under}" + (f" (missing {missing})" if missing else "")
+        line = "sandbox: " + ", ".join(("split judge", *self.layers))
+        if self._command:
+            line += f", under {Path(self._command[0]).name}"
+        if self._missing:
+            line += "; without " + ", ".join(f"{name} ({reason})" for name, reason in self._missing.items())
+        return line
 
     def __enter__(self) -> Pool:
         return self
@@ -125,9 +129,10 @@ class Pool:
             raise SandboxError("The judge's pool is closed; make a new one.")
         total = len(jobs) if isinstance(jobs, Sized) else None
         try:
-            with self._turn, tqdm(
-                total=total, desc="judging", unit="sample", disable=None if self._progress else True
-            ) as bar:
+            with (
+                self._turn,
+                tqdm(total=total, desc="judging", unit="sample", disable=None if self._progress else True) as bar,
+            ):
                 return _Round(self, bar).run(jobs)
         except BaseException:
             self.close(kill=True)
@@ -234,7 +239,7 @@ class _Slot:
                 return self._worker
             try:
                 worker = Worker(self._command, self._settings)
-            except WorkerLost as error:
+            except WorkerLostError as error:
                 complaint = str(error)
                 continue
             self._staff.join(worker)
@@ -252,10 +257,10 @@ class _Slot:
             worker = self._checked()
             try:
                 reply = worker.run(job.message(), self._wall)
-            except WorkerHung:
+            except WorkerHungError:
                 self._replace(worker)
                 return Verdict("timeout", f"no answer after {self._wall:g} s")
-            except WorkerLost:
+            except WorkerLostError:
                 self._replace(worker)
                 continue
             if reply.get("status") in ("pass", "fail", "timeout"):
@@ -318,15 +323,15 @@ def _check_layers(hello: dict[str, Any], sandbox: str) -> tuple[tuple[str, ...],
     missing = dict(hello["missing"])
     for layer, act in hello["broken"]:
         if not layer:
-            raise SandboxError(f"The judge cannot run here: a guest under its sandbox {act}. Try sandbox=off to compare.")
+            raise SandboxError(f"The judge cannot run here: a guest under its sandbox {act}; try sandbox=off.")
         missing[layer] = f"accepted by the kernel, but a guest {act}"
     layers = tuple(layer for layer in hello["layers"] if layer.partition("(")[0] not in missing)
     if sandbox == "strict":
         for name in _STRICT:
             if name in missing:
                 raise SandboxError(
-                    f"sandbox=strict: {name} is missing ({missing[name]}). Use a kernel that has it (5.13 or newer), or "
-                    "sandbox=auto inside a container or virtual machine that you trust to hold."
+                    f"sandbox=strict: {name} is missing ({missing[name]}). Use a kernel that has it (5.13 or newer), "
+                    "or sandbox=auto inside a container or virtual machine that you trust to hold."
                 )
     return layers, missing
 
@@ -334,6 +339,6 @@ def _check_layers(hello: dict[str, Any], sandbox: str) -> tuple[tuple[str, ...],
 def _refuse_windows() -> None:
     if sys.platform == "win32":
         raise SandboxError(
-            "The judge does not run on Windows: it needs fork, Unix sockets and resource limits. Use WSL 2, or generate "
-            "with --predict_only and judge the file elsewhere with `lm-eval-ensemble judge`."
+            "The judge does not run on Windows: it needs fork, Unix sockets and resource limits. Use WSL 2, or "
+            "generate with --predict_only and judge the file elsewhere with `lm-eval-ensemble judge`."
         )

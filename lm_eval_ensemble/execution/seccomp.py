@@ -118,9 +118,7 @@ class Filter:
     def install(self) -> bool:
         """Install it for this process and its children, for good. False where the kernel refuses."""
         zero = ctypes.c_ulong(0)
-        return bool(
-            self._prctl(_PR_SET_SECCOMP, ctypes.c_ulong(_SECCOMP_MODE_FILTER), self._address, zero, zero) == 0
-        )
+        return bool(self._prctl(_PR_SET_SECCOMP, ctypes.c_ulong(_SECCOMP_MODE_FILTER), self._address, zero, zero) == 0)
 
 
 def zygote_filter(machine: str) -> Filter:

@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Channel", "Closed", "Malformed", "NotPlain", "decode", "encode"]
+__all__ = ["Channel", "ClosedError", "MalformedError", "NotPlainError", "decode", "encode"]
 
 # Honest answers are far below; hostile ones must not exhaust the judge.
 MAX_REPLY = 16 << 20
@@ -29,15 +29,15 @@ Keep = Callable[[Any], int]  # the owner stores a value and gives its handle
 Resolve = Callable[[int], Any]  # the reader turns a handle into something that stands for the value
 
 
-class Closed(Exception):
+class ClosedError(Exception):
     """The other side has ended."""
 
 
-class Malformed(Exception):
+class MalformedError(Exception):
     """The other side does not follow the protocol."""
 
 
-class NotPlain(Exception):
+class NotPlainError(Exception):
     """A value that is not plain data (all the way down) where only plain data can travel."""
 
 
@@ -59,12 +59,12 @@ class Channel:
     def receive(self) -> Any:
         size = int.from_bytes(self._exactly(4), "big")
         if size > self.limit:
-            raise Malformed(f"a message of {size} bytes; at most {self.limit} are read")
+            raise MalformedError(f"a message of {size} bytes; at most {self.limit} are read")
         body = self._exactly(size)
         try:
             return self._loads(body)
         except (ValueError, RecursionError) as error:
-            raise Malformed(f"not JSON: {type(error).__name__}") from None
+            raise MalformedError(f"not JSON: {type(error).__name__}") from None
 
     def _exactly(self, size: int) -> bytes:
         first = self._some(size)
@@ -81,26 +81,26 @@ class Channel:
         try:
             return self._write(self.write_fd, data)
         except OSError as error:
-            raise Closed(str(error)) from None
+            raise ClosedError(str(error)) from None
 
     def _some(self, size: int) -> bytes:
         try:
             data = self._read(self.read_fd, min(size, 1 << 20)) if size else b""
         except OSError as error:
-            raise Closed(str(error)) from None
+            raise ClosedError(str(error)) from None
         if size and not data:
-            raise Closed("end of stream")
+            raise ClosedError("end of stream")
         return data
 
 
 def encode(value: Any, keep: Keep | None = None) -> Any:
-    """``value`` as JSON. What is not plain data goes to ``keep``, or raises NotPlain if that is None.
+    """``value`` as JSON. What is not plain data goes to ``keep``, or raises NotPlainError if that is None.
 
     Instances of subclasses arrive as their base type, by the base type's own methods, never by overridden ones.
     """
     try:
         return _encode(value, keep, 0)
-    except NotPlain:
+    except NotPlainError:
         if keep is None:
             raise
         return {"o": keep(value)}
@@ -110,7 +110,7 @@ def _encode(value: Any, keep: Keep | None, depth: int) -> Any:
     if value is None or value is True or value is False:
         return value
     if depth > MAX_DEPTH:
-        raise NotPlain("nested too deeply")
+        raise NotPlainError("nested too deeply")
     for kind, scalar in _SCALARS:
         if isinstance(value, kind):
             return scalar(value)
@@ -120,14 +120,14 @@ def _encode(value: Any, keep: Keep | None, depth: int) -> Any:
     if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0:
         return _encode(value.item(), keep, depth + 1)
     if keep is None:
-        raise NotPlain(f"a value of type {type(value).__name__}")
+        raise NotPlainError(f"a value of type {type(value).__name__}")
     return {"o": keep(value)}
 
 
 def _encode_items(value: Any, tag: str, items: Callable[[Any], Any], keep: Keep | None, depth: int) -> Any:
     content = list(items(value))
     if len(content) > MAX_ITEMS:
-        raise NotPlain("too many items")
+        raise NotPlainError("too many items")
     if tag == "d":
         return {"d": [[_encode(key, keep, depth), _encode(item, keep, depth)] for key, item in content]}
     encoded = [_encode(item, keep, depth) for item in content]
@@ -139,7 +139,7 @@ def _encode_int(value: int) -> Any:
     if -_JSON_INT < value < _JSON_INT:
         return value
     if value.bit_length() > MAX_BITS:
-        raise NotPlain("an integer of too many bits")
+        raise NotPlainError("an integer of too many bits")
     return {"i": format(value, "x")}
 
 
@@ -163,16 +163,16 @@ _CONTAINERS: tuple[tuple[type, str, Callable[[Any], Any]], ...] = (
 
 
 def decode(message: Any, resolve: Resolve | None = None) -> Any:
-    """The value that ``encode`` described. Raises Malformed for anything ``encode`` cannot have written."""
+    """The value that ``encode`` described. Raises MalformedError for anything ``encode`` cannot have written."""
     try:
         return _decode(message, resolve, 0)
     except (TypeError, ValueError, KeyError, ArithmeticError) as error:
-        raise Malformed(f"not a value: {type(error).__name__}") from None
+        raise MalformedError(f"not a value: {type(error).__name__}") from None
 
 
 def _decode(message: Any, resolve: Resolve | None, depth: int) -> Any:
     if depth > MAX_DEPTH + 1:
-        raise Malformed("nested too deeply")
+        raise MalformedError("nested too deeply")
     if isinstance(message, list):
         return [_decode(item, resolve, depth + 1) for item in message]
     if not isinstance(message, dict):
@@ -182,28 +182,28 @@ def _decode(message: Any, resolve: Resolve | None, depth: int) -> Any:
         return {_decode(key, resolve, depth + 1): _decode(item, resolve, depth + 1) for key, item in content}
     if tag in _REBUILD:
         if not isinstance(content, list):
-            raise Malformed(f"{tag}: expected a list")
+            raise MalformedError(f"{tag}: expected a list")
         return _REBUILD[tag]([_decode(item, resolve, depth + 1) for item in content])
     if tag in _REBUILD_TEXT:
         if not isinstance(content, str):
-            raise Malformed(f"{tag}: expected text")
+            raise MalformedError(f"{tag}: expected text")
         return _REBUILD_TEXT[tag](content)
     if tag == "o" and resolve is not None and type(content) is int:
         return resolve(content)
-    raise Malformed("unknown tag")
+    raise MalformedError("unknown tag")
 
 
 def _fraction(parts: list[Any]) -> fractions.Fraction:
     numerator, denominator = parts
     if type(numerator) is not int or type(denominator) is not int:
-        raise Malformed("F: expected integers")
+        raise MalformedError("F: expected integers")
     return fractions.Fraction(numerator, denominator)
 
 
 def _complex(parts: list[Any]) -> complex:
     real, imaginary = parts
     if type(real) is not float or type(imaginary) is not float:
-        raise Malformed("c: expected floats")
+        raise MalformedError("c: expected floats")
     return complex(real, imaginary)
 
 

@@ -24,15 +24,18 @@ import platform
 import select
 from typing import Any
 
-from lm_eval_ensemble.execution import judge, lockdown, scratch
+from lm_eval_ensemble.execution import lockdown, scratch, trusted
 from lm_eval_ensemble.execution.clock import Alarm, FairClock, TimeUp
-from lm_eval_ensemble.execution.wire import MAX_REPLY, Channel, Closed
+from lm_eval_ensemble.execution.wire import MAX_REPLY, Channel, ClosedError
 from lm_eval_ensemble.execution.zygote import Zygote
 
 __all__ = ["main"]
 
 # Loaded once here and shared by every fork: what HumanEval's programs and tests import.
-PRELOAD = ("bisect", "collections", "copy", "functools", "heapq", "itertools", "math", "operator", "re", "string", "typing")
+PRELOAD = (
+    *("bisect", "collections", "copy", "functools", "heapq", "itertools"),
+    *("math", "operator", "re", "string", "typing"),
+)
 
 
 def main(settings: dict[str, Any]) -> None:
@@ -52,11 +55,11 @@ def _serve(settings: dict[str, Any], folder: str, zygote: Zygote) -> None:
     lockdown.hide()
     pool = Channel(*_private_pipes())
     pool.send(zygote.hello() | {"python": platform.python_version()})
-    judge.restore()
+    trusted.restore()
     lockdown.restrict_self("RLIMIT_CORE", 0)
     lockdown.restrict_self("RLIMIT_AS", lockdown.MEMORY)
     hang_up = _HangUp(pool.read_fd)
-    with contextlib.suppress(Closed):
+    with contextlib.suppress(ClosedError):
         while (job := pool.receive()) is not None:
             pool.send(_judge(job, settings["timeout"], folder, zygote, hang_up))
         return
@@ -77,9 +80,7 @@ def _private_pipes() -> tuple[int, int]:
     return pipes
 
 
-def _judge(
-    job: dict[str, Any], timeout: float, folder: str, zygote: Zygote, hang_up: _HangUp
-) -> dict[str, str | None]:
+def _judge(job: dict[str, Any], timeout: float, folder: str, zygote: Zygote, hang_up: _HangUp) -> dict[str, str | None]:
     """One job: fork a guest, run the tests against it, end it, tidy up."""
     clock = FairClock(timeout)
     sock, clock.guest = zygote.fork_guest()
@@ -88,14 +89,14 @@ def _judge(
     alarm = Alarm(clock, hang_up.check)
     try:
         with alarm:
-            why = judge.run_tests(job, channel)
+            why = trusted.run_tests(job, channel)
         status = "fail" if why else "pass"
     except TimeUp:
         status, why = "timeout", f"no verdict after {timeout:g} s"
-    except Closed:
+    except ClosedError:
         status, why, closed = "fail", "the program ended its process", True
     alarm.stop()  # again, in case it rang on the way out
-    judge.restore()
+    trusted.restore()
     sock.close()
     if zygote.end_guest(hung_up=closed):
         status, why = "lost", "the program's process was killed from outside"
@@ -121,4 +122,4 @@ class _HangUp:
 
     def check(self) -> None:
         if self._poll.poll(0):
-            raise Closed("the pool is gone")
+            raise ClosedError("the pool is gone")

@@ -23,14 +23,14 @@ from typing import Any, NoReturn
 
 from lm_eval_ensemble.execution import guest, lockdown, probe
 
-__all__ = ["Zygote", "ZygoteLost"]
+__all__ = ["Zygote", "ZygoteLostError"]
 
 _STOP, _WAIT = b"s", b"w"  # end the guest now; or: its socket closed, see first whether it ended by itself
 _PATIENCE = 0.05
 _LAST_FD = 4
 
 
-class ZygoteLost(Exception):
+class ZygoteLostError(Exception):
     """The zygote has ended; the worker cannot go on and must be replaced."""
 
 
@@ -79,15 +79,15 @@ class Zygote:
         try:
             send()
         except OSError as error:
-            raise ZygoteLost(str(error)) from None
+            raise ZygoteLostError(str(error)) from None
 
     def _receive(self, size: int) -> bytes:
         try:
             data = self._link.recv(size)
         except OSError as error:
-            raise ZygoteLost(str(error)) from None
+            raise ZygoteLostError(str(error)) from None
         if not data:
-            raise ZygoteLost("end of stream")
+            raise ZygoteLostError("end of stream")
         return data
 
 

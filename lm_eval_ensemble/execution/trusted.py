@@ -16,7 +16,7 @@ from typing import Any
 
 from lm_eval_ensemble.execution import guest
 from lm_eval_ensemble.execution.clock import TimeUp
-from lm_eval_ensemble.execution.wire import Channel, Closed, Malformed, NotPlain, decode, encode
+from lm_eval_ensemble.execution.wire import Channel, ClosedError, MalformedError, NotPlainError, decode, encode
 
 __all__ = ["restore", "run_tests"]
 
@@ -46,19 +46,19 @@ class Opaque:
     def __len__(self) -> int:
         size = self._guest.ask({"do": "len", "of": self._handle})
         if type(size) is not int:
-            raise Malformed("a length that is no integer")
+            raise MalformedError("a length that is no integer")
         return size
 
     def __str__(self) -> str:
         text = self._guest.ask({"do": "str", "of": self._handle})
         if type(text) is not str:
-            raise Malformed("a text that is no string")
+            raise MalformedError("a text that is no string")
         return text
 
     def __iter__(self) -> Iterator[Any]:
         items = self._guest.ask({"do": "list", "of": self._handle})
         if type(items) is not list:
-            raise Malformed("items that are no list")
+            raise MalformedError("items that are no list")
         return iter(items)
 
 
@@ -76,11 +76,11 @@ class _Guest:
     def receive(self) -> Any:
         reply = self._channel.receive()
         if not isinstance(reply, dict) or len(reply) != 1:
-            raise Malformed("a reply of an unknown form")
+            raise MalformedError("a reply of an unknown form")
         if "e" in reply:
             raise GuestError(_printable(reply["e"]))
         if "r" not in reply:
-            raise Malformed("a reply of an unknown form")
+            raise MalformedError("a reply of an unknown form")
         return decode(reply["r"], functools.partial(Opaque, self))
 
     def call(self, *arguments: Any, **keywords: Any) -> Any:
@@ -91,14 +91,14 @@ class _Guest:
         # A value that came from this guest may be handed back to it; any other must be plain.
         if type(value) is Opaque and value._guest is self:
             return value._handle
-        raise NotPlain(f"the test passed a value of type {type(value).__name__}")
+        raise NotPlainError(f"the test passed a value of type {type(value).__name__}")
 
 
 def run_tests(job: dict[str, Any], channel: Channel) -> str | None:
     """Run one job's tests against the guest behind ``channel``: None if they hold, else why they do not.
 
     :param job: ``program``, ``entry``, ``head`` (what stands in the prompt before the entry point) and ``test``.
-    :raises Closed: the guest is gone.
+    :raises ClosedError: the guest is gone.
     :raises TimeUp: the job is over time (raised by the alarm).
     """
     program = _Guest(channel)
@@ -106,7 +106,7 @@ def run_tests(job: dict[str, Any], channel: Channel) -> str | None:
         channel.send({"program": job["program"], "entry": job["entry"]})
         program.receive()
         return _run(job, program)
-    except (Closed, TimeUp):
+    except (ClosedError, TimeUp):
         raise
     except BaseException as error:
         return _reason(error)
