@@ -44,7 +44,10 @@ class Opaque:
         return bool(self._guest.ask({"do": "bool", "of": self._handle}))
 
     def __len__(self) -> int:
-        size = self._guest.ask({"do": "len", "of": self._handle})
+        try:
+            size = self._guest.ask({"do": "len", "of": self._handle})
+        except GuestError as error:
+            raise TypeError(f"no length: {error}") from None  # list() asks, and takes only this for "no"
         if type(size) is not int:
             raise MalformedError("a length that is no integer")
         return size

@@ -117,7 +117,7 @@ def _encode(value: Any, keep: Keep | None, depth: int) -> Any:
     for kind, tag, items in _CONTAINERS:
         if isinstance(value, kind):
             return _encode_items(value, tag, items, keep, depth + 1)
-    if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0:
+    if getattr(type(value), "__module__", "") == "numpy" and getattr(value, "ndim", 1) == 0:
         return _encode(value.item(), keep, depth + 1)
     if keep is None:
         raise NotPlainError(f"a value of type {type(value).__name__}")
