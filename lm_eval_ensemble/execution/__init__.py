@@ -4,6 +4,6 @@ Start with ``worker.py``, which draws who talks to whom; ``docs/judge.md`` says 
 """
 
 from lm_eval_ensemble.execution.jobs import Job, Verdict
-from lm_eval_ensemble.execution.pool import Pool, judge
+from lm_eval_ensemble.execution.pool import Judge, judge
 
-__all__ = ["Job", "Pool", "Verdict", "judge"]
+__all__ = ["Job", "Judge", "Verdict", "judge"]

@@ -14,7 +14,7 @@ import threading
 import weakref
 from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tqdm import tqdm
 
@@ -23,9 +23,8 @@ from lm_eval_ensemble.execution.clock import HARD_WALL
 from lm_eval_ensemble.execution.handle import Worker, WorkerHungError, WorkerLostError
 from lm_eval_ensemble.execution.jobs import LOST, Job, Verdict
 
-__all__ = ["Pool", "Sandbox", "judge", "usable_workers"]
+__all__ = ["SANDBOXES", "Judge", "judge", "usable_workers"]
 
-Sandbox = Literal["auto", "strict", "off"]
 SANDBOXES = ("auto", "strict", "off")
 _STRICT = ("landlock", "seccomp")
 _MARGIN = 5.0  # seconds beyond the worker's own hard wall before it is taken for hung
@@ -37,7 +36,7 @@ def judge(
     *,
     workers: int | None = None,
     timeout: float = 3.0,
-    sandbox: Sandbox = "auto",
+    sandbox: str = "auto",
     sandbox_command: str | Sequence[str] | None = None,
     progress: bool = True,
 ) -> list[Verdict]:
@@ -51,8 +50,8 @@ def judge(
         python:3.11 python``.
     :raises SandboxError: the judge cannot run here, or a promised layer is missing.
     """
-    with Pool(workers, timeout, sandbox, sandbox_command, progress=progress) as pool:
-        return pool.judge(jobs)
+    with Judge(workers, timeout, sandbox, sandbox_command, progress=progress) as pool:
+        return pool.run(jobs)
 
 
 def usable_workers() -> int:
@@ -62,8 +61,8 @@ def usable_workers() -> int:
     return max(1, cores // max(1, int(ranks) if ranks.isdecimal() else 1))
 
 
-class Pool:
-    """Workers that stay for many calls of ``judge``, and remember their verdicts. A context manager.
+class Judge:
+    """Workers that stay for many calls of ``run``, and remember their verdicts. A context manager.
 
     ``layers`` are the layers of the sandbox that a probe found to hold, ``description`` says them in one line,
     ``lost`` counts the jobs whose worker was lost twice.
@@ -73,7 +72,7 @@ class Pool:
         self,
         workers: int | None = None,
         timeout: float = 3.0,
-        sandbox: Sandbox = "auto",
+        sandbox: str = "auto",
         sandbox_command: str | Sequence[str] | None = None,
         *,
         progress: bool = True,
@@ -112,7 +111,7 @@ class Pool:
             line += "; without " + ", ".join(f"{name} ({reason})" for name, reason in self._missing.items())
         return line
 
-    def __enter__(self) -> Pool:
+    def __enter__(self) -> Judge:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -123,7 +122,7 @@ class Pool:
         self._staff.kill = kill
         self._clean_up()
 
-    def judge(self, jobs: Iterable[Job]) -> list[Verdict]:
+    def run(self, jobs: Iterable[Job]) -> list[Verdict]:
         """The verdicts in the order of the jobs. Equal jobs are judged once, also across calls."""
         if not self._clean_up.alive:
             raise SandboxError("The judge's pool is closed; make a new one.")
@@ -149,9 +148,9 @@ class Pool:
 
 
 class _Round:
-    """One call of ``Pool.judge``: a bounded queue, a thread per worker, then the timeouts one by one."""
+    """One call of ``Judge.run``: a bounded queue, a thread per worker, then the timeouts one by one."""
 
-    def __init__(self, pool: Pool, bar: tqdm[Any]) -> None:
+    def __init__(self, pool: Judge, bar: tqdm[Any]) -> None:
         self._pool, self._bar = pool, bar
         self._waiting: queue.Queue[tuple[str, Job] | None] = queue.Queue(maxsize=2 * pool.workers)
         self._threads: list[threading.Thread] = []
@@ -224,7 +223,7 @@ class _Round:
 class _Slot:
     """The place of one worker: whoever sits in it is replaced when lost."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Judge) -> None:
         # Not the pool itself: that would keep it alive, and its clean-up waiting.
         self._command, self._settings, self._staff = pool._command, pool._settings, pool._staff
         self._pool = weakref.proxy(pool)

@@ -17,7 +17,6 @@ LINUX = platform.system() == "Linux"
 # Whether a worker here can put on every layer.
 STRICT = LINUX and landlock.version() > 0 and seccomp.supported()
 
-needs_data = pytest.mark.skipif(not DATA, reason="LM_EVAL_ENSEMBLE_DATA is not set: no data sets to judge")
 needs_layers = pytest.mark.skipif(not STRICT, reason="Landlock or seccomp is missing on this machine")
 needs_proc = pytest.mark.skipif(not LINUX, reason="looks for processes in /proc")
 

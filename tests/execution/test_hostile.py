@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import collections
-import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from lm_eval_ensemble.execution import Pool, Verdict
+from lm_eval_ensemble.execution import Judge, Verdict
 from tests.execution.helpers import STRICT, survivors
 from tests.execution.hostile import Case
 from tests.execution.odd import CASES
@@ -21,9 +21,9 @@ LIMIT = 1.0
 def verdicts() -> Iterator[dict[str, Verdict]]:
     """All judged at once, in the order of the table: a case that harms the ones after it shows."""
     cases = [case for case in CASES if STRICT or not case.layered]
-    with Pool(2, LIMIT, progress=False) as pool:
-        yield dict(zip((case.name for case in cases), pool.judge([case.job for case in cases]), strict=True))
-        assert pool.lost == 0
+    with Judge(2, LIMIT, progress=False) as judge:
+        yield dict(zip((case.name for case in cases), judge.run([case.job for case in cases]), strict=True))
+        assert judge.lost == 0
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.category}-{case.name}".replace(" ", "_"))
@@ -34,13 +34,14 @@ def test_verdict(case: Case, verdicts: dict[str, Verdict]) -> None:
 
 
 def test_nothing_is_left_behind(verdicts: dict[str, Verdict]) -> None:
-    assert not any(os.path.exists(f"{folder}/hostile-wrote-this") for folder in ("/tmp", "/dev/shm", os.getcwd()))
+    folders = (Path("/tmp"), Path("/dev/shm"), Path.cwd())
+    assert not any((folder / "hostile-wrote-this").exists() for folder in folders)
 
 
 def test_without_layers_the_verdict_is_as_safe() -> None:
     cases = [case for case in CASES if case.category == "forged verdicts"]
-    with Pool(2, LIMIT, "off", progress=False) as pool:
-        found = pool.judge([case.job for case in cases])
+    with Judge(2, LIMIT, "off", progress=False) as judge:
+        found = judge.run([case.job for case in cases])
     assert {c.name: v.status for c, v in zip(cases, found, strict=True)} == {c.name: c.status for c in cases}
     assert not survivors()
 

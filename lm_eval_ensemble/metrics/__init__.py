@@ -1,0 +1,1 @@
+"""Numbers from verdicts and texts. Pure functions."""
