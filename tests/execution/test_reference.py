@@ -11,7 +11,7 @@ from lm_eval_ensemble.execution.reference import judge_by_reference
 from tests.execution.helpers import job
 
 # The layout and the behaviour of openai/human-eval-infilling's execution.py; {line} is its famous line.
-_EXECUTION = '''
+_EXECUTION = """
 import contextlib, io, multiprocessing, signal
 
 def check_correctness(problem, completion, timeout, completion_id=None):
@@ -36,7 +36,7 @@ def check_correctness(problem, completion, timeout, completion_id=None):
     if not result:
         result.append("timed out")
     return dict(task_id=problem["task_id"], passed=result[0] == "passed", result=result[0], completion_id=completion_id)
-'''
+"""
 
 
 def _install(folder: Path, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +49,12 @@ def _install(folder: Path, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_gives_its_verdicts_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _install(tmp_path, "exec(program, {})", monkeypatch)
-    jobs = [job("    return x + 1\n"), job("    return x\n"), job("    while True: pass\n"), job("    print('x')\n    return x + 1\n")]
+    jobs = [
+        job("    return x + 1\n"),
+        job("    return x\n"),
+        job("    while True: pass\n"),
+        job("    print('x')\n    return x + 1\n"),
+    ]
     assert [v.status for v in judge_by_reference(jobs, timeout=1.0)] == ["pass", "fail", "timeout", "pass"]
 
 
@@ -60,7 +65,7 @@ def test_refuses_a_checker_that_passes_everything(tmp_path: Path, monkeypatch: p
 
 
 def test_says_how_to_install_the_package() -> None:
-    with pytest.raises(SandboxError, match="github.com/openai/human-eval-infilling"):
+    with pytest.raises(SandboxError, match="clone https://github"):
         judge_by_reference([job("    return x + 1\n")])
 
 
