@@ -30,7 +30,7 @@ import yaml
 
 from lm_eval_ensemble.errors import DataError, did_you_mean
 
-__all__ = ["DATA_VARIABLE", "SETS", "DataSet", "load_documents", "tasks_folder"]
+__all__ = ["DATA_VARIABLE", "SETS", "DataSet", "load_documents", "on_disk", "tasks_folder"]
 
 DATA_VARIABLE = "LM_EVAL_ENSEMBLE_DATA"
 _OPENAI = "https://raw.githubusercontent.com/openai/human-eval-infilling/88062ff9859c875d04db115b698ed4b0f0395170/data/"
@@ -187,6 +187,16 @@ def load_documents(name: str, data_dir: str | None = None) -> list[Document]:
     if len(rows) != data_set.rows:
         raise DataError(f"Data set {name!r}: found {len(rows)} rows, expected {data_set.rows}.")
     return [data_set.document(row) for row in rows]
+
+
+def on_disk(name: str, data_dir: str | None = None) -> bool:
+    """Whether ``load_documents`` would find a set without the network."""
+    if name == "infill_toy":
+        return (tasks_folder() / "infill_toy" / "problems.yaml").is_file()
+    folder = data_dir or os.environ.get(DATA_VARIABLE)
+    roots = [_cache_folder(), *([Path(folder).expanduser()] if folder else [])]
+    sources = SETS[name].sources
+    return any((root / s.path).is_file() for root in roots for s in sources) or _installed_copy(SETS[name]) is not None
 
 
 def _rows(data_set: DataSet, folder: str | None) -> list[dict[str, Any]]:

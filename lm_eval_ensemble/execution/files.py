@@ -1,0 +1,268 @@
+"""``lm-eval-ensemble judge FILE``: judges a file of completions, as OpenAI's ``evaluate_infilling_functional_correctness``.
+
+Each line of the file is an object with ``task_id`` and ``completion``; repeated ids are samples of the same
+problem, a subset of a data set is fine. Completions are judged exactly as they stand. One line per completion
+is written to ``FILE.verdicts.jsonl``; a second run skips what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lm_eval_ensemble.data import SETS, Document, load_documents, on_disk
+from lm_eval_ensemble.errors import ConfigError, DataError, did_you_mean
+from lm_eval_ensemble.execution.jobs import LOST, Job
+from lm_eval_ensemble.execution.pool import SANDBOXES, Judge
+from lm_eval_ensemble.metrics.passk import pass_at_k
+
+__all__ = ["Report", "add_arguments", "judge_file", "main", "read_completions"]
+
+_CHUNK = 500  # completions between two writes: what an interrupted run may lose
+_TASKS = {
+    "humaneval_infill": "single-line",
+    "humaneval_infill_multi_line": "multi-line",
+    "humaneval_infill_random_span": "random-span",
+    "humaneval_infill_random_span_light": "random-span-light",
+    "santacoder_fim": "santacoder-py",
+    "infill_toy": "infill_toy",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the file: ``index`` counts completions, ``line`` lines (both for messages and resuming)."""
+
+    index: int
+    line: int
+    task_id: str
+    completion: str
+
+    @property
+    def digest(self) -> str:
+        text = json.dumps([self.task_id, self.completion])
+        return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run found. Rates are of completions; ``pass_at`` maps k to the mean over tasks (None: too few samples)."""
+
+    path: Path
+    verdicts: Path
+    tasks: int
+    completions: int
+    resumed: int
+    pass_at: Mapping[int, float | None]
+    timeout_rate: float
+    judge_error_rate: float
+    sandbox: str
+
+    def as_text(self) -> str:
+        lines = [f"{self.completions} completions of {self.tasks} tasks ({self.resumed} verdicts were there already)"]
+        for k, value in self.pass_at.items():
+            lines.append(f"pass@{k:<4} {'(some task has fewer samples)' if value is None else f'{value:.5f}'}")
+        lines += [f"timeouts  {self.timeout_rate:.5f}", f"judge errors {self.judge_error_rate:.5f}", self.sandbox]
+        return "\n".join([*lines, f"verdicts: {self.verdicts}"])
+
+
+def judge_file(
+    path: str | Path,
+    *,
+    task: str | None = None,
+    data_dir: str | None = None,
+    k: Sequence[int] = (1, 10, 100),
+    workers: int | None = None,
+    timeout: float = 3.0,
+    sandbox: str = "auto",
+    sandbox_command: str | Sequence[str] | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Report:
+    """Judge every completion of a file and write the verdicts beside it.
+
+    :param task: the data set or task the ids belong to; default: every set that is found on disk.
+    :param k: which pass@k to compute.
+    :param overwrite: judge everything again.
+    :raises DataError: a line that is not of the expected form, an id that no set has.
+    """
+    path = Path(path)
+    rows = list(read_completions(path))
+    documents = _documents(rows, path, task, data_dir)
+    target = path.with_name(path.name + ".verdicts.jsonl")
+    settings = {"timeout": timeout, "documents": _digest_documents(documents)}
+    done = [] if overwrite else _finished(target, rows, settings)
+    with Judge(workers, timeout, sandbox, sandbox_command, progress=progress) as judge, _opened(target, done) as file:
+        verdicts = list(done)
+        for chunk in _chunks(rows[len(done) :]):
+            found = judge.run([_job(documents[row.task_id], row.completion) for row in chunk])
+            for row, verdict in zip(chunk, found, strict=True):
+                verdicts.append(_line(row, verdict.status, verdict.why, settings))
+                file.write(json.dumps(verdicts[-1]) + "\n")
+            file.flush()
+        return _report(path, target, verdicts, len(done), k, judge.description)
+
+
+def read_completions(path: Path) -> Iterator[Row]:
+    """The completions of a JSONL file (``.gz`` too). Every fault is a DataError that names the line."""
+    index = 0
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where}: not JSON ({error}). Each line is one object with task_id and completion.") from None
+        if not isinstance(row, dict):
+            raise DataError(f"{where}: found {type(row).__name__}, expected an object with task_id and completion.")
+        for field in ("task_id", "completion"):
+            if not isinstance(row.get(field), str):
+                found = f"{type(row[field]).__name__}" if field in row else f"only {', '.join(sorted(row)) or 'nothing'}"
+                raise DataError(f"{where}: found {found}, expected a string {field!r}.")
+        yield Row(index, number, row["task_id"], row["completion"])
+        index += 1
+
+
+def _lines(path: Path) -> Iterator[str]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8", newline="\n") as file:
+            yield from file
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file.") from None
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}).") from None
+
+
+def _documents(rows: Iterable[Row], path: Path, task: str | None, data_dir: str | None) -> dict[str, Document]:
+    """The documents of the ids in the file, by id."""
+    wanted = {row.task_id: row for row in reversed(list(rows))}  # the first line of each
+    if not wanted:
+        raise DataError(f"{path}: holds no completion.")
+    names = [_set_of(task)] if task else [name for name in (*SETS, "infill_toy") if on_disk(name, data_dir)]
+    found: dict[str, Document] = {}
+    for name in names:
+        if len(found) < len(wanted):
+            found |= {d["task_id"]: d for d in load_documents(name, data_dir) if d["task_id"] in wanted}
+    for row in sorted(wanted.values(), key=lambda row: row.index):
+        if row.task_id not in found:
+            places = ", ".join(names) or "no set at all (set LM_EVAL_ENSEMBLE_DATA, or give --task)"
+            raise DataError(f"{path}, line {row.line}: task_id {row.task_id!r} is unknown. Looked in: {places}.")
+        if not found[row.task_id]["test"]:
+            raise DataError(f"{path}, line {row.line}: {row.task_id!r} has no tests to run.")
+    return found
+
+
+def _set_of(task: str) -> str:
+    name = _TASKS.get(task, task)
+    if name not in SETS and name != "infill_toy":
+        raise ConfigError(f"--task {task!r} is no data set.{did_you_mean(task, [*SETS, *_TASKS])}")
+    return name
+
+
+def _job(document: Document, completion: str) -> Job:
+    return Job(document["prefix"], completion, document["suffix"], document["test"], document["entry_point"])
+
+
+def _digest_documents(documents: Mapping[str, Document]) -> str:
+    content = json.dumps(sorted((d["task_id"], d["prefix"], d["suffix"], d["test"]) for d in documents.values()))
+    return hashlib.sha256(content.encode("ascii")).hexdigest()[:16]
+
+
+def _line(row: Row, status: str, why: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    head = {"task_id": row.task_id, "index": row.index, "passed": status == "pass", "status": status, "why": why}
+    return {**head, "completion_sha256": row.digest, **settings}
+
+
+def _finished(target: Path, rows: Sequence[Row], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The verdicts of an earlier run that still hold: as many leading lines as fit the file and the settings.
+
+    Lost jobs say nothing about the completion, so they and what follows are judged again.
+    """
+    done: list[dict[str, Any]] = []
+    if not target.exists():
+        return done
+    with open(target, encoding="utf-8") as file:
+        for row, text in zip(rows, file, strict=False):
+            try:
+                line = json.loads(text)
+                holds = line == _line(row, line["status"], line["why"], settings) and line["why"] != LOST
+            except (ValueError, KeyError, TypeError):
+                break  # the last line of an interrupted run may be torn
+            if not holds:
+                break
+            done.append(line)
+    return done
+
+
+def _opened(target: Path, done: Sequence[Mapping[str, Any]]) -> Any:
+    """``target``, open for writing behind the lines that hold."""
+    part = target.with_name(target.name + ".part")
+    part.write_text("".join(json.dumps(line) + "\n" for line in done), encoding="utf-8")
+    part.replace(target)
+    return open(target, "a", encoding="utf-8")
+
+
+def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    for start in range(0, len(rows), _CHUNK):
+        yield rows[start : start + _CHUNK]
+
+
+def _report(
+    path: Path, target: Path, verdicts: Sequence[Mapping[str, Any]], resumed: int, k: Sequence[int], sandbox: str
+) -> Report:
+    samples = Counter(line["task_id"] for line in verdicts)
+    passes = Counter(line["task_id"] for line in verdicts if line["passed"])
+    fewest = min(samples.values())
+    pass_at: dict[int, float | None] = {}
+    for size in k:
+        if size <= fewest:
+            pass_at[size] = sum(pass_at_k(n, passes[task], size) for task, n in samples.items()) / len(samples)
+        elif size <= max(samples.values()):
+            pass_at[size] = None  # an average over some of the tasks would be of other tasks
+    return Report(
+        path=path,
+        verdicts=target,
+        tasks=len(samples),
+        completions=len(verdicts),
+        resumed=resumed,
+        pass_at=pass_at,
+        timeout_rate=sum(line["status"] == "timeout" for line in verdicts) / len(verdicts),
+        judge_error_rate=sum(line["why"] == LOST for line in verdicts) / len(verdicts),
+        sandbox=sandbox,
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``lm-eval-ensemble judge``."""
+    parser.add_argument("file", metavar="FILE", help="JSONL (or .jsonl.gz) with task_id and completion on each line")
+    parser.add_argument("--task", help="data set the ids belong to (default: every set found on disk)")
+    parser.add_argument("--data_dir", help="folder with local data sets (default: $LM_EVAL_ENSEMBLE_DATA)")
+    parser.add_argument("-k", default="1,10,100", help="which pass@k to print (default: %(default)s)")
+    parser.add_argument("--workers", type=int, help="processes (default: the usable processors)")
+    parser.add_argument("--timeout", type=float, default=3.0, help="seconds per completion (default: %(default)s)")
+    parser.add_argument("--sandbox", choices=SANDBOXES, default="auto", help="which layers (default: %(default)s)")
+    parser.add_argument("--sandbox_command", help="start workers under this command, e.g. 'bwrap ...'")
+    parser.add_argument("--overwrite", action="store_true", help="judge again what has been judged")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run the command with parsed arguments; prints the report."""
+    try:
+        k = [int(part) for part in arguments.k.split(",")]
+    except ValueError:
+        raise ConfigError(f"-k {arguments.k!r}: expected numbers separated by commas, such as 1,10.") from None
+    options = vars(arguments)
+    names = ("task", "data_dir", "workers", "timeout", "sandbox", "sandbox_command", "overwrite")
+    report = judge_file(arguments.file, k=k, **{name: options[name] for name in names})
+    sys.stdout.write(report.as_text() + "\n")
+    return 0

@@ -1,0 +1,205 @@
+"""The pool's end of one worker: start it, hand it jobs, notice that it is gone, end it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from lm_eval_ensemble.errors import SandboxError
+from lm_eval_ensemble.execution.wire import Channel, ClosedError
+
+__all__ = ["Worker", "WorkerLostError", "worker_command"]
+
+START_SECONDS = 120.0  # a loaded machine and a container may both be slow to start
+
+# In the order of their imports.
+_MODULES = (
+    *("wire", "clock", "syscalls", "seccomp", "landlock", "lockdown", "scratch"),
+    *("probe", "guest", "zygote", "trusted", "worker"),
+)
+_PACKAGE = "lm_eval_ensemble.execution"
+
+# The worker's sources come over its standard input, since our files need not exist where it runs. It reads
+# exactly one frame: no byte of a job may be in this process before the zygote is forked.
+_BOOT = f"""
+import json, os, sys, types
+def read(size):
+    data = b""
+    while len(data) < size:
+        part = os.read(0, size - len(data))
+        if not part: sys.exit("the pool closed the pipe")
+        data += part
+    return data
+start = json.loads(read(int.from_bytes(read(4), "big")))
+os.environ.clear()
+os.environ.update(start["environment"])
+for name in ("{_PACKAGE.partition(".")[0]}", "{_PACKAGE}"):
+    sys.modules[name] = module = types.ModuleType(name)
+    module.__path__ = []
+for name, source in start["modules"]:
+    full = "{_PACKAGE}." + name
+    sys.modules[full] = module = types.ModuleType(full)
+    setattr(sys.modules["{_PACKAGE}"], name, module)
+    exec(compile(source, "<judge:" + name + ">", "exec", dont_inherit=True), module.__dict__)
+settings, main = start["settings"], sys.modules["{_PACKAGE}.worker"].main
+del start, source
+main(settings)
+"""
+
+
+class WorkerLostError(Exception):
+    """The worker ended, hung or babbled; the job it had is without a verdict."""
+
+
+class WorkerHungError(WorkerLostError):
+    """It gave no answer within the hard wall."""
+
+
+def worker_command(sandbox_command: Sequence[str]) -> list[str]:
+    """The command line of a worker, behind the user's prefix. A prefix may end in its own interpreter."""
+    has_python = bool(sandbox_command) and Path(sandbox_command[-1]).name.startswith("python")
+    return [*sandbox_command, *([] if has_python else [sys.executable]), "-I", "-B", "-c", _BOOT]
+
+
+class Worker:
+    """A running worker. ``hello`` is its first message: ``layers``, ``missing``, ``broken``, ``python``."""
+
+    def __init__(self, sandbox_command: Sequence[str], settings: Mapping[str, Any]) -> None:
+        command = worker_command(sandbox_command)
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the worker)
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env=_launcher_environment(bool(sandbox_command)),
+                start_new_session=True,  # Ctrl-C is for the harness, which then ends us in order
+            )
+        except OSError as error:
+            self._errors.close()
+            raise SandboxError(f"The judge's worker cannot be started: {command[0]}: {error.strerror}.") from None
+        self.pid = self._process.pid
+        self._stdin, self._stdout = _both_pipes(self._process)
+        self._channel = _Impatient(self._stdout.fileno(), self._stdin.fileno())
+        self.hello = self._start(settings)
+
+    def _start(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        message = {"settings": dict(settings), "modules": _sources(), "environment": _guest_environment()}
+        try:
+            return dict(self._exchange(message, START_SECONDS))
+        except BaseException as error:
+            self.kill()
+            if isinstance(error, WorkerLostError):
+                raise WorkerLostError(self._complaint()) from None
+            raise
+
+    def run(self, message: Mapping[str, Any], wall: float) -> dict[str, Any]:
+        """Have one job judged. Raises WorkerLostError (WorkerHungError after ``wall`` seconds)."""
+        return dict(self._exchange(message, wall))
+
+    def _exchange(self, message: Mapping[str, Any], seconds: float) -> Any:
+        self._channel.deadline = time.monotonic() + seconds
+        try:
+            self._channel.send(message)
+            reply = self._channel.receive()
+        except TimeoutError:
+            raise WorkerHungError from None
+        except Exception as error:  # closed, or not our protocol: a broken worker either way
+            raise WorkerLostError(str(error)) from None
+        if not isinstance(reply, dict):
+            raise WorkerLostError("a reply of an unknown form")
+        return reply
+
+    def _complaint(self) -> str:
+        """The end of what it wrote to standard error."""
+        with contextlib.suppress(ValueError):
+            self._errors.seek(0)
+            return self._errors.read()[-2000:].decode("utf-8", "replace").strip()
+        return ""
+
+    def close(self) -> None:
+        """End it in order: it removes its folder and takes its zygote along."""
+        with contextlib.suppress(ClosedError, TimeoutError):
+            self._channel.deadline = time.monotonic() + 1.0
+            self._channel.send(None)
+        with contextlib.suppress(OSError):
+            self._stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=5.0)
+        self.kill()
+
+    def kill(self) -> None:
+        """End it now, with all its processes (guests follow their zygote, zygotes their worker)."""
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+            self._process.wait()
+        for stream in (self._stdin, self._stdout):
+            with contextlib.suppress(OSError):
+                stream.close()
+
+    def forget(self) -> None:
+        """Kill it and drop what it wrote to standard error."""
+        self.kill()
+        self._errors.close()
+
+
+class _Impatient(Channel):
+    """A channel that gives up at ``deadline`` (of the monotonic clock) with TimeoutError."""
+
+    def __init__(self, read_fd: int, write_fd: int) -> None:
+        super().__init__(read_fd, write_fd, limit=1 << 20)
+        self.deadline = 0.0
+        os.set_blocking(read_fd, False)
+        os.set_blocking(write_fd, False)
+
+    def _some(self, size: int) -> bytes:
+        self._wait(self.read_fd, select.POLLIN)
+        return super()._some(size)
+
+    def _put(self, data: memoryview) -> int:
+        self._wait(self.write_fd, select.POLLOUT)
+        return super()._put(data[: select.PIPE_BUF])  # this much fits wherever the poll says yes
+
+    def _wait(self, fd: int, event: int) -> None:
+        poll = select.poll()
+        poll.register(fd, event)
+        if not poll.poll(max(0.0, self.deadline - time.monotonic()) * 1000):
+            raise TimeoutError
+
+
+def _both_pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
+    if process.stdin is None or process.stdout is None:
+        raise AssertionError("started with pipes")
+    return process.stdin, process.stdout
+
+
+def _sources() -> list[tuple[str, str]]:
+    folder = Path(__file__).parent
+    return [(name, (folder / f"{name}.py").read_text(encoding="utf-8")) for name in _MODULES]
+
+
+def _guest_environment() -> dict[str, str]:
+    """All that worker and guest get to see. Numerical libraries must not start a thread per core."""
+    single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    return {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", **single}
+
+
+def _launcher_environment(has_launcher: bool) -> dict[str, str]:
+    """What the interpreter needs to start, and a launcher such as docker to find its service; no secrets."""
+    names = ["PATH", "LD_LIBRARY_PATH", "TMPDIR", "SYSTEMROOT"]
+    if has_launcher:
+        names += ["HOME", "USER", "XDG_RUNTIME_DIR", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "CONTAINER_HOST"]
+    kept = {name: os.environ[name] for name in names if name in os.environ}
+    # Our own start-up hook has no business in a worker.
+    return kept | {"LANG": "C.UTF-8", "LM_EVAL_ENSEMBLE_AUTOLOAD": "0"}

@@ -1,0 +1,191 @@
+"""The process that forks guests, locked down itself, and its end of the talk with the judge.
+
+The judge forks it before the first job arrives, so no test was ever in its memory, nor in a guest's. It sees no
+job at all: the judge hands it one end of a fresh socket, the guest reads its program from there.
+
+Being the guest's parent it can end and reap it without any race over process numbers. It is not trusted with
+more: a forged answer of the zygote could at most make a job fail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from lm_eval_ensemble.execution import guest, lockdown, probe
+
+__all__ = ["Zygote", "ZygoteLostError"]
+
+_STOP, _WAIT = b"s", b"w"  # end the guest now; or: its socket closed, see first whether it ended by itself
+_PATIENCE = 0.05
+_LAST_FD = 4
+
+
+class ZygoteLostError(Exception):
+    """The zygote has ended; the worker cannot go on and must be replaced."""
+
+
+class Zygote:
+    """The judge's handle."""
+
+    def __init__(self, settings: dict[str, Any], scratch: str) -> None:
+        self._link, theirs = socket.socketpair()
+        judge = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                self._link.close()
+                _become_zygote(theirs, judge, settings, scratch)
+            finally:
+                os._exit(1)
+        theirs.close()
+
+    def hello(self) -> dict[str, Any]:
+        """The layers it put on and what a probing guest found; see ``probe``."""
+        answer: dict[str, Any] = json.loads(self._receive(1 << 16))
+        return answer
+
+    def fork_guest(self) -> tuple[socket.socket, int]:
+        """A fresh guest: the socket to it, and its process number."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._tell(lambda: socket.send_fds(self._link, [b"f"], [theirs.fileno()]))
+        (pid,) = struct.unpack("<i", self._receive(4))
+        return ours, pid
+
+    def end_guest(self, *, hung_up: bool) -> bool:
+        """End and reap the guest. True if a SIGKILL that was not ours had ended it.
+
+        :param hung_up: its socket was closed, so it may be ending by itself.
+        """
+        self._tell(lambda: self._link.sendall(_WAIT if hung_up else _STOP))
+        return self._receive(1) == b"k"
+
+    def close(self) -> None:
+        self._link.close()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
+
+    def _tell(self, send: Callable[[], object]) -> None:
+        try:
+            send()
+        except OSError as error:
+            raise ZygoteLostError(str(error)) from None
+
+    def _receive(self, size: int) -> bytes:
+        try:
+            data = self._link.recv(size)
+        except OSError as error:
+            raise ZygoteLostError(str(error)) from None
+        if not data:
+            raise ZygoteLostError("end of stream")
+        return data
+
+
+def _become_zygote(link: socket.socket, judge: int, settings: dict[str, Any], scratch: str) -> NoReturn:
+    _keep_only(link)
+    guest.mute()
+    os.environ.update(HOME=scratch, TMPDIR=scratch)
+    os.chdir(scratch)
+    if sys.platform == "linux":
+        # If memory runs out, a guest is to go first, not the model that is being evaluated.
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
+    layers, missing = lockdown.lock_zygote(settings["sandbox"], scratch)
+    lockdown.die_with_parent(judge)
+    lock = lockdown.GuestLock(settings["timeout"], layers)
+    link = socket.socket(fileno=_LAST_FD)
+    link.sendall(json.dumps({"layers": layers, "missing": missing, "broken": _probe(lock, layers, scratch)}).encode())
+    gc.collect()
+    gc.freeze()  # untouched by the collector, the pages stay shared with every guest
+    gc.disable()
+    while True:
+        _one_guest(link, lock)
+
+
+def _keep_only(link: socket.socket) -> None:
+    """Let go of the pipes to the pool, and of everything else but the link."""
+    null = os.open(os.devnull, os.O_RDWR)
+    number = link.detach()
+    spare = os.dup(number) if number <= _LAST_FD else number
+    for fd in (0, 1, 2, guest.GUEST_FD):
+        os.dup2(null, fd)
+    os.dup2(spare, _LAST_FD, inheritable=False)
+    os.closerange(_LAST_FD + 1, 1 << 16)
+
+
+def _one_guest(link: socket.socket, lock: lockdown.GuestLock) -> None:
+    message, fds, _, _ = socket.recv_fds(link, 1, 1)
+    if not message or not fds:
+        os._exit(0)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _become_guest(fds[0], lock)
+        finally:
+            os._exit(1)
+    os.close(fds[0])
+    link.sendall(struct.pack("<i", pid))
+    order = link.recv(1)
+    killed = _reap(pid, patient=order == _WAIT)
+    link.sendall(b"k" if killed else b"-")
+    if not order:
+        os._exit(0)
+
+
+def _become_guest(fd: int, lock: lockdown.GuestLock) -> None:
+    os.dup2(fd, guest.GUEST_FD)
+    os.closerange(_LAST_FD, lockdown.OPEN_FILES)
+    lock.apply()
+    guest.serve()
+
+
+def _reap(pid: int, *, patient: bool) -> bool:
+    """End a guest and its group; True if it had already died of somebody else's SIGKILL."""
+    status = _ended(pid)
+    deadline = time.monotonic() + _PATIENCE
+    while patient and status is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+        status = _ended(pid)
+    # Still unreaped, so its number cannot have been given to another process.
+    for end in (os.killpg, os.kill):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            end(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return status == signal.SIGKILL
+
+
+def _ended(pid: int) -> int | None:
+    """The signal that ended a process (0: none did), None while it runs. Does not reap it."""
+    if not hasattr(os, "waitid"):  # macOS before Python 3.13
+        return None
+    result = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if result is None:
+        return None
+    return 0 if result.si_code == os.CLD_EXITED else result.si_status
+
+
+def _probe(lock: lockdown.GuestLock, layers: list[str], scratch: str) -> list[tuple[str, str]]:
+    """Let a throw-away guest try what the layers forbid; see ``probe.forbidden_acts``."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            lock.apply()
+            os.write(writer, json.dumps(probe.forbidden_acts(layers, scratch)).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        answer = pipe.read()
+    os.waitpid(pid, 0)
+    return list(json.loads(answer)) if answer else [("", "did not answer the probe")]

@@ -1,0 +1,50 @@
+"""What several tests of the judge share."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from lm_eval_ensemble.execution import Job, landlock, seccomp
+from lm_eval_ensemble.execution.pool import FOLDER_PREFIX
+
+DATA = os.environ.get("LM_EVAL_ENSEMBLE_DATA")
+LINUX = platform.system() == "Linux"
+# Whether a worker here can put on every layer.
+STRICT = LINUX and landlock.version() > 0 and seccomp.supported()
+
+needs_layers = pytest.mark.skipif(not STRICT, reason="Landlock or seccomp is missing on this machine")
+needs_proc = pytest.mark.skipif(not LINUX, reason="looks for processes in /proc")
+
+TEST = "def check(candidate):\n    assert candidate(3) == 4\n    assert candidate(10) == 11\n"
+
+
+def job(body: str, *, test: str = TEST) -> Job:
+    """``def f(x):`` completed by ``body``; right if it returns ``x + 1``."""
+    return Job("def f(x):\n", body, "", test, "f")
+
+
+def processes() -> set[int]:
+    """Workers, zygotes and guests of this user that are alive: they carry our bootstrap on their command line."""
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command, state = (entry / "cmdline").read_bytes(), (entry / "stat").read_text().rpartition(")")[2].split()[0]
+        except (OSError, IndexError):
+            continue
+        if b"the pool closed the pipe" in command and state != "Z":
+            found.add(int(entry.name))
+    return found
+
+
+def folders() -> list[Path]:
+    return list(Path(tempfile.gettempdir()).glob(FOLDER_PREFIX + "*"))
+
+
+def survivors() -> list[object]:
+    """Everything a judge may have left behind. (Another judge on the machine would be seen too.)"""
+    return [*(processes() if LINUX else ()), *folders()]
