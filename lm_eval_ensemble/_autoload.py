@@ -36,4 +36,4 @@ class _Hook:
 
 
 if os.environ.get("LM_EVAL_ENSEMBLE_AUTOLOAD", "1") != "0":
-    sys.meta_path.insert(0, _Hook)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, _Hook)

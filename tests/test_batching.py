@@ -19,7 +19,8 @@ def test_results_come_in_the_order_given_and_costly_rows_first() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("CUDA out of memory. Tried"), RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()]
+    "error",
+    [RuntimeError("CUDA out of memory. Tried"), RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()],
 )
 def test_out_of_memory_halves_the_batch_and_goes_on(error: Exception) -> None:
     def work(batch: Sequence[int]) -> list[int]:

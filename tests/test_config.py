@@ -56,7 +56,9 @@ def test_bad_settings_are_one_clear_error(arguments: dict[str, Any], message: st
 
 def test_all_faults_come_in_one_message() -> None:
     with pytest.raises(ConfigError) as error:
-        parse_settings(DiffusionConfig, {"pretrained": "x", "steps": 0, "top_p": 2, "length": "oracel", "nonsense": 1}, "$.dllm")
+        parse_settings(
+            DiffusionConfig, {"pretrained": "x", "steps": 0, "top_p": 2, "length": "oracel", "nonsense": 1}, "$.dllm"
+        )
     text = str(error.value)
     for part in ("$.dllm.steps: got 0", "$.dllm.top_p: got 2", "Did you mean 'oracle'", "$.dllm.nonsense"):
         assert part in text

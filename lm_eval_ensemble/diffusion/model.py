@@ -106,8 +106,9 @@ class MaskedDiffusionModel:
         attention = None if bool(mask.all()) else mask.long()
         hidden = self._backbone(ids, attention)
         source = (columns - 1).clamp_min(0) if self.shift else columns
-        logits = self.model.get_output_embeddings()(hidden[rows, source]).float()
-        return logits.index_fill_(-1, self._forbidden, float("-inf"))
+        logits: Tensor = self.model.get_output_embeddings()(hidden[rows, source]).float()
+        logits[:, self._forbidden] = float("-inf")
+        return logits
 
     def _backbone(self, ids: Tensor, attention: Tensor | None) -> Tensor:
         """Hidden states ``(B, L, H)``; the keyword makes every mask builder of transformers 5 bidirectional."""

@@ -48,7 +48,7 @@ def alone(candidate: Candidate) -> Completion:
     return Completion(candidate.text, Selection((Scored(candidate, {}),), 0, "single", "none"))
 
 
-class InfillLM(LM):
+class InfillLM(LM):  # type: ignore[misc]
     """An LM that fills gaps. Subclasses implement ``propose`` or override ``generate_until``."""
 
     def __init__(self) -> None:

@@ -49,32 +49,31 @@ class JudgeSettings:
         return cls(checker, float(timeout), workers, sandbox, tuple(words))
 
 
-def judge_all(candidates: Sequence[tuple[Mapping[str, Any], Scored]], settings: JudgeSettings, title: str) -> list[Scored]:
+def judge_all(
+    candidates: Sequence[tuple[Mapping[str, Any], Scored]], settings: JudgeSettings, title: str
+) -> tuple[list[Scored], str | None]:
     """The candidates with their verdicts, in order; those of documents without tests are returned as they are.
 
-    Equal programs are executed once.
+    :returns: also one line that says which sandbox ran them (None if nothing was run).
     """
     jobs = [
         Job(doc["prefix"], scored.candidate.text, doc["suffix"], doc["test"], doc["entry_point"]) if doc.get("test") else None
         for doc, scored in candidates
     ]
-    distinct = list(dict.fromkeys(job for job in jobs if job is not None))
-    verdicts = dict(zip(distinct, _judge(distinct, settings, title), strict=True)) if distinct else {}
+    verdicts, sandbox = _judge([job for job in jobs if job is not None], settings, title)
+    found = iter(verdicts)
     judged = []
     for job, (_, scored) in zip(jobs, candidates, strict=True):
-        verdict = verdicts[job] if job is not None else None
+        verdict = next(found) if job is not None else None
         judged.append(scored if verdict is None else replace(scored, verdict=verdict.status, why=verdict.why))
-    return judged
+    return judged, sandbox
 
 
-def _judge(jobs: Sequence[Job], settings: JudgeSettings, title: str) -> list[Verdict]:
+def _judge(jobs: Sequence[Job], settings: JudgeSettings, title: str) -> tuple[list[Verdict], str | None]:
+    if not jobs:
+        return [], None
     if settings.checker == "reference":
-        return judge_by_reference(jobs, timeout=settings.timeout)
-    with Judge(
-        workers=settings.workers,
-        timeout=settings.timeout,
-        sandbox=settings.sandbox,
-        sandbox_command=settings.command,
-    ) as judge:
+        return judge_by_reference(jobs, timeout=settings.timeout), "OpenAI's human_eval_infilling"
+    with Judge(settings.workers, settings.timeout, settings.sandbox, settings.command) as judge:
         logger.info("%s: %s", title, judge.description)
-        return judge.run(jobs)
+        return judge.run(jobs), judge.description

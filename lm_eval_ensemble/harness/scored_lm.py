@@ -166,7 +166,7 @@ class ScoredHF(HFLM):  # type: ignore[misc]
         """hf takes its rank from the accelerator only where several GPUs are visible; elsewhere every process of a
         distributed run would answer every document."""
         state = PartialState()
-        if self._world_size == 1 and state.num_processes > 1:
+        if self.world_size == 1 and state.num_processes > 1:
             from accelerate import Accelerator
 
             self.accelerator = Accelerator()

@@ -82,8 +82,8 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
     def apply_filters(self) -> list[Instance] | None:
         """Judge all candidates of all documents together, and put the verdicts into the completions' traces."""
         if "bypass" in self._metric_fn_list:  # --predict_only
-            found: list[Instance] | None = super().apply_filters()
-            return found
+            unjudged: list[Instance] | None = super().apply_filters()
+            return unjudged
         # With several ranks the last request of a short rank is run again to even them out: keep the first answers.
         kept = [[_as_selection(r, i.doc) for r in i.resps[: self.config.repeats]] for i in self._instances]
         candidates = [
@@ -92,10 +92,13 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
             for selection in selections
             for scored in selection.candidates
         ]
-        verdicts = iter(judge_all(candidates, self.judge, self.config.task))
+        judged, sandbox = judge_all(candidates, self.judge, self.config.task)
+        # The task's metadata is saved with the results.
+        self.config.metadata = {**(self.config.metadata or {}), "executed_in": sandbox}
+        verdicts = iter(judged)
         for instance, selections in zip(self._instances, kept, strict=True):
-            judged = [replace(s, candidates=tuple(next(verdicts) for _ in s.candidates)) for s in selections]
-            instance.filtered_resps["none"] = [Completion(s.chosen.text, s) for s in judged]
+            found = [replace(s, candidates=tuple(next(verdicts) for _ in s.candidates)) for s in selections]
+            instance.filtered_resps["none"] = [Completion(s.chosen.text, s) for s in found]
         return None
 
     def process_results(self, doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, Any]:

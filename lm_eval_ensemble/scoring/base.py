@@ -36,21 +36,27 @@ class Statistic:
 
 
 class CausalScorer(Protocol):
-    """An autoregressive model that can score."""
+    """An autoregressive model that can score: ``end_id`` ends an answer, ``window`` is its context in tokens."""
 
-    encoder: PlainEncoder
-    layout: FimLayout | None
-    end_id: int
-    window: int
+    @property
+    def encoder(self) -> PlainEncoder: ...
+    @property
+    def layout(self) -> FimLayout | None: ...
+    @property
+    def end_id(self) -> int: ...
+    @property
+    def window(self) -> int: ...
 
     def token_logprobs(self, spans: Sequence[Span]) -> list[list[float]]: ...
 
 
 class DiffusionScorer(Protocol):
-    """A masked-diffusion model that can score."""
+    """A masked-diffusion model that can score; ``window`` is its context in tokens."""
 
-    encoder: PlainEncoder
-    window: int
+    @property
+    def encoder(self) -> PlainEncoder: ...
+    @property
+    def window(self) -> int: ...
 
     def onepass_logprobs(self, rows: Sequence[tuple[list[int], list[int], list[int]]]) -> list[list[float]]: ...
 

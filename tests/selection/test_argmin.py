@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,7 +47,9 @@ candidates = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["", "x"
 
 
 @given(candidates, st.randoms(use_true_random=False), st.sampled_from(["a", "b", None]))
-def test_the_order_of_candidates_never_changes_the_winning_text(rows, random, prefer) -> None:  # type: ignore[no-untyped-def]
+def test_the_order_of_candidates_never_changes_the_winning_text(
+    rows: list[tuple[str, str, float | None]], random: Random, prefer: str | None
+) -> None:
     # A text has one score, whoever wrote it.
     by_text = {text: value for _, text, value in rows}
     scored = [make(member, text, by_text[text]) for member, text, _ in rows]
