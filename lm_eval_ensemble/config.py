@@ -7,12 +7,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import typing
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from lm_eval_ensemble.errors import ConfigError, did_you_mean
 
@@ -23,6 +24,7 @@ __all__ = [
     "DiffusionConfig",
     "EnsembleConfig",
     "MemberConfig",
+    "ScoredConfig",
     "asset_path",
     "parse_settings",
     "preset_names",
@@ -33,7 +35,32 @@ __all__ = [
 DIFFUSION, SCORED = "diffusion-infill", "hf-scored"
 
 _FOLDER = Path(__file__).parent
+_DTYPES = ("auto", "bfloat16", "float16", "float32", "float64")
 Settings = TypeVar("Settings", bound=BaseModel)
+
+
+def _batch_size(value: Any) -> Any:
+    if value is None or re.fullmatch(r"auto(:[0-9]+)?|0*[1-9][0-9]*", str(value)):
+        return value
+    raise ValueError("a whole number >= 1, or auto")
+
+
+def _length(value: Any) -> Any:
+    if value is None or re.fullmatch(r"oracle|ar|fixed:0*[1-9][0-9]*", str(value)):
+        return value
+    raise ValueError(f"oracle, ar, or fixed:N with N >= 1.{did_you_mean(str(value), ['oracle', 'ar', 'fixed:N'])}")
+
+
+def _dtype(value: Any) -> Any:
+    name = str(value).removeprefix("torch.")
+    if value is None or name in _DTYPES:
+        return None if value is None else name
+    raise ValueError(f"a torch dtype.{did_you_mean(name, _DTYPES)}")
+
+
+BatchSize = Annotated[int | str | None, BeforeValidator(_batch_size)]
+Dtype = Annotated[str | None, BeforeValidator(_dtype)]
+Positive = Annotated[int, Field(ge=1)]
 
 
 class Strict(BaseModel):
@@ -45,7 +72,7 @@ class Decoding(Strict):
 
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    max_new_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_new_tokens: Positive | None = None
     greedy: bool = False
     seed: int | None = None
 
@@ -54,26 +81,30 @@ class DiffusionConfig(Decoding):
     """Arguments of ``diffusion-infill``."""
 
     pretrained: str
-    length: str | None = None
+    length: Annotated[str | None, BeforeValidator(_length)] = None
     steps: Annotated[int, Field(ge=1, le=4096)] = 64
     max_length: Annotated[int, Field(ge=8)] | None = None
-    dtype: str | None = None
+    dtype: Dtype = None
     device: str | None = None
     revision: str = "main"
     trust_remote_code: bool = False
     attn_implementation: str | None = None
     mask_token: str | None = None
     shift: bool = True
-    batch_size: int | str | None = 1
-    max_batch_size: int | None = None
+    batch_size: BatchSize = 1
+    max_batch_size: Positive | None = None
 
-    @field_validator("length")
-    @classmethod
-    def _known_length(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"oracle|ar|fixed:[1-9]\d*", value):
-            hint = did_you_mean(value, ["oracle", "ar", "fixed:N"])
-            raise ValueError(f"length={value!r} is not a length policy.{hint} N is at least 1.")
-        return value
+
+class ScoredConfig(Decoding):
+    """The arguments of ``hf-scored`` that are checked here; the others are those of ``hf``."""
+
+    pretrained: str
+    max_length: Annotated[int, Field(ge=8)] | None = None
+    dtype: Dtype = None
+    device: str | None = None
+    trust_remote_code: bool = False
+    batch_size: BatchSize = 1
+    max_batch_size: Positive | None = None
 
 
 class MemberConfig(Strict):
@@ -91,47 +122,39 @@ class EnsembleConfig(Strict):
     score: str | None = None
     selector: str = "argmin"
     prefer: str | None = None
-    samples: Annotated[int, Field(ge=1)] = 1
+    samples: Positive = 1
     seed: int | None = None
-    batch_size: int | str | None = 1
-    max_batch_size: int | None = None
+    batch_size: BatchSize = 1
+    max_batch_size: Positive | None = None
     device: str | None = None
     preset: str | None = None
     pretrained: str | None = None
 
-    @model_validator(mode="after")
-    def _names(self) -> EnsembleConfig:
-        names = [member.name for member in self.members]
-        if len(set(names)) != len(names):
-            raise ValueError(f"member names must differ, got {', '.join(names)}")
-        reserved = {"oracle", "floor"} & set(names)
-        if reserved:
-            raise ValueError(f"{', '.join(sorted(reserved))} is the name of a table row; choose another member name")
-        if self.prefer is not None and self.prefer not in names:
-            raise ValueError(f"prefer={self.prefer!r} is not a member.{did_you_mean(self.prefer, names)}")
-        return self
-
     @classmethod
-    def from_arguments(cls, arguments: Mapping[str, Any]) -> EnsembleConfig:
+    def from_arguments(cls, arguments: Mapping[str, Any], faults: Iterable[str] = ()) -> EnsembleConfig:
         """From flat ``--model_args``: the preset first, then what was said explicitly.
 
-        :raises ConfigError: names every fault.
+        :param faults: what the caller has found wrong already; it is reported with the rest.
+        :raises ConfigError: names every fault, one a line, before any model is loaded.
         """
-        given = dict(arguments)
-        spread = {name: given.pop(name) for name in _SPREAD if name in given}
-        known = [*cls.model_fields, *_SPREAD]
-        unknown = [
-            f"$.{name}: not a setting of ensemble-ppl.{did_you_mean(name, known)}" for name in given if name not in known
-        ]
-        if unknown:
-            raise ConfigError("\n".join(unknown))
-        if given.get("members") and given.get("preset"):
-            raise ConfigError("$.preset and $.members: both were given; give one.")
-        if not given.get("members"):
-            base = preset_settings(given.get("preset") or "paper")
-            given = {**base, **given, "members": base["members"]}
-        members = [_spread_over(member, spread) for member in _as_list(given["members"])]
-        return parse_settings(cls, {**given, "members": members})
+        given = {name: value for name, value in arguments.items() if name not in _SPREAD}
+        flat = {name: value for name, value in arguments.items() if name in _SPREAD}
+        found = [*faults]
+        known = {*cls.model_fields, *_SPREAD}
+        for name in [name for name in given if name not in known]:
+            del given[name]
+            found.append(f"$.{name}: not a setting of ensemble-ppl.{did_you_mean(name, known)}")
+        given = _with_preset(given, found)
+        members = given["members"]
+        if isinstance(members, list | tuple):
+            given["members"] = [_spread_over(member, flat) for member in members]
+            for index, member in enumerate(given["members"]):
+                found.extend(_argument_faults(index, member, flat))
+            found.extend(_name_faults(given["members"], given.get("prefer")))
+        found.extend(_faults(cls, given, "$"))
+        if found:
+            raise ConfigError("\n".join(dict.fromkeys(found)))
+        return cls.model_validate(given)
 
 
 #: flat setting -> (the members it goes to, its name there). None: all of our members.
@@ -150,56 +173,155 @@ _SPREAD: dict[str, tuple[str | None, str]] = {
 }
 
 
-def _spread_over(member: Any, spread: Mapping[str, Any]) -> Any:
-    """The member with the flat settings that concern it; anything that is no mapping is left for validation."""
-    if not isinstance(member, Mapping):
+def _with_preset(given: dict[str, Any], found: list[str]) -> dict[str, Any]:
+    """The settings with the members of the preset where none were given; what is wrong is added to ``found``."""
+    if given.get("members"):
+        if given.get("preset"):
+            found.append("$.preset and $.members: both were given; give one.")
+        return given
+    try:
+        base = preset_settings(given.get("preset") or "paper")
+    except ConfigError as error:
+        # Whom prefer= could name is unknown then; the other settings are still checked.
+        found.append(str(error))
+        base = preset_settings("paper")
+        given = {name: value for name, value in given.items() if name not in ("preset", "prefer")}
+    return {**base, **given, "members": base["members"]}
+
+
+def _spread_over(member: Any, flat: Mapping[str, Any]) -> Any:
+    """The member with the flat settings that concern it; a member of another shape is left for validation."""
+    if not isinstance(member, Mapping) or not isinstance(member.get("args") or {}, Mapping):
         return member
-    args = dict(member.get("args") or {})
-    for name, value in spread.items():
-        kind, target = _SPREAD[name]
-        if member.get("model") in ((kind,) if kind else (DIFFUSION, SCORED)):
-            args[target] = value
-    return {**member, "args": args}
+    return {**member, "args": {**(member.get("args") or {}), **{_SPREAD[n][1]: flat[n] for n in _concerning(member, flat)}}}
 
 
-def _as_list(value: Any) -> list[Any]:
-    if not isinstance(value, list | tuple):
-        raise ConfigError(f"$.members: got {type(value).__name__}, expected a list of {{name, model, args}}.")
-    return list(value)
+def _concerning(member: Mapping[str, Any], flat: Mapping[str, Any]) -> list[str]:
+    kind = member.get("model")
+    return [name for name in flat if kind in ((_SPREAD[name][0],) if _SPREAD[name][0] else (DIFFUSION, SCORED))]
+
+
+def _argument_faults(index: int, member: Any, flat: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the arguments of a member of our kinds, by the name under which the user gave them."""
+    if not isinstance(member, Mapping) or not isinstance(member.get("args") or {}, Mapping):
+        return []
+    model = member.get("model")
+    if model not in (DIFFUSION, SCORED):
+        return []
+    where, args = f"$.members[{index}].args", dict(member.get("args") or {})
+    kind: type[BaseModel] = DiffusionConfig if model == DIFFUSION else ScoredConfig
+    found = []
+    if preset := args.pop("preset", None):
+        try:
+            args = {**preset_settings(preset, model, where), **args}
+        except ConfigError as error:
+            found.append(str(error))
+            args = {"pretrained": "", **args}
+    if kind is ScoredConfig:  # the others are for `hf` to check
+        args = {name: value for name, value in args.items() if name in kind.model_fields}
+    renamed = {_SPREAD[name][1]: f"$.{name}" for name in _concerning(member, flat)}
+    return [*found, *_faults(kind, args, where, renamed)]
+
+
+def _name_faults(members: Iterable[Any], prefer: Any) -> Iterator[str]:
+    found = {
+        index: str(member["name"]) for index, member in enumerate(members) if isinstance(member, Mapping) and "name" in member
+    }
+    names = list(found.values())
+    if len(set(names)) != len(names):
+        yield f"$.members: member names must differ, got {', '.join(names)}."
+    for index, name in found.items():
+        if name in ("oracle", "floor"):
+            yield f"$.members[{index}].name: {name} is the name of a table row; choose another member name."
+    if isinstance(prefer, str) and prefer not in names:
+        yield f"$.prefer: {prefer!r} is not a member.{did_you_mean(prefer, names)}"
 
 
 def parse_settings(kind: type[Settings], values: Mapping[str, Any], where: str = "$") -> Settings:
     """Validate ``values``; every fault stands in one ``ConfigError``, with its path."""
+    if faults := list(_faults(kind, values, where)):
+        raise ConfigError("\n".join(faults))
+    return kind.model_validate(dict(values))
+
+
+def _faults(
+    kind: type[BaseModel], values: Mapping[str, Any], where: str, renamed: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """One line per fault. ``renamed`` gives the path of settings that were typed elsewhere."""
     try:
-        return kind.model_validate(dict(values))
+        kind.model_validate(dict(values))
     except ValidationError as error:
-        lines = [_fault(kind, where, fault) for fault in error.errors()]
-        raise ConfigError("\n".join(lines)) from None
+        for fault in error.errors():
+            first, *rest = fault["loc"]
+            start = (renamed or {}).get(str(first)) or f"{where}.{first}"
+            path = start + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in rest)
+            yield _fault(kind, path, fault)
 
 
-def _fault(kind: type[BaseModel], where: str, fault: Any) -> str:
-    path = where + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"])
+def _fault(kind: type[BaseModel], path: str, fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
-        return f"{path}: not a setting here.{did_you_mean(str(fault['loc'][-1]), kind.model_fields)}"
+        known = _innermost(kind, fault["loc"][:-1]).model_fields
+        return f"{path}: not a setting here.{did_you_mean(str(fault['loc'][-1]), known)}"
     if fault["type"] == "missing":
         return f"{path}: missing, expected a value."
-    message = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    if fault["type"] == "value_error":
-        return f"{path}: {message}"
-    return f"{path}: got {fault['input']!r}, expected {message}"
+    found = repr(fault["input"])
+    found = found if len(found) <= 80 else f"{found[:77]}..."
+    return f"{path}: got {found}, expected {_expected(fault)}"
+
+
+#: what a value of another type should have been, by the first word of pydantic's name for the fault.
+_TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "finite": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "dict": "a mapping of names to values",
+    "model": "a mapping of names to values",
+    "tuple": "a list",
+}
+_LIMITS = {"greater_than_equal": ">= {ge}", "greater_than": "> {gt}", "less_than_equal": "<= {le}", "less_than": "< {lt}"}
+
+
+def _expected(fault: Any) -> str:
+    kind, context = fault["type"], fault.get("ctx") or {}
+    if kind in _LIMITS:
+        return _LIMITS[kind].format(**{name: f"{value:g}" for name, value in context.items()})
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "string_pattern_mismatch":
+        return f"text that matches {context['pattern']}"
+    if kind == "too_short":
+        return f"at least {context['min_length']}"
+    return _TYPES.get(kind.partition("_")[0]) or str(fault["msg"])
+
+
+def _innermost(kind: type[BaseModel], path: Iterable[int | str]) -> type[BaseModel]:
+    """The model that the value at ``path`` should be."""
+    for part in path:
+        if isinstance(part, str) and part in kind.model_fields:
+            kind = next(_models(kind.model_fields[part].annotation), kind)
+    return kind
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in typing.get_args(annotation):
+        yield from _models(inner)
 
 
 def preset_names() -> list[str]:
     return sorted(path.stem for path in (_FOLDER / "presets").glob("*.yaml"))
 
 
-def preset_settings(name: str, model: str | None = None) -> dict[str, Any]:
+def preset_settings(name: str, model: str | None = None, where: str = "$") -> dict[str, Any]:
     """Settings of a preset, or the arguments of its first member of kind ``model``.
 
     :raises ConfigError: unknown preset.
     """
     if name not in preset_names():
-        raise ConfigError(f"$.preset: {name!r} is not a preset.{did_you_mean(name, preset_names())}")
+        raise ConfigError(f"{where}.preset: {name!r} is not a preset.{did_you_mean(str(name), preset_names())}")
     settings: dict[str, Any] = yaml.safe_load((_FOLDER / "presets" / f"{name}.yaml").read_text(encoding="utf-8"))
     if model is None:
         return {**settings, "preset": name}
@@ -207,7 +329,7 @@ def preset_settings(name: str, model: str | None = None) -> dict[str, Any]:
         if member["model"] == model:
             args: dict[str, Any] = member["args"]
             return args
-    raise ConfigError(f"$.preset: preset {name!r} has no member of kind {model!r}.")
+    raise ConfigError(f"{where}.preset: preset {name!r} has no member of kind {model!r}.")
 
 
 def asset_path(pretrained: str) -> str:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+import yaml
 
 from lm_eval_ensemble.config import DIFFUSION, SCORED, DiffusionConfig, EnsembleConfig, parse_settings, preset_settings
 from lm_eval_ensemble.errors import ConfigError
@@ -30,8 +32,8 @@ def test_flat_settings_reach_the_members_they_concern() -> None:
 
 
 def test_flat_settings_leave_foreign_members_alone() -> None:
-    own = [{"name": "a", "model": "hf", "args": {"pretrained": "x"}}, {"name": "b", "model": SCORED}]
-    assert members(members=own, temperature=1.0) == {"a": {"pretrained": "x"}, "b": {"temperature": 1.0}}
+    own = [{"name": n, "model": m, "args": {"pretrained": n}} for n, m in (("a", "hf"), ("b", SCORED))]
+    assert members(members=own, temperature=1.0) == {"a": {"pretrained": "a"}, "b": {"pretrained": "b", "temperature": 1.0}}
 
 
 @pytest.mark.parametrize(
@@ -41,7 +43,7 @@ def test_flat_settings_leave_foreign_members_alone() -> None:
         ({"stepz": 3}, r"\$\.stepz.*Did you mean 'steps'"),
         ({"preset": "tiny", "prefer": "fmi"}, "Did you mean 'fim'"),
         ({"preset": "tiny", "samples": 0}, r"\$\.samples: got 0, expected"),
-        ({"members": "dllm"}, r"\$\.members: got str, expected a list"),
+        ({"members": "dllm"}, r"\$\.members: got 'dllm', expected a list"),
         ({"members": [3]}, r"\$\.members\[0\]"),
         ({"members": [{"name": "a b", "model": "hf"}]}, r"\$\.members\[0\]\.name"),
         ({"members": [{"name": "oracle", "model": "hf"}]}, "name of a table row"),
@@ -59,9 +61,73 @@ def test_all_faults_come_in_one_message() -> None:
         parse_settings(
             DiffusionConfig, {"pretrained": "x", "steps": 0, "top_p": 2, "length": "oracel", "nonsense": 1}, "$.dllm"
         )
-    text = str(error.value)
-    for part in ("$.dllm.steps: got 0", "$.dllm.top_p: got 2", "Did you mean 'oracle'", "$.dllm.nonsense"):
-        assert part in text
+    lines = str(error.value).splitlines()
+    assert lines[:2] == [
+        "$.dllm.top_p: got 2, expected <= 1",
+        "$.dllm.length: got 'oracel', expected oracle, ar, or fixed:N with N >= 1. "
+        + "Did you mean 'oracle'? Known: ar, fixed:N, oracle.",
+    ]
+    assert "$.dllm.steps: got 0, expected >= 1" in lines
+    assert lines[-1].startswith("$.dllm.nonsense: not a setting here.")
+
+
+def test_the_members_arguments_are_checked_before_anything_is_loaded() -> None:
+    given = {
+        "stepz": 3,
+        "batch_size": "many",
+        "members": [
+            {"name": "a", "modle": "hf"},
+            {"name": "b b", "model": DIFFUSION, "args": {"steps": 0, "pretraned": "x"}},
+            {"name": "c", "model": SCORED, "args": {"preset": "tny", "top_p": 2, "parallelize": True}},
+            {"name": "oracle", "model": "hf", "args": {"steps": 0}},
+            "dllm",
+        ],
+        "prefer": "d",
+    }
+    with pytest.raises(ConfigError) as error:
+        EnsembleConfig.from_arguments(given, ["$.score: wrong"])
+    faults = dict(line.split(": ", 1) for line in str(error.value).splitlines())
+    assert faults == {
+        "$.score": "wrong",
+        "$.stepz": faults["$.stepz"],
+        "$.batch_size": "got 'many', expected a whole number >= 1, or auto",
+        "$.members[0].model": "missing, expected a value.",
+        "$.members[0].modle": "not a setting here. Did you mean 'model'? Known: args, model, name.",
+        "$.members[1].name": "got 'b b', expected text that matches ^[A-Za-z0-9_.-]+$",
+        "$.members[1].args.pretrained": "missing, expected a value.",
+        "$.members[1].args.steps": "got 0, expected >= 1",
+        "$.members[1].args.pretraned": faults["$.members[1].args.pretraned"],
+        "$.members[2].args.preset": "'tny' is not a preset. Did you mean 'tiny'? Known: paper, tiny.",
+        "$.members[2].args.top_p": "got 2, expected <= 1",
+        "$.members[3].name": "oracle is the name of a table row; choose another member name.",
+        "$.members[4]": "got 'dllm', expected a mapping of names to values",
+        "$.prefer": "'d' is not a member. Known: a, b b, c, oracle.",
+    }
+    assert "Did you mean 'steps'" in faults["$.stepz"]
+    assert "Did you mean 'pretrained'" in faults["$.members[1].args.pretraned"]
+
+
+def test_a_flat_setting_is_named_as_it_was_typed() -> None:
+    with pytest.raises(ConfigError) as error:
+        EnsembleConfig.from_arguments({"preset": "tiny", "steps": 0, "temperature": "hot"})
+    assert str(error.value).splitlines() == [
+        "$.temperature: got 'hot', expected a number",
+        "$.steps: got 0, expected >= 1",
+    ]
+
+
+def test_nested_yaml_is_the_same_as_json() -> None:
+    text = """
+members:
+  - name: dllm
+    model: diffusion-infill
+    args: {preset: tiny, length: "fixed:8", dtype: torch.float32}
+  - {name: fim, model: hf-scored, args: {preset: tiny}}
+prefer: fim
+"""
+    found = EnsembleConfig.from_arguments(yaml.safe_load(text))
+    assert found == EnsembleConfig.from_arguments(json.loads(json.dumps(yaml.safe_load(text))))
+    assert found.members[0].args["length"] == "fixed:8"
 
 
 def test_preset_of_one_member() -> None:

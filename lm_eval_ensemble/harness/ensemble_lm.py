@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from lm_eval_ensemble.config import DIFFUSION, SCORED, EnsembleConfig
 from lm_eval_ensemble.errors import ConfigError, HostError, did_you_mean
 from lm_eval_ensemble.harness.base import InfillLM, default_device
 from lm_eval_ensemble.harness.diffusion_lm import DiffusionInfill
-from lm_eval_ensemble.harness.member import ForeignMember, build_lm
+from lm_eval_ensemble.harness.member import ForeignMember, build_lm, find_kinds
 from lm_eval_ensemble.harness.requests import to_requests
 from lm_eval_ensemble.harness.scored_lm import ScoredHF
 from lm_eval_ensemble.scoring import DEFAULT_RULE, Scorers, parse_rule
@@ -28,13 +29,9 @@ class EnsemblePPL(InfillLM):
     def __init__(self, **arguments: Any) -> None:
         super().__init__()
         # Settings first: a misspelt name must not cost the loading of two models.
-        self.config = EnsembleConfig.from_arguments(arguments)
-        if self.config.selector not in SELECTORS:
-            raise ConfigError(
-                f"selector={self.config.selector!r} is not a selector.{did_you_mean(self.config.selector, SELECTORS)}"
-            )
+        self.config = EnsembleConfig.from_arguments(arguments, _rule_faults(arguments))
+        kinds = find_kinds(self.config.members)
         rule = self._rule()
-        parse_rule(rule)
         self._refuse_identical_samples()
         self._device = torch.device(default_device(self.config.device))
         seed = torch.initial_seed() if self.config.seed is None else self.config.seed
@@ -46,7 +43,7 @@ class EnsemblePPL(InfillLM):
         models = {}
         for member in self.config.members:
             seeded = {"seed": seed} if member.model in (DIFFUSION, SCORED) else {}
-            models[member.name] = build_lm(member, {**host, **seeded})
+            models[member.name] = build_lm(kinds[member.name], member, {**host, **seeded})
         self.members = [lm if hasattr(lm, "propose") else ForeignMember(name, lm) for name, lm in models.items()]
         self.scorers = Scorers(
             causal=next((lm for lm in models.values() if isinstance(lm, ScoredHF)), None),
@@ -92,3 +89,15 @@ class EnsemblePPL(InfillLM):
                     f"samples={self.config.samples}: member {member.name!r} decodes greedily, so its samples would all be "
                     "the same. Set temperature= above 0."
                 )
+
+
+def _rule_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with score and selector; text is all they may be, which the settings themselves check."""
+    score, selector = arguments.get("score"), arguments.get("selector")
+    if isinstance(selector, str) and selector not in SELECTORS:
+        yield f"$.selector: {selector!r} is not a selector.{did_you_mean(selector, SELECTORS)}"
+    if score and isinstance(score, str):
+        try:
+            parse_rule(score)
+        except ConfigError as error:
+            yield f"$.{error}"

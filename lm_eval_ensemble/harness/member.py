@@ -12,22 +12,33 @@ from lm_eval_ensemble.config import DIFFUSION, SCORED, MemberConfig
 from lm_eval_ensemble.errors import ConfigError, did_you_mean
 from lm_eval_ensemble.types import Candidate, Completion, InfillRequest, normalise
 
-__all__ = ["ForeignMember", "build_lm"]
+__all__ = ["ForeignMember", "build_lm", "find_kinds"]
 
 
-def build_lm(member: MemberConfig, host: dict[str, Any]) -> Any:
+def find_kinds(members: Sequence[MemberConfig]) -> dict[str, Any]:
+    """The LM class of every member, by name; nothing is loaded.
+
+    :raises ConfigError: names every model that is not registered.
+    """
+    kinds, faults = {}, []
+    for index, member in enumerate(members):
+        try:
+            kinds[member.name] = get_model(member.model)
+        except (ValueError, KeyError):
+            known = [DIFFUSION, SCORED, "hf", "local-completions", "vllm"]
+            faults.append(
+                f"$.members[{index}].model: {member.model!r} is not registered in lm_eval.{did_you_mean(member.model, known)}"
+            )
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return kinds
+
+
+def build_lm(kind: Any, member: MemberConfig, host: dict[str, Any]) -> Any:
     """The LM of a member.
 
     :param host: batch_size, max_batch_size and device as lm_eval gave them; the member's own come first.
-    :raises ConfigError: no such model.
     """
-    try:
-        kind = get_model(member.model)
-    except (ValueError, KeyError):
-        known = [DIFFUSION, SCORED, "hf", "local-completions", "vllm"]
-        raise ConfigError(
-            f"Member {member.name!r}: model {member.model!r} is not registered.{did_you_mean(member.model, known)}"
-        ) from None
     ours = {"name": member.name} if member.model in (DIFFUSION, SCORED) else {}
     shared = {k: v for k, v in host.items() if v is not None and k not in member.args}
     return kind.create_from_arg_obj({**ours, **member.args}, shared)

@@ -22,7 +22,7 @@ from lm_eval.models.utils_hf import stop_sequences_criteria
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from lm_eval_ensemble.batching import Batcher, starting_size
-from lm_eval_ensemble.config import SCORED, Decoding, asset_path, parse_settings, preset_settings
+from lm_eval_ensemble.config import SCORED, Decoding, ScoredConfig, asset_path, parse_settings, preset_settings
 from lm_eval_ensemble.errors import ConfigError, missing_weights
 from lm_eval_ensemble.fim import LAYOUTS, FimLayout, layout_in_vocabulary, layout_named
 from lm_eval_ensemble.harness.base import alone, default_device, default_dtype, live_models
@@ -93,10 +93,6 @@ class ScoredHF(HFLM):  # type: ignore[misc]
         name: str = SCORED,
         preset: str | None = None,
         fim: str | None = None,
-        dtype: str | None = None,
-        device: str | None = None,
-        batch_size: int | str | None = 1,
-        max_batch_size: int | None = None,
         **arguments: Any,
     ) -> None:
         if preset:
@@ -104,24 +100,26 @@ class ScoredHF(HFLM):  # type: ignore[misc]
             pretrained = arguments.pop("pretrained")
         if not pretrained:
             raise ConfigError(f"$.{name}.pretrained: missing, expected a checkpoint (or preset=tiny).")
-        own = {key: arguments.pop(key) for key in Decoding.model_fields if key in arguments}
+        checked = {key: arguments.pop(key) for key in ScoredConfig.model_fields if key in arguments}
         self.name = name
-        self.decoding = parse_settings(Decoding, own, f"$.{name}")
-        chosen = default_device(device)
-        path = asset_path(pretrained)
+        self.decoding = own = parse_settings(ScoredConfig, {"pretrained": pretrained, **checked}, f"$.{name}")
+        chosen = default_device(own.device)
+        path = asset_path(own.pretrained)
         try:
             super().__init__(
                 pretrained=path,
                 device=chosen,
-                dtype=default_dtype(dtype, torch.device(chosen).type),
-                batch_size=1 if str(batch_size).startswith("auto") else batch_size,
+                dtype=default_dtype(own.dtype, torch.device(chosen).type),
+                batch_size=1 if str(own.batch_size).startswith("auto") else own.batch_size,
+                max_length=own.max_length,
+                trust_remote_code=own.trust_remote_code,
                 **arguments,
             )
         except OSError as error:
             raise missing_weights(path, error) from error
         except TypeError as error:
             raise ConfigError(
-                f"$.{name}: {error}. Arguments are those of --model hf, and fim, preset, {', '.join(own)}."
+                f"$.{name}: {error}. Arguments are those of --model hf, and fim, preset, {', '.join(Decoding.model_fields)}."
             ) from error
         live_models.add(self)
         self._join_ranks()
@@ -129,7 +127,7 @@ class ScoredHF(HFLM):  # type: ignore[misc]
         self.layout: FimLayout | None = layout_named(fim) if fim in LAYOUTS else layout_in_vocabulary(self.encoder)
         self.end_id = int(self.eot_token_id)
         self.seed = torch.initial_seed() if self.decoding.seed is None else self.decoding.seed
-        self._batcher = Batcher(starting_size(batch_size, self.device, max_batch_size))
+        self._batcher = Batcher(starting_size(own.batch_size, self.device, own.max_batch_size))
         self._selects = "logits_to_keep" in inspect.signature(self.model.forward).parameters
 
     wants_partner = False

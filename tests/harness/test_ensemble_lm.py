@@ -134,7 +134,7 @@ def test_a_third_party_model_can_be_a_member(assets: Any, evaluate: Run) -> None
         ({"selector": "argmax"}, "Did you mean 'argmin'"),
         ({"samples": 3}, "decodes greedily"),
         ({"length": "oracel"}, "Did you mean 'oracle'"),
-        ({"steps": 0}, r"\$\.dllm\.steps"),
+        ({"steps": 0}, r"\$\.steps: got 0, expected >= 1"),
     ],
 )
 def test_bad_settings_fail_before_anything_is_generated(arguments: dict[str, Any], message: str) -> None:
