@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,6 +24,7 @@ __all__ = [
     "Decoding",
     "DiffusionConfig",
     "EnsembleConfig",
+    "HostDecoding",
     "MemberConfig",
     "ScoredConfig",
     "asset_path",
@@ -75,6 +77,19 @@ class Decoding(Strict):
     max_new_tokens: Positive | None = None
     greedy: bool = False
     seed: int | None = None
+
+
+class HostDecoding(BaseModel):
+    """What of ``--gen_kwargs`` and the task's ``generation_kwargs`` concerns us; stock models know more names."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    do_sample: bool | None = None
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    max_gen_toks: Positive | None = None
+    max_new_tokens: Positive | None = None
+    until: Annotated[tuple[str, ...] | None, BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)] = None
 
 
 class DiffusionConfig(Decoding):
@@ -143,7 +158,7 @@ class EnsembleConfig(Strict):
         known = {*cls.model_fields, *_SPREAD}
         for name in [name for name in given if name not in known]:
             del given[name]
-            found.append(f"$.{name}: not a setting of ensemble-ppl.{did_you_mean(name, known)}")
+            found.append(f"${_step(name)}: not a setting of ensemble-ppl.{did_you_mean(name, known)}")
         given = _with_preset(given, found)
         members = given["members"]
         if isinstance(members, list | tuple):
@@ -252,10 +267,19 @@ def _faults(
         kind.model_validate(dict(values))
     except ValidationError as error:
         for fault in error.errors():
+            if fault["type"] == "too_short" and fault["input"]:
+                continue  # the rows it misses are those with faults of their own
             first, *rest = fault["loc"]
-            start = (renamed or {}).get(str(first)) or f"{where}.{first}"
-            path = start + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in rest)
+            start = (renamed or {}).get(str(first)) or where + _step(first)
+            path = start + "".join(map(_step, rest))
             yield _fault(kind, path, fault)
+
+
+def _step(part: int | str) -> str:
+    """A part of a path; names that would be misread are quoted."""
+    if isinstance(part, int):
+        return f"[{part}]"
+    return f".{part}" if re.fullmatch(r"[\w.\[\]-]+", part) else f"[{json.dumps(part)}]"
 
 
 def _fault(kind: type[BaseModel], path: str, fault: Any) -> str:

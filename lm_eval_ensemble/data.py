@@ -21,7 +21,7 @@ import re
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ import yaml
 
 from lm_eval_ensemble.errors import DataError, did_you_mean
 
-__all__ = ["DATA_VARIABLE", "SETS", "DataSet", "load_documents", "on_disk", "tasks_folder"]
+__all__ = ["DATA_VARIABLE", "SETS", "DataSet", "check_document", "load_documents", "on_disk", "tasks_folder"]
 
 DATA_VARIABLE = "LM_EVAL_ENSEMBLE_DATA"
 _OPENAI = "https://raw.githubusercontent.com/openai/human-eval-infilling/88062ff9859c875d04db115b698ed4b0f0395170/data/"
@@ -169,6 +169,38 @@ def tasks_folder() -> Path:
     return inside if inside.is_dir() else Path(__file__).parent.parent / "tasks"
 
 
+def check_document(
+    document: Mapping[str, Any], task: str = "", columns: Sequence[str] = ("prefix", "suffix", "middle")
+) -> None:
+    """Whether the columns that a task reads are there, and are text; with a ``test`` also its ``entry_point``.
+
+    :raises DataError: names the task, the document and every column at fault.
+    """
+    tested = ("test", "entry_point") if document.get("test") and "prefix" in columns else ()
+    faults = []
+    for column in (*columns, *tested):
+        if column not in document:
+            faults.append(f"column {column!r} is missing")
+        elif not isinstance(value := document[column], str):
+            faults.append(f"column {column!r} is {type(value).__name__}, expected text")
+        elif not _is_unicode(value):
+            faults.append(f"column {column!r} is not valid Unicode (half of a surrogate pair)")
+    if faults:
+        where = f"Task {task!r}, document" if task else "Document"
+        raise DataError(
+            f"{where} {document.get('task_id', '(no task_id)')!r}: {'; '.join(faults)}. Columns: "
+            f"{', '.join(sorted(map(str, document))) or 'none'}."
+        )
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def load_documents(name: str, data_dir: str | None = None) -> list[Document]:
     """The documents of a set (or ``infill_toy``) in published order.
 
@@ -181,12 +213,20 @@ def load_documents(name: str, data_dir: str | None = None) -> list[Document]:
     if name not in SETS:
         raise DataError(f"Unknown data set {name!r}.{did_you_mean(name, [*SETS, 'infill_toy'])}")
     data_set = SETS[name]
-    rows = _rows(data_set, data_dir or os.environ.get(DATA_VARIABLE))
+    rows = _rows(data_set, str(data_dir or os.environ.get(DATA_VARIABLE) or "") or None)
     if data_set.language:
         rows = [row for row in rows if row["language"] == data_set.language]
     if len(rows) != data_set.rows:
         raise DataError(f"Data set {name!r}: found {len(rows)} rows, expected {data_set.rows}.")
-    return [data_set.document(row) for row in rows]
+    return [_document(data_set, index, row) for index, row in enumerate(rows)]
+
+
+def _document(data_set: DataSet, index: int, row: Mapping[str, Any]) -> Document:
+    try:
+        return data_set.document(row)
+    except KeyError as error:
+        columns = ", ".join(sorted(row))
+        raise DataError(f"Data set {data_set.name!r}, row {index}: column {error} is missing. Columns: {columns}.") from None
 
 
 def on_disk(name: str, data_dir: str | None = None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,15 +39,25 @@ class JudgeSettings:
         if sandbox not in ("strict", "auto", "off"):
             faults.append(f"sandbox={sandbox!r}: expected 'strict', 'auto' or 'off'")
         timeout, workers = meta.get("judge_timeout", 3.0), meta.get("judge_workers")
-        if not isinstance(timeout, int | float) or timeout <= 0:
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
             faults.append(f"judge_timeout={timeout!r}: expected seconds above 0")
-        if workers is not None and (not isinstance(workers, int) or workers < 1):
+        if workers is not None and (type(workers) is not int or workers < 1):
             faults.append(f"judge_workers={workers!r}: expected a whole number of at least 1")
+        command = _words(meta.get("sandbox_command") or ())
+        if command is None:
+            faults.append(f"sandbox_command={meta['sandbox_command']!r}: expected a command line, or a list of words")
         if faults:
             raise ConfigError("--metadata: " + "; ".join(faults))
-        command = meta.get("sandbox_command") or ()
+        return cls(checker, float(timeout), workers, sandbox, command or ())
+
+
+def _words(command: Any) -> tuple[str, ...] | None:
+    """The words of a command; None if it is none."""
+    try:
         words = shlex.split(command) if isinstance(command, str) else list(command)
-        return cls(checker, float(timeout), workers, sandbox, tuple(words))
+    except (TypeError, ValueError):
+        return None
+    return tuple(words) if all(isinstance(word, str) for word in words) else None
 
 
 def judge_all(

@@ -6,11 +6,10 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lm_eval.api.instance import Instance
 
-from lm_eval_ensemble.config import Decoding
+from lm_eval_ensemble.config import Decoding, HostDecoding, parse_settings
 from lm_eval_ensemble.errors import DataError
 from lm_eval_ensemble.fim import parse_prompt
 from lm_eval_ensemble.types import InfillRequest
@@ -38,12 +37,10 @@ def to_requests(instances: Sequence[Instance], plain: bool = False) -> list[Infi
         gap = (instance.args[0], "") if plain else _gap(instance)
         task, doc_id = instance.task_name or "", instance.doc_id or 0
         if gap is None:
-            raise DataError(
-                f"Task {task!r}, document {doc_id}: found no gap to fill; expected a document with 'prefix' and 'suffix' "
-                "(or a fill-in-the-middle prompt). Use --model hf-scored or hf for tasks that are not infilling."
-            )
-        options = dict(instance.args[1]) if len(instance.args) > 1 else {}
-        doc = instance.doc or {}
+            raise DataError(_no_gap(task, doc_id, instance))
+        options = dict(instance.args[1] or {}) if len(instance.args) > 1 else {}
+        asked = parse_settings(HostDecoding, options, "--gen_kwargs")
+        doc = instance.doc if isinstance(instance.doc, Mapping) else {}
         middle = doc.get("middle", doc.get("canonical_solution"))
         requests.append(
             InfillRequest(
@@ -54,8 +51,8 @@ def to_requests(instances: Sequence[Instance], plain: bool = False) -> list[Infi
                 sample=seen[task, doc_id],
                 reference=middle if isinstance(middle, str) else None,
                 cut="line" if doc.get("cut") == "line" else "none",
-                until=_until(options),
-                max_new_tokens=options.get("max_gen_toks") or options.get("max_new_tokens"),
+                until=asked.until or (),
+                max_new_tokens=asked.max_gen_toks or asked.max_new_tokens,
                 context=instance.args[0],
                 options=options,
             )
@@ -72,9 +69,15 @@ def _gap(instance: Instance) -> tuple[str, str] | None:
     return parse_prompt(instance.args[0]) if instance.args and isinstance(instance.args[0], str) else None
 
 
-def _until(options: Mapping[str, Any]) -> tuple[str, ...]:
-    until = options.get("until") or ()
-    return (until,) if isinstance(until, str) else tuple(until)
+def _no_gap(task: str, doc_id: int, instance: Instance) -> str:
+    found = sorted(map(str, instance.doc)) if isinstance(instance.doc, Mapping) else []
+    lacking = [name for name in ("prefix", "suffix") if name not in found]
+    what = f"no column {' and no column '.join(map(repr, lacking))}" if lacking else "a prefix or suffix that is no text"
+    return (
+        f"Task {task!r}, document {doc_id}: found no gap to fill ({what}; columns: {', '.join(found) or 'none'}); expected a "
+        "document with 'prefix' and 'suffix' (or a fill-in-the-middle prompt). Use --model hf-scored or hf for tasks that are "
+        "not infilling."
+    )
 
 
 @dataclass(frozen=True)
@@ -91,19 +94,18 @@ _warned: set[str] = set()
 
 def resolve(own: Decoding, request: InfillRequest, default_tokens: int = 256) -> Draw:
     """The member's own setting first, then ``--gen_kwargs`` and the task's YAML (lm_eval has merged them already)."""
-    options = request.options
-    asked = options.get("temperature")
-    sampled = options.get("do_sample") is True or (options.get("do_sample") is None and bool(asked))
-    hosts = float(asked if asked is not None else 1.0) if sampled else 0.0
+    asked = parse_settings(HostDecoding, request.options, "--gen_kwargs")
+    sampled = asked.do_sample is True or (asked.do_sample is None and bool(asked.temperature))
+    hosts = (1.0 if asked.temperature is None else asked.temperature) if sampled else 0.0
     temperature = 0.0 if own.greedy else hosts if own.temperature is None else own.temperature
-    top_p = own.top_p if own.top_p is not None else float(options.get("top_p") or 1.0)
+    top_p = own.top_p if own.top_p is not None else asked.top_p or 1.0
     tokens = own.max_new_tokens or request.max_new_tokens or default_tokens
     if sampled and temperature != hosts:
         _warn_once(
             f"--gen_kwargs asks for temperature {hosts:g}; the member's own setting ({temperature:g}) comes first. "
             "Set temperature= in --model_args to change it."
         )
-    return Draw(temperature, top_p, int(tokens))
+    return Draw(temperature, top_p, tokens)
 
 
 def _warn_once(message: str) -> None:

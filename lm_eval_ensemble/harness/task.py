@@ -17,7 +17,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean
 from lm_eval.api.task import ConfigurableTask
 
-from lm_eval_ensemble.data import load_documents
+from lm_eval_ensemble.data import check_document, load_documents
 from lm_eval_ensemble.errors import ConfigError, did_you_mean
 from lm_eval_ensemble.fim import LAYOUTS, FimLayout, find_layout
 from lm_eval_ensemble.harness.base import live_models
@@ -58,6 +58,7 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
 
     def doc_to_text(self, doc: Mapping[str, Any], doc_to_text: Any = None) -> str:
         """The prompt for models that are given text; ours build theirs from the document."""
+        check_document(doc, self.config.task)
         return self.layout.render(doc["prefix"], doc["suffix"])
 
     def doc_to_target(self, doc: Mapping[str, Any], doc_to_target: Any = None) -> str:
@@ -119,7 +120,7 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
     def _find_layout(self) -> tuple[FimLayout, bool]:
         """The layout, and whether it was guessed. ``fim`` may be a layout's name, or (ensemble-ppl) a checkpoint."""
         asked = self.meta.get("fim")
-        if asked in LAYOUTS:
+        if isinstance(asked, str) and asked in LAYOUTS:
             return LAYOUTS[asked], False
         for model in (asked, self.meta.get("pretrained")):
             if isinstance(model, str) and (found := find_layout(model)):

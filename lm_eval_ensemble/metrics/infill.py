@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from lm_eval_ensemble.data import check_document
 from lm_eval_ensemble.metrics.matching import exact_match, exact_match_first_line
 from lm_eval_ensemble.metrics.passk import pass_at_k
 from lm_eval_ensemble.types import Scored, Selection
@@ -36,6 +37,7 @@ def document_rows(doc: Mapping[str, Any], selections: Sequence[Selection], ks: S
     :param ks: further k for the unbiased pass@k; a k above the number of completions is left out.
     :returns: metric name -> number, and ``selection`` -> the record (real JSON) where the model told us how it chose.
     """
+    check_document(doc, columns=("middle",))
     right = measures(doc)
     chosen = [selection.candidates[selection.winner] for selection in selections]
     rows: dict[str, Any] = {name: _mean(map(is_right, chosen)) for name, is_right in right.items()}
