@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -9,13 +10,20 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import LM
+from lm_eval.api.model import LM, CacheHook
 
 from lm_eval_ensemble.errors import HostError
 from lm_eval_ensemble.harness.requests import to_requests
 from lm_eval_ensemble.types import Candidate, Completion, InfillRequest, Scored, Selection
 
-__all__ = ["InfillLM", "alone", "default_device", "default_dtype", "live_models"]
+__all__ = ["NO_CHAT", "InfillLM", "alone", "default_device", "default_dtype", "live_models", "refuse_cached_repeats"]
+
+logger = logging.getLogger(__name__)
+
+NO_CHAT = (
+    "--apply_chat_template cannot be used for infilling: prefix and suffix would be wrapped in a conversation the "
+    "models were not trained to fill. Run without it."
+)
 
 #: LMs of ours that exist now. They read prefix and suffix from the document, so a task need not care which
 #: fill-in-the-middle layout its prompt text has.
@@ -23,11 +31,24 @@ live_models: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def default_device(device: str | None) -> str:
-    """The device asked for, where it exists; lm_eval's own default is ``cuda:0`` on any machine."""
-    wanted = device or "cuda"
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
+    """The device asked for, else a GPU if there is one. Without a GPU, ``cuda`` means the CPU, as it does for stock
+    ``hf``.
+
+    :raises HostError: no such device.
+    """
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        wanted = torch.device(device)
+    except RuntimeError:
+        raise HostError(f"--device {device!r} is not a torch device; expected cpu, cuda, cuda:N or mps.") from None
+    if wanted.type == "cuda" and not torch.cuda.is_available():
+        # No warning: lm_eval's command asks for cuda:0 by itself, on any machine.
+        logger.info("--device %s: torch finds no GPU here; running on the CPU.", device)
         return "cpu"
-    return wanted
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise HostError(f"--device {device!r}: expected a GPU below {torch.cuda.device_count()}, the number torch finds here.")
+    return str(device)
 
 
 def default_dtype(dtype: str | None, device: str) -> torch.dtype:
@@ -48,6 +69,14 @@ def alone(candidate: Candidate) -> Completion:
     return Completion(candidate.text, Selection((Scored(candidate, {}),), 0, "single", "none"))
 
 
+def refuse_cached_repeats(cache_hook: CacheHook, requests: Sequence[InfillRequest]) -> None:
+    """:raises HostError: lm_eval's cache holds one answer per prompt, so that all repeats would become the same one."""
+    if getattr(cache_hook, "dbdict", None) is not None and any(request.sample for request in requests):
+        raise HostError(
+            "--use_cache keeps one answer per prompt and would serve it for every repeat of a document. Run repeats without it."
+        )
+
+
 class InfillLM(LM):  # type: ignore[misc]
     """An LM that fills gaps. Subclasses implement ``propose`` or override ``generate_until``."""
 
@@ -62,7 +91,9 @@ class InfillLM(LM):  # type: ignore[misc]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Fill the gaps of lm_eval's requests."""
-        completions = [alone(candidate) for candidate in self.propose(to_requests(requests))]
+        asked = to_requests(requests)
+        refuse_cached_repeats(self.cache_hook, asked)
+        completions = [alone(candidate) for candidate in self.propose(asked)]
         for instance, completion in zip(requests, completions, strict=True):
             self.cache_hook.add_partial("generate_until", instance.args, completion)
         return list(completions)
@@ -84,10 +115,7 @@ class InfillLM(LM):  # type: ignore[misc]
         return self.apply_chat_template([])
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        raise HostError(
-            "--apply_chat_template cannot be used for infilling: prefix and suffix would be wrapped in a conversation the "
-            "models were not trained to fill. Run without it."
-        )
+        raise HostError(NO_CHAT)
 
     # What lm_eval's evaluator calls across ranks.
 

@@ -35,7 +35,8 @@ def to_requests(instances: Sequence[Instance], plain: bool = False) -> list[Infi
     requests = []
     for instance in instances:
         gap = (instance.args[0], "") if plain else _gap(instance)
-        task, doc_id = instance.task_name or "", instance.doc_id or 0
+        # The number in the data set: with --samples it differs from instance.doc_id (InfillTask.build_all_requests).
+        task, doc_id = instance.task_name or "", instance.metadata[1] or 0
         if gap is None:
             raise DataError(_no_gap(task, doc_id, instance))
         options = dict(instance.args[1] or {}) if len(instance.args) > 1 else {}

@@ -25,7 +25,7 @@ from lm_eval_ensemble.batching import Batcher, starting_size
 from lm_eval_ensemble.config import SCORED, Decoding, ScoredConfig, asset_path, parse_settings, preset_settings
 from lm_eval_ensemble.errors import ConfigError, missing_weights
 from lm_eval_ensemble.fim import LAYOUTS, FimLayout, layout_in_vocabulary, layout_named
-from lm_eval_ensemble.harness.base import alone, default_device, default_dtype, live_models
+from lm_eval_ensemble.harness.base import alone, default_device, default_dtype, live_models, refuse_cached_repeats
 from lm_eval_ensemble.harness.requests import Draw, is_infill, resolve, to_requests
 from lm_eval_ensemble.sampling import draw, nucleus, row_uniforms
 from lm_eval_ensemble.scoring.base import Span
@@ -139,7 +139,9 @@ class ScoredHF(HFLM):  # type: ignore[misc]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Answers as ``Completion`` with their log-probabilities; gaps are filled, other prompts are continued."""
-        rows = [self._gap_row(r) if is_infill(i) else self._text_row(i, r) for i, r in self._read(requests)]
+        read = self._read(requests)
+        refuse_cached_repeats(self.cache_hook, [request for _, request in read])
+        rows = [self._gap_row(r) if is_infill(i) else self._text_row(i, r) for i, r in read]
         completions = [alone(candidate) for candidate in self._answer(rows)]
         for instance, completion in zip(requests, completions, strict=True):
             self.cache_hook.add_partial("generate_until", instance.args, completion)

@@ -18,9 +18,9 @@ from lm_eval.api.metrics import mean
 from lm_eval.api.task import ConfigurableTask
 
 from lm_eval_ensemble.data import check_document, load_documents
-from lm_eval_ensemble.errors import ConfigError, did_you_mean
+from lm_eval_ensemble.errors import ConfigError, HostError, did_you_mean
 from lm_eval_ensemble.fim import LAYOUTS, FimLayout, find_layout
-from lm_eval_ensemble.harness.base import live_models
+from lm_eval_ensemble.harness.base import NO_CHAT, live_models
 from lm_eval_ensemble.harness.judging import JudgeSettings, judge_all
 from lm_eval_ensemble.metrics import infill
 from lm_eval_ensemble.types import Candidate, Completion, Scored, Selection, normalise
@@ -65,6 +65,7 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
         return str(doc["middle"])
 
     def build_all_requests(self, **arguments: Any) -> None:
+        self._check_flags(**arguments)
         if self._guessed and not len(live_models):
             logger.warning(
                 "%s: no fill-in-the-middle layout is known for pretrained=%r; the prompts use that of %r. A wrong layout "
@@ -79,6 +80,41 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
             logger.warning("%s: --cache_requests is ignored, its key does not contain the prompt layout.", self.config.task)
             arguments["cache_requests"] = False
         super().build_all_requests(**arguments)
+        if chosen := arguments.get("samples"):
+            # lm_eval counts the chosen documents from 0; random streams go by the number in the set.
+            for instance in self._instances:
+                instance.metadata = (instance.task_name, chosen[instance.doc_id], instance.repeats)
+
+    def _check_flags(
+        self,
+        limit: int | None = None,
+        samples: list[int] | None = None,
+        world_size: int = 1,
+        apply_chat_template: bool = False,
+        **_: Any,
+    ) -> None:
+        """Flags of lm_eval that would fail deep inside it, or quietly do something else.
+
+        :raises HostError: names the flag, what was given, and what to give.
+        """
+        task, total = self.config.task, len(self.eval_docs)
+        if samples is not None:
+            fitting = all(type(i) is int and 0 <= i < total for i in samples)
+            if not samples or not fitting or samples != sorted(set(samples)):
+                # lm_eval takes the documents in the order of the set but numbers them in the order given.
+                raise HostError(
+                    f"--samples for {task}: got {str(samples)[:80]}, expected document numbers from 0 to {total - 1}, at least "
+                    "one, ascending, each once."
+                )
+        elif limit is not None and limit < 1:
+            raise HostError(f"--limit for {task}: got {limit}, which leaves no document; expected 1 or more (or no --limit).")
+        count = total if samples is None and limit is None else min(total, len(samples) if samples else limit or total)
+        if count < world_size:
+            raise HostError(f"{task}: {count} documents for {world_size} processes; expected at least one for each.")
+        if apply_chat_template and len(live_models):
+            raise HostError(NO_CHAT)
+        if apply_chat_template:
+            logger.warning("%s: the fill-in-the-middle prompt is wrapped in a conversation (--apply_chat_template).", task)
 
     def apply_filters(self) -> list[Instance] | None:
         """Judge all candidates of all documents together, and put the verdicts into the completions' traces."""

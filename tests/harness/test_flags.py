@@ -1,0 +1,302 @@
+"""Every flag of lm_eval with our models and tasks: the right behaviour, or one clear error.
+
+``cli`` runs lm_eval's own command in this process, on an index of our tasks only. Elsewhere tested: --use_cache and
+--apply_chat_template with the ensemble (test_ensemble_lm), --cache_requests and --predict_only with plain strings (test_task).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lm_eval.evaluator import simple_evaluate
+from lm_eval.tasks import TaskManager
+
+from lm_eval_ensemble.errors import ConfigError, HostError
+from lm_eval_ensemble.harness.ensemble_lm import EnsemblePPL
+
+Run = Callable[..., Any]
+TINY = {"preset": "tiny", "pretrained": "tiny"}
+TASK = ["--tasks", "infill_toy", "--confirm_run_unsafe_code"]
+ENSEMBLE = ["--model", "ensemble-ppl", "--model_args", "preset=tiny,pretrained=tiny", *TASK]
+
+
+@pytest.fixture(scope="module")
+def ensemble_lm() -> EnsemblePPL:
+    return EnsemblePPL(**TINY, batch_size=8)
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Runs ``lm_eval ARGUMENTS``; gives the results file and the samples."""
+    import lm_eval.tasks
+    from lm_eval.__main__ import cli_evaluate
+
+    # Its own handler would stay for all tests that follow, and caplog would see nothing.
+    monkeypatch.setattr("lm_eval.__main__.setup_logging", lambda: None)
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", functools.partial(TaskManager, include_defaults=False))
+
+    def run(*arguments: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        command = ["lm_eval", *arguments, "--output_path", str(tmp_path), "--log_samples"]
+        monkeypatch.setattr(sys, "argv", command)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # lm_eval's own
+            cli_evaluate()
+        results = max(tmp_path.rglob("results_*.json"), key=lambda path: path.stat().st_mtime)
+        samples = max(tmp_path.rglob("samples_*.jsonl"), key=lambda path: path.stat().st_mtime)
+        return json.loads(results.read_text()), [json.loads(line) for line in samples.read_text().splitlines()]
+
+    return run
+
+
+def texts(found: Any) -> list[str]:
+    samples = found["samples"]["infill_toy"] if isinstance(found, dict) else found
+    return [c["text"] for sample in samples for c in sample["selection"]["candidates"]]
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_limit_0_is_one_clear_error(evaluate: Run, scripted: Run, limit: int) -> None:
+    with pytest.raises(HostError, match=rf"--limit for infill_toy: got {limit * 45}, which leaves no document; expected 1"):
+        evaluate(scripted(lambda doc: ""), limit=limit)
+
+
+def test_more_processes_than_documents_is_one_clear_error(evaluate: Run, scripted: Run) -> None:
+    task = TaskManager(include_defaults=False).load(["infill_toy"])["tasks"]["infill_toy"]
+    with pytest.raises(HostError, match="2 documents for 4 processes"):
+        task.build_all_requests(limit=2, world_size=4)
+    with pytest.raises(HostError, match="1 documents for 4 processes"):
+        task.build_all_requests(samples=[7], world_size=4)
+
+
+def test_num_fewshot_is_ignored(evaluate: Run, scripted: Run) -> None:
+    plain, shots = (evaluate(scripted(lambda doc: ""), limit=1, num_fewshot=n) for n in (None, 3))
+    assert shots["n-shot"] == {"infill_toy": 0}
+    for name in ("arguments", "pass@1"):
+        assert plain["samples"]["infill_toy"][0][name] == shots["samples"]["infill_toy"][0][name]
+
+
+@pytest.mark.parametrize("model", ["ensemble_lm", "diffusion", "scored"])
+def test_chat_templates_are_refused_by_all_our_models(
+    evaluate: Run, request: pytest.FixtureRequest, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = request.getfixturevalue(model)
+    if model == "scored":
+        monkeypatch.setattr(lm.tokenizer, "chat_template", "{% for m in messages %}{{ m.content }}{% endfor %}", raising=False)
+    with pytest.raises(HostError, match="--apply_chat_template cannot be used for infilling"):
+        evaluate(lm, limit=1, apply_chat_template=True)
+
+
+@pytest.mark.parametrize("how", ["true", "refresh"])
+def test_cache_requests_is_ignored_with_a_warning(cli: Run, how: str, caplog: pytest.LogCaptureFixture) -> None:
+    from lm_eval.caching.cache import PATH
+
+    before = sorted(Path(PATH).glob("*infill_toy*"))
+    cli(*ENSEMBLE, "--limit", "1", "--cache_requests", how)
+    assert "--cache_requests is ignored" in caplog.text
+    assert sorted(Path(PATH).glob("*infill_toy*")) == before
+
+
+def test_use_cache_gives_a_members_answers_and_records_again(
+    evaluate: Run, diffusion: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"limit": 2, "use_cache": str(tmp_path / "cache")}
+    first = evaluate(diffusion, **options)
+    monkeypatch.setattr(type(diffusion), "propose", None)  # the second run must not ask
+    second = evaluate(diffusion, **options)
+    rows = [[s["selection"] for s in found["samples"]["infill_toy"]] for found in (first, second)]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("model", ["diffusion", "scored"])
+def test_use_cache_with_repeats_is_refused(evaluate: Run, request: Any, model: str, tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="one answer per prompt"):
+        evaluate(request.getfixturevalue(model), limit=1, use_cache=str(tmp_path / "c"), metadata={"repeats": 2})
+
+
+def test_predict_only_writes_answers_and_judges_nothing(cli: Run) -> None:
+    results, samples = cli(*ENSEMBLE, "--limit", "2", "--predict_only")
+    assert results["results"]["infill_toy"]["bypass,none"] == 999
+    assert "executed_in" not in results["configs"]["infill_toy"]["metadata"]
+    assert all(isinstance(sample["resps"][0][0], str) for sample in samples)
+
+
+def test_samples_are_the_rows_of_the_whole_run(evaluate: Run) -> None:
+    arguments = {**TINY, "temperature": 1.0, "seed": 3}
+    whole = evaluate("ensemble-ppl", model_args=arguments, limit=3, batch_size=8)
+    chosen = evaluate("ensemble-ppl", model_args=arguments, samples={"infill_toy": [0, 2]}, batch_size=8)
+    rows = {s["doc_id"]: s for s in whole["samples"]["infill_toy"]}
+    assert [s["doc_id"] for s in chosen["samples"]["infill_toy"]] == [0, 2]
+    for sample in chosen["samples"]["infill_toy"]:
+        assert sample["doc"] == rows[sample["doc_id"]]["doc"]
+        assert texts([sample]) == texts([rows[sample["doc_id"]]])
+
+
+@pytest.mark.parametrize("chosen", [[3, 0], [1, 1], [45], [-1], [], ["0"]])
+def test_samples_that_lm_eval_would_misnumber_are_refused(evaluate: Run, scripted: Run, chosen: list[Any]) -> None:
+    with pytest.raises(HostError, match=r"--samples for infill_toy: got .*, expected document numbers from 0 to 44"):
+        evaluate(scripted(lambda doc: ""), samples={"infill_toy": chosen})
+
+
+def test_seed_drives_all_members(cli: Run) -> None:
+    sampled = [*ENSEMBLE[:3], "preset=tiny,pretrained=tiny,temperature=1.0", *TASK, "--limit", "2", "--batch_size", "8"]
+    first, again, other = (texts(cli(*sampled, "--seed", seed)[1]) for seed in ("7", "0,0,7,0", "8"))
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.parametrize("size", ["auto", "auto:4", "3"])
+def test_batch_size_changes_no_answer(cli: Run, evaluate: Run, ensemble_lm: EnsemblePPL, size: str) -> None:
+    results, samples = cli(*ENSEMBLE, "--limit", "3", "--batch_size", size)
+    assert results["config"]["batch_size"] == size
+    assert texts(samples) == texts(evaluate(ensemble_lm, limit=3))
+
+
+@pytest.mark.parametrize("model", ["ensemble-ppl", "diffusion-infill", "hf-scored"])
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"batch_size": "many"}, ConfigError, "batch_size: got 'many', expected a whole number >= 1, or auto"),
+        ({"device": "gpu"}, HostError, "--device 'gpu' is not a torch device"),
+    ],
+)
+def test_a_bad_batch_size_or_device_is_one_clear_error(
+    evaluate: Run, model: str, options: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        evaluate(model, model_args=TINY, limit=1, **options)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+def test_device(cli: Run, device: str, caplog: pytest.LogCaptureFixture) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    caplog.set_level(logging.INFO, "lm_eval")
+    results, _ = cli(*ENSEMBLE, "--limit", "1", "--device", device)
+    assert results["config"]["device"] == device
+    assert ("torch finds no GPU here; running on the CPU" in caplog.text) == (device == "cuda:0")
+
+
+def test_gen_kwargs_reach_members_that_have_no_setting_of_their_own(evaluate: Run, assets: Path) -> None:
+    own = {"pretrained": str(assets / "fim"), "max_length": 384}
+    found = evaluate("hf-scored", model_args=own, limit=2, gen_kwargs="max_gen_toks=1")
+    assert {len(s["selection"]["candidates"][0]["logprobs"]) for s in found["samples"]["infill_toy"]} == {1}
+
+
+def test_gen_kwargs_come_after_the_members_own_settings(
+    evaluate: Run, ensemble_lm: EnsemblePPL, caplog: pytest.LogCaptureFixture
+) -> None:
+    from lm_eval_ensemble.harness import requests
+
+    requests._warned.clear()
+    found = evaluate(ensemble_lm, limit=2, gen_kwargs={"temperature": 0.9, "do_sample": True})
+    assert "the member's own setting (0) comes first" in caplog.text
+    assert texts(found) == texts(evaluate(ensemble_lm, limit=2))
+
+
+@pytest.mark.parametrize("wrong", ["temperature=hot", "max_gen_toks=0", "top_p=7", "until=3"])
+def test_bad_gen_kwargs_are_one_clear_error(evaluate: Run, ensemble_lm: EnsemblePPL, wrong: str) -> None:
+    name, value = wrong.split("=")
+    with pytest.raises(ConfigError, match=rf"--gen_kwargs\.{name}: got '?{value}'?, expected"):
+        evaluate(ensemble_lm, limit=1, gen_kwargs=wrong)
+
+
+MEMBERS = [
+    {"name": "dllm", "model": "diffusion-infill", "args": {"preset": "tiny", "length": "fixed:4", "steps": 2}},
+    {"name": "fim", "model": "hf-scored", "args": {"preset": "tiny"}},
+]
+
+
+def test_config_with_nested_members(tmp_path: Path) -> None:
+    """Also ``python -m lm_eval``, with its whole index of tasks."""
+    config = {
+        "model": "ensemble-ppl",
+        "model_args": {"members": MEMBERS, "prefer": "dllm", "pretrained": "nested"},
+        "tasks": ["infill_toy"],
+        "limit": 1,
+        "confirm_run_unsafe_code": True,
+        "output_path": str(tmp_path),
+    }
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(config))
+    done = subprocess.run([sys.executable, "-m", "lm_eval", "run", "--config", str(path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(next((tmp_path / "nested").glob("results_*.json")).read_text())
+    assert results["results"]["infill_toy"]["length_mode,none"] == "fixed:4"
+    assert results["config"]["ensemble"]["members"][0]["args"]["steps"] == 2
+    assert results["config"]["ensemble"]["prefer"] == "dllm"
+
+
+def test_faults_in_a_config_come_together_and_without_a_traceback(cli: Run, tmp_path: Path) -> None:
+    wrong = [{**MEMBERS[0], "args": {"preset": "tiny", "steps": 0}}, {**MEMBERS[1], "modle": "x"}]
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({"model": "ensemble-ppl", "model_args": {"members": wrong, "scroe": "fim"}}))
+    with pytest.raises(ConfigError) as error:
+        cli("--config", str(path), *TASK)
+    assert [line.partition(":")[0] for line in str(error.value).splitlines()] == [
+        "$.scroe",
+        "$.members[0].args.steps",
+        "$.members[1].modle",
+    ]
+
+
+def test_write_out_and_show_config(cli: Run, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:
+    with caplog.at_level(logging.INFO, "lm_eval"):
+        results, _ = cli(*ENSEMBLE, "--limit", "1", "--write_out", "--show_config")
+    assert "context prompt (starting on next line):" in caplog.text
+    assert "<|fim_prefix|>" in caplog.text
+    shown = capsys.readouterr().out
+    assert "'infill_toy'" in shown or '"infill_toy"' in shown
+    assert results["configs"]["infill_toy"]["metadata"]["preset"] == "tiny"
+
+
+def test_trust_remote_code_reaches_our_members(cli: Run) -> None:
+    results, _ = cli(*ENSEMBLE, "--limit", "1", "--trust_remote_code")
+    members = results["config"]["ensemble"]["members"]
+    assert [member["args"]["trust_remote_code"] for member in members] == [True, True]
+
+
+WANDB = """
+import functools, logging, sys, warnings
+import lm_eval.tasks
+lm_eval.tasks.TaskManager = functools.partial(lm_eval.tasks.TaskManager, include_defaults=False)
+from lm_eval.__main__ import cli_evaluate
+for model, arguments in (("ensemble-ppl", "preset=tiny,pretrained=tiny"), ("hf", "pretrained=" + sys.argv[1])):
+    flags = "--tasks infill_toy --confirm_run_unsafe_code --limit 2 --gen_kwargs max_gen_toks=8 --output_path out --log_samples"
+    sys.argv = ["lm_eval", "--model", model, "--model_args", arguments, *flags.split(), "--wandb_args", "project=p"]
+    cli_evaluate()
+"""
+
+
+def test_wandb_logs_results_and_samples_of_ours_and_of_stock_models(assets: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}
+    command = [sys.executable, "-c", WANDB, str(assets / "fim")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "Logging to W&B failed" not in done.stderr
+    runs = sorted((tmp_path / "wandb").glob("offline-run-*"))
+    assert len(runs) == 2
+    for run in runs:
+        # The table of samples, logged after the results: what fails first when a metric of the list has no value.
+        assert list(run.rglob("infill_toy_eval_results*.table.json"))
+
+
+def test_the_python_api_with_a_name_and_with_an_object(ensemble_lm: EnsemblePPL) -> None:
+    manager = TaskManager(include_defaults=False)
+    common: dict[str, Any] = {"tasks": ["infill_toy"], "limit": 2, "confirm_run_unsafe_code": True, "task_manager": manager}
+    by_name = simple_evaluate("ensemble-ppl", "preset=tiny,pretrained=tiny", batch_size=8, **common)
+    by_object = simple_evaluate(ensemble_lm, **common)
+    assert texts(by_name) == texts(by_object)
+    assert by_name["config"]["model"] == "ensemble-ppl"
+    assert by_object["config"]["model"] == "EnsemblePPL"
+    assert by_name["results"] == by_object["results"]
