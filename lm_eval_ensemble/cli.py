@@ -14,6 +14,7 @@ __all__ = ["build_parser", "main"]
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line. Rooms that need torch or lm_eval are imported only by the commands that use them."""
+    from lm_eval_ensemble import doctor
     from lm_eval_ensemble.execution import files
 
     parser = argparse.ArgumentParser(
@@ -29,6 +30,14 @@ def build_parser() -> argparse.ArgumentParser:
         add_help=False,
     )
     run.set_defaults(handler=None)
+    check = commands.add_parser(
+        "doctor",
+        help="what is installed, what works here, and what to do about the rest",
+        description="Check versions, the plugin, the sandbox, data sets, models and the machine; nothing is downloaded (--try "
+        "may, with a preset from the Hub). The exit status is 0 if the essentials work, 1 otherwise.",
+    )
+    doctor.add_arguments(check)
+    check.set_defaults(handler=doctor.main)
     judge = commands.add_parser(
         "judge",
         help="execute a file of completions and print pass@k",

@@ -30,7 +30,7 @@ import yaml
 
 from lm_eval_ensemble.errors import DataError, did_you_mean
 
-__all__ = ["DATA_VARIABLE", "SETS", "DataSet", "check_document", "load_documents", "on_disk", "tasks_folder"]
+__all__ = ["DATA_VARIABLE", "SETS", "DataSet", "check_document", "find_file", "load_documents", "on_disk", "tasks_folder"]
 
 DATA_VARIABLE = "LM_EVAL_ENSEMBLE_DATA"
 _OPENAI = "https://raw.githubusercontent.com/openai/human-eval-infilling/88062ff9859c875d04db115b698ed4b0f0395170/data/"
@@ -233,10 +233,17 @@ def on_disk(name: str, data_dir: str | None = None) -> bool:
     """Whether ``load_documents`` would find a set without the network."""
     if name == "infill_toy":
         return (tasks_folder() / "infill_toy" / "problems.yaml").is_file()
-    folder = data_dir or os.environ.get(DATA_VARIABLE)
-    roots = [_cache_folder(), *([Path(folder).expanduser()] if folder else [])]
-    sources = SETS[name].sources
-    return any((root / s.path).is_file() for root in roots for s in sources) or _installed_copy(SETS[name]) is not None
+    return find_file(name, data_dir) is not None
+
+
+def find_file(name: str, data_dir: str | None = None) -> Path | None:
+    """The file that ``load_documents`` would read for a set, without the network; None if there is none."""
+    folder, sources = data_dir or os.environ.get(DATA_VARIABLE), SETS[name].sources
+    places = [Path(folder).expanduser() / source.path for source in sources] if folder else []
+    if (copy := _installed_copy(SETS[name])) is not None:
+        places.append(copy)
+    places += [_cache_folder() / source.path for source in sources if source.url]
+    return next((place for place in places if place.is_file()), None)
 
 
 def _rows(data_set: DataSet, folder: str | None) -> list[dict[str, Any]]:

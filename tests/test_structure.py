@@ -25,6 +25,7 @@ LEVELS = [
     {"scoring", "selection", "members"},
     {"ensemble"},
     {"harness"},
+    {"doctor"},
     {"cli"},
     {"__main__"},
 ]
