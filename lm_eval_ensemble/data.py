@@ -209,8 +209,8 @@ def _rows(data_set: DataSet, folder: str | None) -> list[dict[str, Any]]:
             tried.append(f"{path} (no such file)")
     else:
         tried.append(f"{DATA_VARIABLE} (not set)")
-    if (path := _installed_copy(data_set)) is not None:
-        return _parse(_checked(path.read_bytes(), data_set.sources[0], str(path)), path.name)
+    if (copy := _installed_copy(data_set)) is not None:
+        return _parse(_checked(copy.read_bytes(), data_set.sources[0], str(copy)), copy.name)
     for source in data_set.sources:
         if source.url is None:
             continue

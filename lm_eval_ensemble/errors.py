@@ -16,8 +16,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
-__all__ = ["ConfigError", "DataError", "EnsembleError", "HostError", "ModelError", "SandboxError", "did_you_mean"]
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "EnsembleError",
+    "HostError",
+    "ModelError",
+    "SandboxError",
+    "did_you_mean",
+    "missing_weights",
+]
 
 
 class EnsembleError(Exception):
@@ -50,3 +60,13 @@ def did_you_mean(found: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(found, names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"{hint} Known: {', '.join(names)}."
+
+
+def missing_weights(pretrained: str, error: Exception) -> ModelError:
+    """One message for weights that are not there; the library's own says less and takes a page."""
+    kind = "folder" if Path(pretrained).exists() else "Hub model"
+    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return ModelError(
+        f"Could not load the {kind} {pretrained!r}: {first} Check the name and the network (HF_HUB_OFFLINE is honoured), "
+        "give a local folder, or run without any download: --model_args preset=tiny,pretrained=tiny"
+    )

@@ -50,7 +50,7 @@ class InfillRequest:
     until: tuple[str, ...] = ()
     max_new_tokens: int | None = None
     context: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def key(self) -> tuple[str, int, int]:
@@ -79,16 +79,21 @@ class Candidate:
 
     @property
     def was_cut(self) -> bool:
-        return self.text != self.raw
+        """True if the cut rule removed more than blank space."""
+        return self.text.rstrip() != self.raw.rstrip()
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A candidate with its scores: name -> nats (lower is better), None where undefined (empty text)."""
+    """A candidate with its scores: name -> nats (lower is better), None where undefined (empty text).
+
+    ``verdict`` is pass, fail or timeout once the judge has run it, and ``why`` the reason for the last two.
+    """
 
     candidate: Candidate
     scores: Mapping[str, float | None]
     verdict: str | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,11 @@ class Selection:
     @property
     def chosen(self) -> Candidate:
         return self.candidates[self.winner].candidate
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Names of the members, in the order they were given."""
+        return tuple(dict.fromkeys(scored.candidate.member for scored in self.candidates))
 
 
 class Completion(str):

@@ -1,1 +1,1 @@
-"""Numbers from verdicts and texts. Pure functions."""
+"""Numbers out of records. Pure functions; nothing here loads a model or runs code."""

@@ -1,0 +1,1 @@
+"""The masked-diffusion infiller: loading, decoding, the length of the gap, likelihoods."""

@@ -1,0 +1,72 @@
+"""The pipeline: ask every member, score every answer, keep one. Start reading here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from lm_eval_ensemble.members.base import Member
+from lm_eval_ensemble.scoring import DEFAULT_RULE, Scorers, score_all
+from lm_eval_ensemble.selection import SELECTORS
+from lm_eval_ensemble.types import Candidate, Completion, InfillRequest, Scored, Selection
+
+__all__ = ["Settings", "run"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``rule`` names the score (lower wins), ``selector`` the function that compares, ``prefer`` the member that wins a
+    tie, ``samples`` the number of candidates per member."""
+
+    rule: str = DEFAULT_RULE
+    selector: str = "argmin"
+    prefer: str | None = None
+    samples: int = 1
+
+
+def run(requests: Sequence[InfillRequest], members: Sequence[Member], scorers: Scorers, settings: Settings) -> list[Completion]:
+    """Fill every gap.
+
+    1. Ask the members that need nobody else, then those that want a partner's answer as a hint.
+    2. Gather each request's candidates.
+    3. Score every distinct (request, text) once, by every score the members can compute.
+    4. Select one candidate per request, a pure function over the recorded scores.
+    5. Return the winner's text with the whole record as its trace.
+    """
+    # 1) propose
+    asked = [sample for request in requests for sample in _samples(request, settings.samples)]
+    proposals: dict[str, list[Candidate]] = {}
+    hints: list[str] | None = None
+    for member in sorted(members, key=lambda m: m.wants_partner):
+        hinted = [r.with_hint(h) for r, h in zip(asked, hints, strict=True)] if hints and member.wants_partner else asked
+        proposals[member.name] = member.propose(hinted)
+        if hints is None and not member.wants_partner:
+            hints = [candidate.text for candidate in proposals[member.name]]
+
+    # 2) gather, in the order the members were given
+    gathered: list[tuple[Candidate, ...]] = [
+        tuple(
+            replace(proposals[member.name][i * settings.samples + k], sample=k)
+            for member in members
+            for k in range(settings.samples)
+        )
+        for i in range(len(requests))
+    ]
+
+    # 3) score
+    pairs = [(request, c.text) for request, found in zip(requests, gathered, strict=True) for c in found]
+    scores = iter(score_all(scorers, pairs, settings.rule))
+
+    # 4) select, 5) return
+    completions = []
+    for found in gathered:
+        scored = tuple(Scored(candidate, next(scores)) for candidate in found)
+        winner, reason = SELECTORS[settings.selector](scored, settings.rule, settings.prefer)
+        trace = Selection(scored, winner, reason, settings.rule, {"selector": settings.selector, "prefer": settings.prefer})
+        completions.append(Completion(scored[winner].candidate.text, trace))
+    return completions
+
+
+def _samples(request: InfillRequest, count: int) -> list[InfillRequest]:
+    """``count`` requests with random streams of their own; repeats of a document stay apart."""
+    return [replace(request, sample=request.sample * count + k) for k in range(count)]

@@ -1,0 +1,1 @@
+"""Where we meet lm_eval: the only package that imports it."""

@@ -1,0 +1,103 @@
+"""What our three LM classes share: filling gaps, ranks of a distributed run, and clear refusals."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+
+from lm_eval_ensemble.errors import HostError
+from lm_eval_ensemble.harness.requests import to_requests
+from lm_eval_ensemble.types import Candidate, Completion, InfillRequest, Scored, Selection
+
+__all__ = ["InfillLM", "alone", "default_device", "default_dtype", "live_models"]
+
+#: LMs of ours that exist now. They read prefix and suffix from the document, so a task need not care which
+#: fill-in-the-middle layout its prompt text has.
+live_models: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def default_device(device: str | None) -> str:
+    """The device asked for, where it exists; lm_eval's own default is ``cuda:0`` on any machine."""
+    wanted = device or "cuda"
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        return "cpu"
+    return wanted
+
+
+def default_dtype(dtype: str | None, device: str) -> torch.dtype:
+    """bfloat16 on an accelerator, float32 on a CPU, unless a dtype was named.
+
+    :raises HostError: no such dtype.
+    """
+    if dtype in (None, "auto"):
+        return torch.float32 if device == "cpu" else torch.bfloat16
+    found = getattr(torch, str(dtype).removeprefix("torch."), None)
+    if not isinstance(found, torch.dtype):
+        raise HostError(f"dtype={dtype!r} is not a torch dtype; expected float32, bfloat16 or float16.")
+    return found
+
+
+def alone(candidate: Candidate) -> Completion:
+    """A member's answer as a completion of its own."""
+    return Completion(candidate.text, Selection((Scored(candidate, {}),), 0, "single", "none"))
+
+
+class InfillLM(LM):  # type: ignore[misc]
+    """An LM that fills gaps. Subclasses implement ``propose`` or override ``generate_until``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        live_models.add(self)
+        state = PartialState()
+        self._rank, self._world_size = state.process_index, state.num_processes
+
+    def propose(self, requests: Sequence[InfillRequest]) -> list[Candidate]:
+        raise NotImplementedError
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Fill the gaps of lm_eval's requests."""
+        completions = [alone(candidate) for candidate in self.propose(to_requests(requests))]
+        for instance, completion in zip(requests, completions, strict=True):
+            self.cache_hook.add_partial("generate_until", instance.args, completion)
+        return list(completions)
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        raise HostError(
+            f"{type(self).__name__} fills gaps; it does not answer loglikelihood requests. Use a generate_until task, or "
+            "--model hf-scored for this one."
+        )
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        raise HostError(
+            f"{type(self).__name__} has no likelihood of running text. Use --model hf-scored for loglikelihood_rolling."
+        )
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        raise HostError(
+            "--apply_chat_template cannot be used for infilling: prefix and suffix would be wrapped in a conversation the "
+            "models were not trained to fill. Run without it."
+        )
+
+    # What lm_eval's evaluator calls across ranks.
+
+    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        from accelerate.utils import gather
+
+        return gather(tensor) if self.world_size > 1 else tensor
+
+    def gather_object(self, value: Any, dst: int = 0) -> list[Any] | None:
+        if self.world_size <= 1:
+            return [value]
+        found: list[Any] | None = [None] * self.world_size if self.rank == dst else None
+        torch.distributed.gather_object(value, found, dst=dst)
+        return found
+
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            torch.distributed.barrier()

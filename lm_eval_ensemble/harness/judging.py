@@ -1,0 +1,79 @@
+"""Executes the candidates of a task: settings from ``--metadata``, one judge per process."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lm_eval_ensemble.errors import ConfigError
+from lm_eval_ensemble.execution import Job, Judge, Verdict
+from lm_eval_ensemble.execution.reference import judge_by_reference
+from lm_eval_ensemble.types import Scored
+
+__all__ = ["JudgeSettings", "judge_all"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class JudgeSettings:
+    """``checker`` is ``split`` (ours) or ``reference`` (OpenAI's package, for comparison)."""
+
+    checker: str = "split"
+    timeout: float = 3.0
+    workers: int | None = None
+    sandbox: str = "auto"
+    command: tuple[str, ...] = ()
+
+    @classmethod
+    def from_metadata(cls, meta: Mapping[str, Any]) -> JudgeSettings:
+        """:raises ConfigError: a setting out of range."""
+        faults = []
+        checker, sandbox = meta.get("judge", "split"), meta.get("sandbox", "auto")
+        if checker not in ("split", "reference"):
+            faults.append(f"judge={checker!r}: expected 'split' or 'reference'")
+        if sandbox not in ("strict", "auto", "off"):
+            faults.append(f"sandbox={sandbox!r}: expected 'strict', 'auto' or 'off'")
+        timeout, workers = meta.get("judge_timeout", 3.0), meta.get("judge_workers")
+        if not isinstance(timeout, int | float) or timeout <= 0:
+            faults.append(f"judge_timeout={timeout!r}: expected seconds above 0")
+        if workers is not None and (not isinstance(workers, int) or workers < 1):
+            faults.append(f"judge_workers={workers!r}: expected a whole number of at least 1")
+        if faults:
+            raise ConfigError("--metadata: " + "; ".join(faults))
+        command = meta.get("sandbox_command") or ()
+        words = shlex.split(command) if isinstance(command, str) else list(command)
+        return cls(checker, float(timeout), workers, sandbox, tuple(words))
+
+
+def judge_all(
+    candidates: Sequence[tuple[Mapping[str, Any], Scored]], settings: JudgeSettings, title: str
+) -> tuple[list[Scored], str | None]:
+    """The candidates with their verdicts, in order; those of documents without tests are returned as they are.
+
+    :returns: also one line that says which sandbox ran them (None if nothing was run).
+    """
+    jobs = [
+        Job(doc["prefix"], scored.candidate.text, doc["suffix"], doc["test"], doc["entry_point"]) if doc.get("test") else None
+        for doc, scored in candidates
+    ]
+    verdicts, sandbox = _judge([job for job in jobs if job is not None], settings, title)
+    found = iter(verdicts)
+    judged = []
+    for job, (_, scored) in zip(jobs, candidates, strict=True):
+        verdict = next(found) if job is not None else None
+        judged.append(scored if verdict is None else replace(scored, verdict=verdict.status, why=verdict.why))
+    return judged, sandbox
+
+
+def _judge(jobs: Sequence[Job], settings: JudgeSettings, title: str) -> tuple[list[Verdict], str | None]:
+    if not jobs:
+        return [], None
+    if settings.checker == "reference":
+        return judge_by_reference(jobs, timeout=settings.timeout), "OpenAI's human_eval_infilling"
+    with Judge(settings.workers, settings.timeout, settings.sandbox, settings.command) as judge:
+        logger.info("%s: %s", title, judge.description)
+        return judge.run(jobs), judge.description

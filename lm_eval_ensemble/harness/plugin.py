@@ -1,0 +1,80 @@
+"""Makes our models and tasks known to lm_eval."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable
+from types import ModuleType, TracebackType
+from typing import Any
+
+from lm_eval_ensemble.data import tasks_folder
+from lm_eval_ensemble.errors import EnsembleError
+
+__all__ = ["HOOKS", "MODELS", "register"]
+
+#: registered name -> where the class lives; lm_eval imports it when the name is used, not before.
+MODELS = {
+    "ensemble-ppl": "lm_eval_ensemble.harness.ensemble_lm:EnsemblePPL",
+    "diffusion-infill": "lm_eval_ensemble.harness.diffusion_lm:DiffusionInfill",
+    "hf-scored": "lm_eval_ensemble.harness.scored_lm:ScoredHF",
+}
+
+
+def add_models(module: ModuleType) -> None:
+    """After ``lm_eval.models``: registering earlier would hide every built-in model."""
+    from lm_eval.api import registry
+
+    _plain_errors()
+    # Our messages appear like lm_eval's own, at the verbosity it was asked for.
+    logging.getLogger("lm_eval_ensemble").parent = logging.getLogger("lm_eval")
+    if hasattr(registry, "load_plugins"):
+        return  # this release reads our entry points by itself
+    for name, target in MODELS.items():
+        if name not in registry.model_registry:
+            registry.model_registry.register(name, target=target)
+
+
+def add_tasks(module: ModuleType) -> None:
+    """After ``lm_eval.tasks.manager``: every ``TaskManager`` also looks into our folder, before the user's own."""
+    original = module.TaskManager.__init__
+    if hasattr(original, "__wrapped__"):
+        return
+
+    @functools.wraps(original)
+    def with_our_tasks(self: Any, verbosity: Any = None, include_path: Any = None, *args: Any, **kwargs: Any) -> None:
+        given = include_path if isinstance(include_path, list | tuple) else [include_path] if include_path else []
+        original(self, verbosity, [str(tasks_folder()), *given], *args, **kwargs)
+
+    module.TaskManager.__init__ = with_our_tasks
+
+
+HOOKS: dict[str, Callable[[ModuleType], None]] = {"lm_eval.models": add_models, "lm_eval.tasks.manager": add_tasks}
+
+
+def register() -> None:
+    """Register now, for ``python -m lm_eval_ensemble`` and for use as a library. Calling it twice changes nothing."""
+    for name, hook in HOOKS.items():
+        hook(importlib.import_module(name))
+
+
+def _plain_errors() -> None:
+    """Show our own errors as their message: a traceback through lm_eval tells a user nothing.
+
+    ``LM_EVAL_ENSEMBLE_TRACEBACK=1`` brings it back. Other exceptions are left to whoever handled them before.
+    """
+    before = sys.excepthook
+    if getattr(before, "of_lm_eval_ensemble", False):
+        return
+
+    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, EnsembleError) and not os.environ.get("LM_EVAL_ENSEMBLE_TRACEBACK"):
+            print(f"lm_eval_ensemble: {kind.__name__}: {error}", file=sys.stderr)
+        else:
+            before(kind, error, trace)
+
+    show.of_lm_eval_ensemble = True  # type: ignore[attr-defined]
+    sys.excepthook = show

@@ -1,0 +1,112 @@
+"""lm_eval's ``Instance`` as our ``InfillRequest``, and the decoding settings that apply to it."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lm_eval.api.instance import Instance
+
+from lm_eval_ensemble.config import Decoding
+from lm_eval_ensemble.errors import DataError
+from lm_eval_ensemble.fim import parse_prompt
+from lm_eval_ensemble.types import InfillRequest
+
+__all__ = ["Draw", "is_infill", "resolve", "to_requests"]
+
+logger = logging.getLogger(__name__)
+
+
+def is_infill(instance: Instance) -> bool:
+    """True if the document (or, for tasks that are not ours, the prompt) has a prefix and a suffix."""
+    return _gap(instance) is not None
+
+
+def to_requests(instances: Sequence[Instance], plain: bool = False) -> list[InfillRequest]:
+    """One request per instance. lm_eval hands a repeated document over as the same object several times; the count
+    of earlier occurrences becomes ``sample``.
+
+    :param plain: take the prompt as text to continue (an empty suffix) instead of asking for a gap.
+    :raises DataError: the task has no gap to fill.
+    """
+    seen: Counter[tuple[str, int]] = Counter()
+    requests = []
+    for instance in instances:
+        gap = (instance.args[0], "") if plain else _gap(instance)
+        task, doc_id = instance.task_name or "", instance.doc_id or 0
+        if gap is None:
+            raise DataError(
+                f"Task {task!r}, document {doc_id}: found no gap to fill; expected a document with 'prefix' and 'suffix' "
+                "(or a fill-in-the-middle prompt). Use --model hf-scored or hf for tasks that are not infilling."
+            )
+        options = dict(instance.args[1]) if len(instance.args) > 1 else {}
+        doc = instance.doc or {}
+        middle = doc.get("middle", doc.get("canonical_solution"))
+        requests.append(
+            InfillRequest(
+                prefix=gap[0],
+                suffix=gap[1],
+                task=task,
+                doc_id=doc_id,
+                sample=seen[task, doc_id],
+                reference=middle if isinstance(middle, str) else None,
+                cut="line" if doc.get("cut") == "line" else "none",
+                until=_until(options),
+                max_new_tokens=options.get("max_gen_toks") or options.get("max_new_tokens"),
+                context=instance.args[0],
+                options=options,
+            )
+        )
+        seen[task, doc_id] += 1
+    return requests
+
+
+def _gap(instance: Instance) -> tuple[str, str] | None:
+    doc = instance.doc if isinstance(instance.doc, Mapping) else {}
+    prefix, suffix = doc.get("prefix", doc.get("prompt")), doc.get("suffix")
+    if isinstance(prefix, str) and isinstance(suffix, str):
+        return prefix, suffix
+    return parse_prompt(instance.args[0]) if instance.args and isinstance(instance.args[0], str) else None
+
+
+def _until(options: Mapping[str, Any]) -> tuple[str, ...]:
+    until = options.get("until") or ()
+    return (until,) if isinstance(until, str) else tuple(until)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How one request is decoded; temperature 0 is greedy."""
+
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+
+
+_warned: set[str] = set()
+
+
+def resolve(own: Decoding, request: InfillRequest, default_tokens: int = 256) -> Draw:
+    """The member's own setting first, then ``--gen_kwargs`` and the task's YAML (lm_eval has merged them already)."""
+    options = request.options
+    asked = options.get("temperature")
+    sampled = options.get("do_sample") is True or (options.get("do_sample") is None and bool(asked))
+    hosts = float(asked if asked is not None else 1.0) if sampled else 0.0
+    temperature = 0.0 if own.greedy else hosts if own.temperature is None else own.temperature
+    top_p = own.top_p if own.top_p is not None else float(options.get("top_p") or 1.0)
+    tokens = own.max_new_tokens or request.max_new_tokens or default_tokens
+    if sampled and temperature != hosts:
+        _warn_once(
+            f"--gen_kwargs asks for temperature {hosts:g}; the member's own setting ({temperature:g}) comes first. "
+            "Set temperature= in --model_args to change it."
+        )
+    return Draw(temperature, top_p, int(tokens))
+
+
+def _warn_once(message: str) -> None:
+    if message not in _warned:
+        _warned.add(message)
+        logger.warning(message)

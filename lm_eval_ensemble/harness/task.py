@@ -1,0 +1,163 @@
+"""One task class for all infilling sets. It works alike with stock models (plain strings) and with ours.
+
+``--metadata`` (a JSON object) sets: ``data_dir``; ``cut`` (``none`` turns the single-line cut off); ``fim`` (layout of the
+prompt text for stock models); ``repeats`` and ``k`` (pass@k); ``judge_timeout`` (seconds), ``judge_workers``, ``sandbox``
+(strict, auto, off), ``sandbox_command``, ``judge`` (``reference`` runs OpenAI's own checker).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import datasets
+from lm_eval.api.instance import Instance
+from lm_eval.api.metrics import mean
+from lm_eval.api.task import ConfigurableTask
+
+from lm_eval_ensemble.data import load_documents
+from lm_eval_ensemble.errors import ConfigError, did_you_mean
+from lm_eval_ensemble.fim import LAYOUTS, FimLayout, find_layout
+from lm_eval_ensemble.harness.base import live_models
+from lm_eval_ensemble.harness.judging import JudgeSettings, judge_all
+from lm_eval_ensemble.metrics import infill
+from lm_eval_ensemble.types import Candidate, Completion, Scored, Selection, normalise
+
+__all__ = ["InfillTask"]
+
+logger = logging.getLogger(__name__)
+
+
+class InfillTask(ConfigurableTask):  # type: ignore[misc]
+    """``dataset_name`` in the YAML names the set in ``lm_eval_ensemble.data``."""
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        settings = dict(config or {})
+        settings.pop("class", None)
+        # download() and doc_to_text() run inside super().__init__ and need these.
+        self.meta: dict[str, Any] = dict(settings.get("metadata") or {})
+        self.layout, self._guessed = self._find_layout()
+        self.judge = JudgeSettings.from_metadata(self.meta)
+        settings["repeats"] = self._repeats(settings)
+        # Any value keeps lm_eval from looking our metrics up (and from asking the network for them).
+        settings["process_results"] = _computed_here
+        settings["generation_kwargs"] = {"until": list(self.layout.stops), **settings.get("generation_kwargs", {})}
+        super().__init__(config=settings)
+        self._rows: dict[str, None] = {}
+
+    def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        documents = load_documents(self.config.dataset_name, self.meta.get("data_dir"))
+        cut = self.meta.get("cut", "auto")
+        if cut not in ("auto", "none"):
+            raise ConfigError(f"--metadata cut={cut!r}: expected 'none' (off) or nothing (the rule of each set).")
+        if cut == "none":
+            documents = [{**document, "cut": "none"} for document in documents]
+        self.dataset = {"test": datasets.Dataset.from_list(documents)}
+
+    def doc_to_text(self, doc: Mapping[str, Any], doc_to_text: Any = None) -> str:
+        """The prompt for models that are given text; ours build theirs from the document."""
+        return self.layout.render(doc["prefix"], doc["suffix"])
+
+    def doc_to_target(self, doc: Mapping[str, Any], doc_to_target: Any = None) -> str:
+        return str(doc["middle"])
+
+    def build_all_requests(self, **arguments: Any) -> None:
+        if self._guessed and not len(live_models):
+            logger.warning(
+                "%s: no fill-in-the-middle layout is known for pretrained=%r; the prompts use that of %r. A wrong layout "
+                'costs several points: set it with --metadata \'{"fim": "NAME"}\' (%s).',
+                self.config.task,
+                self.meta.get("pretrained"),
+                self.layout.name,
+                ", ".join(LAYOUTS),
+            )
+        if arguments.get("cache_requests"):
+            # The host's key holds neither model nor layout: prompts of one family would be served to another.
+            logger.warning("%s: --cache_requests is ignored, its key does not contain the prompt layout.", self.config.task)
+            arguments["cache_requests"] = False
+        super().build_all_requests(**arguments)
+
+    def apply_filters(self) -> list[Instance] | None:
+        """Judge all candidates of all documents together, and put the verdicts into the completions' traces."""
+        if "bypass" in self._metric_fn_list:  # --predict_only
+            unjudged: list[Instance] | None = super().apply_filters()
+            return unjudged
+        # With several ranks the last request of a short rank is run again to even them out: keep the first answers.
+        kept = [[_as_selection(r, i.doc) for r in i.resps[: self.config.repeats]] for i in self._instances]
+        candidates = [
+            (instance.doc, scored)
+            for instance, selections in zip(self._instances, kept, strict=True)
+            for selection in selections
+            for scored in selection.candidates
+        ]
+        judged, sandbox = judge_all(candidates, self.judge, self.config.task)
+        # The task's metadata is saved with the results.
+        self.config.metadata = {**(self.config.metadata or {}), "executed_in": sandbox}
+        verdicts = iter(judged)
+        for instance, selections in zip(self._instances, kept, strict=True):
+            found = [replace(s, candidates=tuple(next(verdicts) for _ in s.candidates)) for s in selections]
+            instance.filtered_resps["none"] = [Completion(s.chosen.text, s) for s in found]
+        return None
+
+    def process_results(self, doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, Any]:
+        if "bypass" in self._metric_fn_list:
+            return {"bypass": None}
+        rows = infill.document_rows(doc, [completion.trace for completion in results[0]], self._ks())
+        self._rows.update(dict.fromkeys(rows))
+        return rows
+
+    def aggregation(self) -> dict[str, Callable[..., Any]]:
+        return {**super().aggregation(), **{name: _aggregation(name) for name in self._rows}}
+
+    def higher_is_better(self) -> dict[str, bool]:
+        return {**super().higher_is_better(), **{name: infill.higher_is_better(name) for name in self._rows}}
+
+    def _find_layout(self) -> tuple[FimLayout, bool]:
+        """The layout, and whether it was guessed. ``fim`` may be a layout's name, or (ensemble-ppl) a checkpoint."""
+        asked = self.meta.get("fim")
+        if asked in LAYOUTS:
+            return LAYOUTS[asked], False
+        for model in (asked, self.meta.get("pretrained")):
+            if isinstance(model, str) and (found := find_layout(model)):
+                return found, False
+        if asked is not None and not len(live_models):
+            raise ConfigError(f"--metadata fim={asked!r} is not a known layout.{did_you_mean(str(asked), LAYOUTS)}")
+        return LAYOUTS["qwen"], True
+
+    def _repeats(self, settings: Mapping[str, Any]) -> int:
+        repeats = self.meta.get("repeats", settings.get("repeats") or 1)
+        if not isinstance(repeats, int) or repeats < 1:
+            raise ConfigError(f"--metadata repeats={repeats!r}: expected a whole number of at least 1.")
+        return repeats
+
+    def _ks(self) -> list[int]:
+        """k of the pass@k rows, beside 1: those asked for, else the usual ones and the number of repeats."""
+        asked = self.meta.get("k", [10, 100, self.config.repeats, self.meta.get("samples", 1)])
+        values = asked if isinstance(asked, list | tuple) else [asked]
+        if not all(isinstance(k, int) and k >= 1 for k in values):
+            raise ConfigError(f"--metadata k={asked!r}: expected a whole number of at least 1, or a list of them.")
+        return sorted(set(values))
+
+
+def _computed_here(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, Any]:
+    raise AssertionError("InfillTask.process_results computes the rows")
+
+
+def _as_selection(answer: str, doc: Mapping[str, Any]) -> Selection:
+    """The trace of one of our completions, or a record of a plain string, cut by the same rule."""
+    if isinstance(answer, Completion) and answer.trace is not None:
+        return answer.trace
+    text = normalise(str(answer), "line" if doc.get("cut") == "line" else "none")
+    return Selection((Scored(Candidate("", text, str(answer)), {}),), 0, "single", "none")
+
+
+def _aggregation(name: str) -> Callable[..., Any]:
+    if name == "selection":
+        return infill.selection_accuracy
+    if name == "length_mode":
+        return infill.single_value
+    # lm_eval gives a standard error to its own mean only.
+    aggregation: Callable[..., Any] = infill.mean_defined if name.startswith("log_ppl_") else mean
+    return aggregation

@@ -1,0 +1,169 @@
+"""The rows of an infilling task: per document numbers from the records of its completions.
+
+``selections`` are the repeats of one document (usually one). A *measure* says whether one candidate is right.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from lm_eval_ensemble.metrics.matching import exact_match, exact_match_first_line
+from lm_eval_ensemble.metrics.passk import pass_at_k
+from lm_eval_ensemble.types import Scored, Selection
+
+__all__ = ["document_rows", "higher_is_better", "mean_defined", "record", "selection_accuracy", "single_value"]
+
+Measure = Callable[[Scored], bool]
+WORKER_LOST = "worker lost"
+
+
+def measures(doc: Mapping[str, Any]) -> dict[str, Measure]:
+    """The measures a document allows; the first is the task's main one."""
+    middle = str(doc["middle"])
+    found: dict[str, Measure] = {"pass@1": lambda s: s.verdict == "pass"} if doc.get("test") else {}
+    return {
+        **found,
+        "exact_match": lambda s: exact_match(s.candidate.raw, middle),
+        "exact_match_first_line": lambda s: exact_match_first_line(s.candidate.raw, middle),
+    }
+
+
+def document_rows(doc: Mapping[str, Any], selections: Sequence[Selection], ks: Sequence[int] = ()) -> dict[str, Any]:
+    """All rows of one document.
+
+    :param ks: further k for the unbiased pass@k; a k above the number of completions is left out.
+    :returns: metric name -> number, and ``selection`` -> the record (real JSON) where the model told us how it chose.
+    """
+    right = measures(doc)
+    chosen = [selection.candidates[selection.winner] for selection in selections]
+    rows: dict[str, Any] = {name: _mean(map(is_right, chosen)) for name, is_right in right.items()}
+    if "pass@1" in right:
+        rows |= _pass_at(ks, [right["pass@1"](scored) for scored in chosen], "")
+        rows["timeout_rate"] = _mean(scored.verdict == "timeout" for scored in chosen)
+        rows["judge_error_rate"] = _mean(any(c.why == WORKER_LOST for c in s.candidates) for s in selections)
+    rows["cut_rate"] = _mean(scored.candidate.was_cut for scored in chosen)
+    if selections[0].members != ("",):
+        rows["selection"] = record(doc, selections)
+        rows |= _modes(selections)
+    if len(selections[0].candidates) > 1:
+        rows |= _ensemble_rows(right, selections, ks)
+    return rows
+
+
+def _ensemble_rows(right: Mapping[str, Measure], selections: Sequence[Selection], ks: Sequence[int]) -> dict[str, Any]:
+    rows: dict[str, Any] = {}
+    members = selections[0].members
+    own = {m: [s for sel in selections for s in sel.candidates if s.candidate.member == m] for m in members}
+    for name, is_right in right.items():
+        rows |= {f"{name}_{member}": _mean(map(is_right, own[member])) for member in members}
+        rows[f"{name}_oracle"] = _mean(any(map(is_right, s.candidates)) for s in selections)
+        rows[f"{name}_floor"] = _mean(all(map(is_right, s.candidates)) for s in selections)
+    for member in members:
+        if "pass@1" in right:
+            rows |= _pass_at(ks, [right["pass@1"](scored) for scored in own[member]], f"_{member}")
+        # Identical candidates are agreement, never a win: with agreement_rate these rates add up to 1.
+        rows[f"pick_rate_{member}"] = _mean(s.chosen.member == member and s.reason != "agreement" for s in selections)
+        values = [v for s in own[member] if (v := s.scores.get(selections[0].rule)) is not None and math.isfinite(v)]
+        rows[f"log_ppl_{member}"] = _mean(values) if values else None
+    rows["agreement_rate"] = _mean(s.reason == "agreement" for s in selections)
+    rows["tie_rate"] = _mean(s.reason == "tie" for s in selections)
+    return rows
+
+
+def _pass_at(ks: Sequence[int], passed: Sequence[bool], ending: str) -> dict[str, float]:
+    n, c = len(passed), sum(passed)
+    return {f"pass@{k}{ending}": pass_at_k(n, c, k) for k in ks if 1 < k <= n}
+
+
+def _modes(selections: Sequence[Selection]) -> dict[str, str]:
+    """The length mode of the diffusion members, as text for the table."""
+    modes = {s.candidate.info["length_mode"] for sel in selections for s in sel.candidates if "length_mode" in s.candidate.info}
+    return {"length_mode": single_value(sorted(modes))} if modes else {}
+
+
+def record(doc: Mapping[str, Any], selections: Sequence[Selection]) -> dict[str, Any]:
+    """How the answer came about, as JSON: every candidate with text, log-probabilities, scores and verdict.
+
+    Numbers have 5 decimals; there is no NaN. Repeats stand under ``completions``, the first one also at the top.
+    """
+    right = measures(doc)
+    main = next(iter(right))
+    rows = [_selection_record(selection, right[main]) for selection in selections]
+    return {
+        "measure": main,
+        "problem": doc.get("problem"),
+        **rows[0],
+        **({"completions": rows} if len(rows) > 1 else {}),
+    }
+
+
+def _selection_record(selection: Selection, is_right: Measure) -> dict[str, Any]:
+    candidates = []
+    for scored in selection.candidates:
+        own = scored.candidate
+        candidates.append(
+            {
+                "member": own.member,
+                "sample": own.sample,
+                "text": own.text,
+                "raw": own.raw,
+                "logprobs": None if own.logprobs is None else [_number(p) for p in own.logprobs],
+                "scores": {name: _number(value) for name, value in scored.scores.items()},
+                "verdict": scored.verdict,
+                "why": scored.why,
+                "right": is_right(scored),
+                **{key: _number(value) for key, value in own.info.items()},
+            }
+        )
+    return {
+        "winner": selection.chosen.member,
+        "winner_index": selection.winner,
+        "reason": selection.reason,
+        "rule": selection.rule,
+        **selection.settings,
+        "candidates": candidates,
+    }
+
+
+def selection_accuracy(records: Sequence[Mapping[str, Any]]) -> float | None:
+    """Share of right choices among the choices where some but not all candidates were right; higher is better.
+
+    None if there is no such document: selection had nothing to decide.
+    """
+    decisive = []
+    for entry in records:
+        for completion in entry.get("completions", [entry]):
+            right = [candidate["right"] for candidate in completion["candidates"]]
+            if any(right) and not all(right):
+                decisive.append(right[completion["winner_index"]])
+    return _mean(decisive) if decisive else None
+
+
+def mean_defined(values: Sequence[float | None]) -> float | None:
+    """Mean of the values that exist; None if none does."""
+    defined = [value for value in values if value is not None and math.isfinite(value)]
+    return _mean(defined) if defined else None
+
+
+def single_value(values: Sequence[str]) -> str:
+    """The one value all share, or all of them joined by ``+``."""
+    return "+".join(dict.fromkeys(values))
+
+
+def higher_is_better(name: str) -> bool:
+    """Direction of a row."""
+    return not name.startswith(("log_ppl_", "timeout_rate", "judge_error_rate", "cut_rate", "tie_rate"))
+
+
+def _mean(values: Any) -> float:
+    found = [float(value) for value in values]
+    return sum(found) / len(found)
+
+
+def _number(value: Any) -> Any:
+    """Floats to 5 decimals, not-a-number and infinity as None, anything else unchanged."""
+    if isinstance(value, float):
+        return round(value, 5) if math.isfinite(value) else None
+    return value

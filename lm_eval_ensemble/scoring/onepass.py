@@ -1,0 +1,16 @@
+"""``onepass``: perplexity of the middle under the diffusion model with all of it masked, in one forward.
+
+Crude (it ignores the dependence inside the middle, and never pays for the length), cheap, and on the tiny pair a better
+judge than masking one token at a time.
+"""
+
+from __future__ import annotations
+
+from lm_eval_ensemble.scoring.base import Score, Statistic, mean_nll
+
+
+def _onepass(statistic: Statistic) -> float | None:
+    return mean_nll(statistic.middle)
+
+
+ONEPASS = Score("onepass", "onepass", "nats per token", _onepass, "middle given prefix and suffix, diffusion model")

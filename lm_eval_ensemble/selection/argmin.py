@@ -1,0 +1,42 @@
+"""Lower is better: take the candidate with the lowest score."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from lm_eval_ensemble.types import Scored
+
+__all__ = ["TOLERANCE", "argmin"]
+
+#: nats; scores closer than this are a tie. The same text scored in two batches may differ by about 1e-6.
+TOLERANCE = 1e-4
+
+
+def argmin(candidates: Sequence[Scored], rule: str, prefer: str | None = None) -> tuple[int, str]:
+    """Index of the winner and the reason: ``single``, ``agreement``, ``score`` or ``tie``.
+
+    Blank candidates and undefined scores rank last. A tie goes to the member ``prefer``, then to the lexicographically
+    smaller text, so the order in which members are listed never matters.
+
+    :param rule: name of the score to compare (lower is better).
+    """
+    by_preference = sorted(
+        range(len(candidates)),
+        key=lambda i: (candidates[i].candidate.member != prefer, candidates[i].candidate.text, i),
+    )
+    if len(candidates) == 1:
+        return 0, "single"
+    if len({scored.candidate.text for scored in candidates}) == 1:
+        return by_preference[0], "agreement"
+    values = [_rank_value(scored, rule) for scored in candidates]
+    lowest = min(values)
+    close = [i for i in by_preference if values[i] == lowest or values[i] - lowest <= TOLERANCE]
+    alone = len({candidates[i].candidate.text for i in close}) == 1
+    return close[0], "score" if alone else "tie"
+
+
+def _rank_value(scored: Scored, rule: str) -> float:
+    value = scored.scores.get(rule)
+    blank = not scored.candidate.text.strip()
+    return math.inf if blank or value is None or not math.isfinite(value) else value

@@ -1,0 +1,95 @@
+"""Text to token ids and back, for text that must stay text.
+
+User code may hold a literal ``<M>`` (``List<M>``) or ``<|fim_prefix|>``. A tokenizer turns those characters
+into control tokens, and a diffusion sampler would then overwrite the user's code. ``PlainEncoder`` never does.
+
+Letters: P, S = number of prefix and suffix tokens.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["PlainEncoder", "Window", "fit_window"]
+
+# Added tokens of this shape are control tokens even where a tokenizer does not flag them as special
+# (Qwen2.5-Coder's FIM tokens are not). Others, such as runs of spaces, are ordinary vocabulary.
+_CONTROL = re.compile(r"<.+>|\[[A-Z_]+\]|<｜.+｜>", re.DOTALL)
+
+
+class PlainEncoder:
+    """Encodes text without ever producing a control token, whatever the text says."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        added = tokenizer.added_tokens_decoder.items()
+        control = {i: t.content for i, t in added if t.special or _CONTROL.fullmatch(t.content)}
+        #: ids that are never text: end of text, padding, FIM sentinels, masks.
+        self.control_ids: frozenset[int] = frozenset(control)
+        #: number of usable ids; a checkpoint's embedding may have more rows (padding of the vocabulary).
+        self.vocabulary = len(tokenizer)
+        # Longest first, inside a lookahead: overlapping occurrences are all found.
+        names = sorted((re.escape(t) for t in control.values() if len(t) > 1), key=len, reverse=True)
+        self._sentinel = re.compile(f"(?=(?:{'|'.join(names)}))") if names else None
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a control token by its text, or None if the vocabulary lacks it."""
+        found = self.tokenizer.convert_tokens_to_ids(token)
+        if found is None or found == self.tokenizer.unk_token_id:
+            return None
+        return int(found)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of ``text``, no token added. A sentinel spelt in the text is cut after its first character,
+        so that the tokenizer sees two harmless pieces; decoding gives the same text back."""
+        ids: list[int] = []
+        for piece in self._pieces(text):
+            ids += self.tokenizer(piece, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _pieces(self, text: str) -> list[str]:
+        if not text:
+            return []
+        cuts = [m.start() + 1 for m in self._sentinel.finditer(text)] if self._sentinel else []
+        return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True) if a < b]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ``ids``, control tokens left out."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+
+@dataclass(frozen=True)
+class Window:
+    """Prefix and suffix ids that fit beside the middle, and how many tokens were left out of each."""
+
+    prefix: list[int]
+    suffix: list[int]
+    trimmed_prefix: int = 0
+    trimmed_suffix: int = 0
+
+    @property
+    def trims(self) -> dict[str, int]:
+        """The counts as a record; empty when nothing was left out."""
+        counts = {"trimmed_prefix": self.trimmed_prefix, "trimmed_suffix": self.trimmed_suffix}
+        return counts if any(counts.values()) else {}
+
+
+def fit_window(prefix: list[int], suffix: list[int], room: int) -> Window:
+    """Trim a prefix on its left and a suffix on its right so that both fit into ``room`` tokens.
+
+    The text next to the gap stays. The prefix gets what the suffix leaves, and at least two thirds.
+
+    >>> fit_window([1, 2, 3, 4], [5, 6, 7, 8], 6)
+    Window(prefix=[1, 2, 3, 4], suffix=[5, 6], trimmed_prefix=0, trimmed_suffix=2)
+    """
+    room = max(room, 0)
+    if len(prefix) + len(suffix) <= room:
+        return Window(prefix, suffix)
+    keep = min(len(prefix), max(room - len(suffix), room * 2 // 3))
+    left = prefix[len(prefix) - keep :]
+    right = suffix[: room - keep]
+    return Window(left, right, len(prefix) - len(left), len(suffix) - len(right))

@@ -1,0 +1,68 @@
+"""Shared fixtures: the embedded pair, loaded once, and small checkpoints saved by the tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Before any library reads them: nothing in the tests reaches a hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+DATA = os.environ.get("LM_EVAL_ENSEMBLE_DATA")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests on the real data sets skip, with the reason, where the folder is not set."""
+    for item in items:
+        if item.get_closest_marker("data") and not DATA:
+            item.add_marker(pytest.mark.skip(reason="LM_EVAL_ENSEMBLE_DATA is not set"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(2, before))
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    import lm_eval_ensemble
+
+    return Path(lm_eval_ensemble.__file__).parent / "assets" / "tiny"
+
+
+@pytest.fixture(scope="session")
+def tokenizer(assets: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(assets / "fim")
+
+
+@pytest.fixture(scope="session")
+def diffusion() -> Any:
+    from lm_eval_ensemble.harness.diffusion_lm import DiffusionInfill
+
+    return DiffusionInfill(preset="tiny", batch_size=8)
+
+
+@pytest.fixture(scope="session")
+def scored() -> Any:
+    from lm_eval_ensemble.harness.scored_lm import ScoredHF
+
+    return ScoredHF(preset="tiny", batch_size=8)
+
+
+@pytest.fixture(scope="session")
+def toy() -> list[dict[str, Any]]:
+    from lm_eval_ensemble.data import load_documents
+
+    return load_documents("infill_toy")

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from lm_eval_ensemble.metrics.infill import document_rows, higher_is_better, mean_defined, record, selection_accuracy
+from lm_eval_ensemble.types import Candidate, Scored, Selection
+
+DOC = {"middle": "x\n", "test": "def check(c): ...", "problem": "P/1"}
+
+
+def selection(a: str, b: str, winner: int = 0, reason: str = "score", why: str = "") -> Selection:
+    """Two candidates with verdicts; the text of a passing one equals the reference."""
+    candidates = tuple(
+        Scored(Candidate(m, "x\n" if v == "pass" else m, "x" if v == "pass" else m), {"fim": s}, v, why)
+        for m, v, s in (("dllm", a, 1.0), ("qwen", b, 2.0))
+    )
+    return Selection(candidates, winner, reason, "fim")
+
+
+def test_rows_of_a_document_where_one_member_is_right() -> None:
+    rows = document_rows(DOC, [selection("pass", "fail")])
+    assert rows["pass@1"] == rows["pass@1_dllm"] == rows["pass@1_oracle"] == 1.0
+    assert rows["pass@1_qwen"] == rows["pass@1_floor"] == 0.0
+    assert rows["exact_match"] == rows["exact_match_dllm"] == 1.0
+    assert (rows["pick_rate_dllm"], rows["pick_rate_qwen"], rows["agreement_rate"]) == (1.0, 0.0, 0.0)
+    assert (rows["log_ppl_dllm"], rows["log_ppl_qwen"]) == (1.0, 2.0)
+
+
+def test_agreement_is_nobodys_win() -> None:
+    rows = document_rows(DOC, [selection("pass", "pass", reason="agreement")])
+    assert (rows["pick_rate_dllm"], rows["pick_rate_qwen"], rows["agreement_rate"]) == (0.0, 0.0, 1.0)
+
+
+def test_timeouts_and_lost_workers_are_rows_of_their_own() -> None:
+    assert document_rows(DOC, [selection("timeout", "pass")])["timeout_rate"] == 1.0
+    assert document_rows(DOC, [selection("pass", "timeout")])["timeout_rate"] == 0.0
+    assert document_rows(DOC, [selection("fail", "fail", why="worker lost")])["judge_error_rate"] == 1.0
+
+
+def test_plain_strings_have_no_ensemble_rows() -> None:
+    plain = Selection((Scored(Candidate("", "x\n", "x"), {}, "pass"),), 0, "single", "none")
+    assert set(document_rows(DOC, [plain])) == {
+        "pass@1",
+        "exact_match",
+        "exact_match_first_line",
+        "timeout_rate",
+        "judge_error_rate",
+        "cut_rate",
+    }
+
+
+def test_documents_without_tests_have_no_pass_rate() -> None:
+    rows = document_rows({"middle": "x\n"}, [selection("pass", "fail")])
+    assert not any(name.startswith(("pass@", "timeout", "judge")) for name in rows)
+    assert rows["selection"]["measure"] == "exact_match"
+
+
+def test_repeats_give_unbiased_pass_at_k() -> None:
+    # 3 completions, 1 right: pass@1 = 1/3, pass@2 = 1 - C(2,2)/C(3,2) = 2/3, pass@3 = 1.
+    repeats = [selection("pass", "fail"), selection("fail", "fail"), selection("fail", "pass")]
+    rows = document_rows(DOC, repeats, [2, 3, 10])
+    assert rows["pass@1"] == pytest.approx(1 / 3)
+    assert rows["pass@2"] == pytest.approx(2 / 3)
+    assert rows["pass@3"] == 1.0
+    assert "pass@10" not in rows
+    assert rows["pass@2_qwen"] == pytest.approx(2 / 3)
+    assert rows["pass@1_oracle"] == pytest.approx(2 / 3)
+    assert len(rows["selection"]["completions"]) == 3
+
+
+def test_the_record_is_json_without_nan_and_with_five_decimals() -> None:
+    scored = Scored(Candidate("a", "x", "x", logprobs=(-0.1234567, -math.inf)), {"fim": math.nan, "causal": 1 / 3}, "pass")
+    entry = record(DOC, [Selection((scored,), 0, "single", "fim")])
+    text = json.dumps(entry, allow_nan=False)
+    found = json.loads(text)["candidates"][0]
+    assert found["logprobs"] == [-0.12346, None]
+    assert found["scores"] == {"fim": None, "causal": 0.33333}
+
+
+def test_selection_accuracy_counts_only_decisive_documents() -> None:
+    cases = [("pass", "fail", 0), ("fail", "pass", 0), ("pass", "pass", 0), ("fail", "fail", 1), ("fail", "pass", 1)]
+    records = [record(DOC, [selection(a, b, w)]) for a, b, w in cases]
+    assert selection_accuracy(records) == pytest.approx(2 / 3)
+    assert selection_accuracy(records[2:4]) is None
+
+
+def test_mean_defined() -> None:
+    assert mean_defined([1.0, None, math.nan, 3.0]) == 2.0
+    assert mean_defined([None]) is None
+
+
+def test_directions() -> None:
+    assert higher_is_better("pass@1_dllm")
+    assert not higher_is_better("log_ppl_dllm")
+    assert not higher_is_better("timeout_rate")
