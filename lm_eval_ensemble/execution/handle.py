@@ -64,19 +64,22 @@ class WorkerHungError(WorkerLostError):
     """It gave no answer within the hard wall."""
 
 
-def worker_command(sandbox_command: Sequence[str]) -> list[str]:
-    """The command line of a worker, behind the user's prefix. A prefix may end in its own interpreter."""
+def worker_command(sandbox_command: Sequence[str], folder: str) -> list[str]:
+    """The command line of a worker, behind the user's prefix. A prefix may end in its own interpreter.
+
+    ``folder`` is there for whoever reads a list of processes: it says which pool they belong to.
+    """
     has_python = bool(sandbox_command) and Path(sandbox_command[-1]).name.startswith("python")
-    return [*sandbox_command, *([] if has_python else [sys.executable]), "-I", "-B", "-c", _BOOT]
+    return [*sandbox_command, *([] if has_python else [sys.executable]), "-I", "-B", "-c", _BOOT, folder]
 
 
 class Worker:
-    """A running worker; ``greet`` comes first. ``hello`` is its first message: ``layers``, ``missing``, ``broken``, ``python``."""
+    """A running worker; ``greet`` comes first, its answer is ``hello``: ``layers``, ``missing``, ``broken``, ``python``."""
 
     hello: Mapping[str, Any]
 
-    def __init__(self, sandbox_command: Sequence[str]) -> None:
-        command = worker_command(sandbox_command)
+    def __init__(self, sandbox_command: Sequence[str], folder: str) -> None:
+        command = worker_command(sandbox_command, folder)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the worker)
         try:
             self._process = subprocess.Popen(

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -312,7 +312,7 @@ class _Staff:
         with self._lock:
             if self._closed:
                 raise SandboxError("The judge is closed; make a new one.")
-            self._workers.append(worker := Worker(command))
+            self._workers.append(worker := Worker(command, self._folder))
             return worker
 
     def leave(self, worker: Worker) -> None:
@@ -331,7 +331,7 @@ class _Staff:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _check_layers(hello: dict[str, Any], sandbox: str) -> tuple[tuple[str, ...], dict[str, str]]:
+def _check_layers(hello: Mapping[str, Any], sandbox: str) -> tuple[tuple[str, ...], dict[str, str]]:
     """The layers that hold and, with reasons, those that do not. Refuses what ``sandbox`` does not put up with."""
     missing = dict(hello["missing"])
     for layer, act in hello["broken"]:

@@ -97,9 +97,10 @@ def _judge(job: dict[str, Any], timeout: float, folder: str, zygote: Zygote, han
         status, why, closed = "fail", "the program ended its process", True
     alarm.stop()  # again, in case it rang on the way out
     trusted.restore()
-    sock.close()
+    # Before its socket is closed, so that the guest does not wake up to notice.
     if zygote.end_guest(hung_up=closed):
         status, why = "lost", "the program's process was killed from outside"
+    sock.close()
     _tidy(folder)
     return {"status": status, "why": why or ""}
 

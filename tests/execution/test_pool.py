@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from lm_eval_ensemble.errors import ConfigError, SandboxError
-from lm_eval_ensemble.execution import Job, Judge, Verdict, judge, pool
+from lm_eval_ensemble.execution import Job, Judge, Verdict, handle, judge, pool
 from lm_eval_ensemble.execution.handle import worker_command
-from tests.execution.helpers import job, needs_proc, processes
+from tests.execution.helpers import job, leftovers, needs_proc, processes
 
 RIGHT, WRONG = "    return x + 1\n", "    return x\n"
 ROOT = Path(__file__).parents[2]
@@ -29,10 +29,8 @@ ROOT = Path(__file__).parents[2]
 def _own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each test sees its own pools only, and must leave nothing."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    before = processes()
     yield
-    assert list(tmp_path.glob(pool.FOLDER_PREFIX + "*")) == []
-    assert processes() <= before
+    assert leftovers(tmp_path) == []
 
 
 def test_results_come_in_the_order_of_the_jobs() -> None:
@@ -72,13 +70,13 @@ def test_a_lost_worker_is_replaced_and_its_job_retried() -> None:
 
 def test_a_job_lost_twice_is_a_failure_of_the_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     with Judge(1, progress=False) as room:
-        run = pool.Worker.run
+        run = handle.Worker.run
 
-        def killed(self: pool.Worker, message: dict[str, object], wall: float) -> dict[str, object]:
+        def killed(self: handle.Worker, message: dict[str, object], wall: float) -> dict[str, object]:
             os.kill(self.pid, signal.SIGKILL)
             return run(self, message, wall)
 
-        monkeypatch.setattr(pool.Worker, "run", killed)
+        monkeypatch.setattr(handle.Worker, "run", killed)
         (verdict,) = room.run([job(RIGHT)])
         assert verdict == Verdict("fail", "worker lost")
         assert verdict.lost
@@ -171,7 +169,6 @@ with Judge(2, 60.0) as room:
 @needs_proc
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_the_end_of_the_harness_is_the_end_of_everything(number: int, tmp_path: Path) -> None:
-    before = processes()
     harness = subprocess.Popen(
         [sys.executable, "-c", _SCRIPT, str(tmp_path)],
         stdout=subprocess.PIPE,
@@ -182,14 +179,10 @@ def test_the_end_of_the_harness_is_the_end_of_everything(number: int, tmp_path: 
         assert harness.stdout is not None
         assert harness.stdout.readline() == b"ready\n"
         time.sleep(1.0)
-        assert len(processes() - before) >= 6  # two workers, zygotes and guests
+        assert len(processes(tmp_path)) == 6  # two workers, zygotes and guests
         harness.send_signal(number)
         assert harness.wait(timeout=20) != 0
-    deadline = time.monotonic() + 10
-    while (processes() - before or list(tmp_path.iterdir())) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert processes() <= before
-    assert list(tmp_path.iterdir()) == []
+    assert leftovers(tmp_path, seconds=10) == []
 
 
 def test_settings_out_of_range_are_refused() -> None:
@@ -219,9 +212,9 @@ def test_windows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_prefix_may_bring_its_own_interpreter() -> None:
-    assert worker_command([])[0] == sys.executable
-    assert worker_command(["bwrap", "--die-with-parent"])[:3] == ["bwrap", "--die-with-parent", sys.executable]
-    command = worker_command(["docker", "run", "-i", "python:3.11", "python"])
+    assert worker_command([], "/f")[0] == sys.executable
+    assert worker_command(["bwrap", "--die-with-parent"], "/f")[:3] == ["bwrap", "--die-with-parent", sys.executable]
+    command = worker_command(["docker", "run", "-i", "python:3.11", "python"], "/f")
     assert command[4:8] == ["python", "-I", "-B", "-c"]
 
 
@@ -288,14 +281,14 @@ def test_2000_jobs_while_40_workers_are_killed(monkeypatch: pytest.MonkeyPatch) 
     mixed = _mixed(2000, chance)
     killed: list[int] = []
     stop, busy = threading.Event(), set[int]()
-    run = pool.Worker.run
+    run = handle.Worker.run
 
-    def noted(self: pool.Worker, message: dict[str, object], wall: float) -> dict[str, object]:
+    def noted(self: handle.Worker, message: dict[str, object], wall: float) -> dict[str, object]:
         reply = run(self, message, wall)
         busy.add(self.pid)
         return reply
 
-    monkeypatch.setattr(pool.Worker, "run", noted)
+    monkeypatch.setattr(handle.Worker, "run", noted)
     with Judge(4, 0.4, progress=False) as room:
         killer = threading.Thread(target=_kill_workers, args=(room, chance, killed, stop, busy), daemon=True)
         killer.start()
