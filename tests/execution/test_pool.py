@@ -135,6 +135,15 @@ def test_a_dead_zygote_takes_its_worker_along_and_the_job_is_retried() -> None:
         assert room.run([job(RIGHT)])[0].passed
 
 
+def test_a_guest_that_removes_its_folder_harms_nobody() -> None:
+    remove = RIGHT + "\nimport os\nos.rmdir(os.getcwd())\n"
+    use = "    open('note', 'w').close()\n"
+    with Judge(1, sandbox="off", progress=False) as room:
+        found = room.run([job(remove), job(use + RIGHT), job(remove + "# 2\n"), job(use + RIGHT + "# 2\n")])
+        assert [v.status for v in found] == ["pass"] * 4
+        assert room.lost == 0
+
+
 def test_an_exception_in_the_jobs_closes_everything() -> None:
     def jobs() -> Iterator[Job]:
         yield job(RIGHT)
