@@ -78,6 +78,11 @@ class InfillLM(LM):  # type: ignore[misc]
             f"{type(self).__name__} has no likelihood of running text. Use --model hf-scored for loglikelihood_rolling."
         )
 
+    @property
+    def tokenizer_name(self) -> str:
+        # The first thing lm_eval asks for with --apply_chat_template.
+        return self.apply_chat_template([])
+
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         raise HostError(
             "--apply_chat_template cannot be used for infilling: prefix and suffix would be wrapped in a conversation the "

@@ -98,13 +98,15 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
         verdicts = iter(judged)
         for instance, selections in zip(self._instances, kept, strict=True):
             found = [replace(s, candidates=tuple(next(verdicts) for _ in s.candidates)) for s in selections]
-            instance.filtered_resps["none"] = [Completion(s.chosen.text, s) for s in found]
+            completions = [Completion(s.chosen.text, s) for s in found]
+            instance.filtered_resps["none"] = completions[0] if len(completions) == 1 else completions
         return None
 
     def process_results(self, doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, Any]:
         if "bypass" in self._metric_fn_list:
             return {"bypass": None}
-        rows = infill.document_rows(doc, [completion.trace for completion in results[0]], self._ks())
+        completions = [results[0]] if isinstance(results[0], Completion) else results[0]
+        rows = infill.document_rows(doc, [_as_selection(completion, doc) for completion in completions], self._ks())
         self._rows.update(dict.fromkeys(rows))
         return rows
 
