@@ -241,12 +241,16 @@ def test_secrets_of_the_harness_do_not_reach_a_guest(monkeypatch: pytest.MonkeyP
     assert judge([job(body, test=test)], progress=False)[0].passed
 
 
-_BWRAP = "bwrap --unshare-all --die-with-parent --ro-bind / / --dev /dev --proc /proc --tmpfs /tmp"
+# The interpreter may itself lie under /tmp, so it is bound once more on top.
+_BWRAP = [
+    *"bwrap --unshare-all --die-with-parent --ro-bind / / --dev /dev --proc /proc --tmpfs /tmp".split(),
+    *("--ro-bind", sys.prefix, sys.prefix),
+]
 
 
 @pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
 def test_workers_run_under_bubblewrap() -> None:
-    if subprocess.run([*_BWRAP.split(), "true"], capture_output=True, check=False).returncode:
+    if subprocess.run([*_BWRAP, "true"], capture_output=True, check=False).returncode:
         pytest.skip("bubblewrap may not make namespaces here")
     with Judge(2, 1.0, sandbox_command=_BWRAP, progress=False) as room:
         assert "under bwrap" in room.description
