@@ -243,7 +243,8 @@ def test_secrets_of_the_harness_do_not_reach_a_guest(monkeypatch: pytest.MonkeyP
 
 # The interpreter may itself lie under /tmp, so it is bound once more on top.
 _BWRAP = [
-    *"bwrap --unshare-all --die-with-parent --ro-bind / / --dev /dev --proc /proc --tmpfs /tmp".split(),
+    *("bwrap", "--unshare-all", "--die-with-parent", "--ro-bind", "/", "/"),
+    *("--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"),
     *("--ro-bind", sys.prefix, sys.prefix),
 ]
 
