@@ -58,9 +58,8 @@ def table(samples: Iterable[Sample], group: Callable[[Sample], str], order: Iter
 def main() -> None:
     for name in sys.argv[1:]:
         samples = [json.loads(line) for line in Path(name).read_text(encoding="utf-8").split("\n") if line]
-        print(
-            f"\n{Path(name).name.removeprefix('samples_').rsplit('_', 1)[0]}, right answers by {samples[0]['selection']['measure']}\n"
-        )
+        task = Path(name).name.removeprefix("samples_").rsplit("_", 1)[0]
+        print(f"\n{task}, right answers by {samples[0]['selection']['measure']}\n")
         print("\n".join(table(samples, kind, [*(n for n, _ in KINDS), "anything else"])) + "\n")
         lengths = [f"at most {edge} characters" for edge in (10, 20, 40)]
         print("\n".join(table(samples, length, [*lengths, "over 40 characters"])))

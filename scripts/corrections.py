@@ -42,7 +42,10 @@ def picks_right(samples: Sequence[dict[str, Any]]) -> dict[str, int]:
         scored = []
         for candidate in record["candidates"]:
             found = next(statistics)
-            scores = {"causal": found and mean_nll(found.middle), "shifted": found and shifted(found)}
+            scores = {
+                "causal": None if found is None else mean_nll(found.middle),
+                "shifted": None if found is None else shifted(found),
+            }
             scored.append(Scored(Candidate(candidate["member"], candidate["text"], candidate["raw"]), scores))
         winners = {rule: argmin(scored, rule, record["prefer"])[0] for rule in ("causal", "shifted")}
         for rule, winner in winners.items():
