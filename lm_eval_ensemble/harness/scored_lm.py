@@ -115,7 +115,8 @@ class ScoredHF(HFLM):  # type: ignore[misc]
                 pretrained=path,
                 device=chosen,
                 dtype=default_dtype(dtype, torch.device(chosen).type),
-                batch_size=1 if str(batch_size).startswith("auto") else batch_size,
+                batch_size=batch_size,
+                max_batch_size=max_batch_size or 64,
                 **arguments,
             )
         except OSError as error:
