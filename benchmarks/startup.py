@@ -8,6 +8,7 @@ pass` runs in them in turn. The cost is the median of the paired differences. Th
 
 from __future__ import annotations
 
+import compileall
 import json
 import shutil
 import statistics
@@ -31,6 +32,7 @@ def environment(folder: Path, with_plugin: bool) -> str:
         for name in ("__init__.py", "_autoload.py"):
             shutil.copy(ROOT / "lm_eval_ensemble" / name, site / "lm_eval_ensemble" / name)
         shutil.copy(ROOT / "lm_eval_ensemble.pth", site / "lm_eval_ensemble_autoload.pth")
+        compileall.compile_dir(site, quiet=2)  # pip does this when it installs
     return str(folder / "bin" / "python")
 
 

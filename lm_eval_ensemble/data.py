@@ -54,13 +54,17 @@ class Source:
 
 @dataclass(frozen=True)
 class DataSet:
-    """``sources`` in order of preference; ``document`` turns a raw row into a document."""
+    """``sources`` in order of preference; ``document`` turns a raw row into a document.
+
+    ``language`` picks the rows of a file that holds several. ``executed``: the documents carry tests.
+    """
 
     name: str
     rows: int
     sources: tuple[Source, ...]
     document: Callable[[Mapping[str, Any]], Document]
     language: str | None = None
+    executed: bool = True
 
 
 def _humaneval(cut: str) -> Callable[[Mapping[str, Any]], Document]:
@@ -105,6 +109,18 @@ def _openai(name: str, rows: int, file: str, sha256: str, cut: str) -> DataSet:
     return DataSet(name, rows, (source,), _humaneval(cut))
 
 
+_SANTACODER_PYTHON = Source(
+    "santacoder-fim/santacoder-fim-py.jsonl.gz", "352e44d92446fe843d53e8b069c519f21b43d0c04de85d4a8f0357a6172a6e8a", None
+)
+_SANTACODER_ALL = Source(
+    "santacoder-fim/train.parquet", "54d62b5a4f1554ca3f7ab65f901fe1fecdb3eaebac28ebd52a90397c9239c6d9", _SANTACODER
+)
+
+
+def _santacoder_set(language: str, rows: int, *sources: Source) -> DataSet:
+    return DataSet(f"santacoder-{language}", rows, sources, _santacoder, language, executed=language == "py")
+
+
 SETS: dict[str, DataSet] = {
     s.name: s
     for s in (
@@ -136,24 +152,9 @@ SETS: dict[str, DataSet] = {
             "1432250ecac0cb56e6f97f8faf0970419ef892a98fda7e1f5aa4c4b87209b760",
             "none",
         ),
-        DataSet(
-            "santacoder-py",
-            1043,
-            (
-                Source(
-                    "santacoder-fim/santacoder-fim-py.jsonl.gz",
-                    "352e44d92446fe843d53e8b069c519f21b43d0c04de85d4a8f0357a6172a6e8a",
-                    None,
-                ),
-                Source(
-                    "santacoder-fim/train.parquet",
-                    "54d62b5a4f1554ca3f7ab65f901fe1fecdb3eaebac28ebd52a90397c9239c6d9",
-                    _SANTACODER,
-                ),
-            ),
-            _santacoder,
-            language="py",
-        ),
+        _santacoder_set("py", 1043, _SANTACODER_PYTHON, _SANTACODER_ALL),
+        _santacoder_set("java", 1780, _SANTACODER_ALL),
+        _santacoder_set("js", 1969, _SANTACODER_ALL),
     )
 }
 

@@ -1,61 +1,36 @@
-"""Fill-in-the-middle layouts: how a family of models wants prefix and suffix arranged. A table, no ladder."""
+"""Fill-in-the-middle layouts: how a family of models wants prefix and suffix arranged. The table is ``layouts.yaml``."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
+import yaml
+from pydantic import Field, field_validator
+
+from lm_eval_ensemble.config import Strict, parse_settings
 from lm_eval_ensemble.errors import ConfigError, did_you_mean
 from lm_eval_ensemble.tokens import PlainEncoder, Window, fit_window
 
-__all__ = ["LAYOUTS", "FimLayout", "FimPrompt", "find_layout", "layout_in_vocabulary", "layout_named", "parse_prompt"]
+__all__ = [
+    "LAYOUTS",
+    "PREFIX",
+    "SUFFIX",
+    "FimLayout",
+    "FimPrompt",
+    "find_layout",
+    "is_layout",
+    "layout_for",
+    "layout_named",
+    "parse_prompt",
+]
 
-
-@dataclass(frozen=True)
-class FimLayout:
-    """Sentinels in the order prefix, suffix, middle (PSM): ``<pre>P<suf>S<mid>``, the answer follows.
-
-    ``stops`` are control tokens that end an answer, beside the model's own end-of-text token.
-    ``families`` are substrings of checkpoint names. ``source`` says where the layout was published.
-    """
-
-    name: str
-    prefix: str
-    suffix: str
-    middle: str
-    stops: tuple[str, ...]
-    families: tuple[str, ...]
-    source: str
-
-    @property
-    def sentinels(self) -> tuple[str, str, str]:
-        return (self.prefix, self.suffix, self.middle)
-
-    def render(self, prefix: str, suffix: str) -> str:
-        """The prompt as text, for models that are given text."""
-        return f"{self.prefix}{prefix}{self.suffix}{suffix}{self.middle}"
-
-    def encode(self, encoder: PlainEncoder, prefix: str, suffix: str, room: int) -> FimPrompt:
-        """The prompt as ids; prefix and suffix are tokenised apart and trimmed to ``room`` tokens in all."""
-        before, between, after = (self._id(encoder, token) for token in self.sentinels)
-        window = fit_window(encoder.encode(prefix), encoder.encode(suffix), room - 3)
-        return FimPrompt([before, *window.prefix, between, *window.suffix, after], window)
-
-    def stop_ids(self, encoder: PlainEncoder) -> list[int]:
-        """Ids that end an answer, as far as the vocabulary has them."""
-        found = (encoder.token_id(token) for token in self.stops)
-        return [i for i in found if i is not None]
-
-    def _id(self, encoder: PlainEncoder, token: str) -> int:
-        found = encoder.token_id(token)
-        if found is None:
-            raise ConfigError(
-                f"FIM layout {self.name!r}: the tokenizer has no token {token!r}, so this model was not trained with "
-                f"it. Choose the layout with fim=.{did_you_mean('', LAYOUTS)}"
-            )
-        return found
+#: the two slots of a layout.
+PREFIX, SUFFIX = "PREFIX", "SUFFIX"
 
 
 @dataclass(frozen=True)
@@ -66,86 +41,168 @@ class FimPrompt:
     window: Window
 
 
-LAYOUTS: dict[str, FimLayout] = {
-    layout.name: layout
-    for layout in (
-        FimLayout(
-            "qwen",
-            "<|fim_prefix|>",
-            "<|fim_suffix|>",
-            "<|fim_middle|>",
-            (
-                "<|endoftext|>",
-                "<|fim_prefix|>",
-                "<|fim_middle|>",
-                "<|fim_suffix|>",
-                "<|fim_pad|>",
-                "<|repo_name|>",
-                "<|file_sep|>",
-            ),
-            ("qwen",),
-            "Qwen2.5-Coder technical report, arXiv 2409.12186",
-        ),
-        FimLayout(
-            "starcoder",
-            "<fim_prefix>",
-            "<fim_suffix>",
-            "<fim_middle>",
-            (
-                "<|endoftext|>",
-                "<fim_prefix>",
-                "<fim_middle>",
-                "<fim_suffix>",
-                "<fim_pad>",
-                "<file_sep>",
-                "<repo_name>",
-                "<filename>",
-            ),
-            ("starcoder", "santacoder2", "starcoderbase"),
-            "StarCoder, arXiv 2305.06161; StarCoder 2, arXiv 2402.19173",
-        ),
-    )
-}
+class FimLayout(Strict):
+    """Control tokens and the two slots in the order of the prompt, e.g. ``("[SUFFIX]", SUFFIX, "[PREFIX]", PREFIX)``.
 
-
-def layout_named(name: str) -> FimLayout:
-    """The layout of that name.
-
-    :raises ConfigError: unknown name.
+    What each field means stands at the top of ``layouts.yaml``.
     """
-    if name not in LAYOUTS:
-        raise ConfigError(f"fim={name!r} is not a known layout.{did_you_mean(name, LAYOUTS)}")
-    return LAYOUTS[name]
+
+    name: str
+    parts: tuple[str, ...]
+    stops: tuple[str, ...] = ()
+    end: str | None = None
+    bos: bool = False
+    prefix_space: bool = False
+    families: tuple[str, ...] = ()
+    source: str = Field(default="not given")
+
+    @field_validator("parts")
+    @classmethod
+    def _two_slots(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        slots = [i for i, part in enumerate(value) if part in (PREFIX, SUFFIX)]
+        named = sorted(value[i] for i in slots) == [PREFIX, SUFFIX]
+        if not named or slots[0] == 0 or slots[1] - slots[0] < 2 or not all(value):
+            raise ValueError(
+                f"{list(value)} is no layout; expected control tokens and once each PREFIX and SUFFIX, with a token before the "
+                "first of them and one between them."
+            )
+        return value
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The control tokens of the prompt."""
+        return tuple(part for part in self.parts if part not in (PREFIX, SUFFIX))
+
+    def render(self, prefix: str, suffix: str) -> str:
+        """The prompt as text, for models that are given text. Their tokenizer adds the beginning-of-text token."""
+        filled = {PREFIX: prefix, SUFFIX: suffix}
+        return "".join(filled.get(part, part) for part in self.parts)
+
+    def parse(self, context: str) -> tuple[str, str] | None:
+        """Prefix and suffix out of ``render``'s text; None if it is not of this layout."""
+        one, two = (i for i, part in enumerate(self.parts) if part in (PREFIX, SUFFIX))
+        head, between, tail = ("".join(part) for part in (self.parts[:one], self.parts[one + 1 : two], self.parts[two + 1 :]))
+        inside = context[len(head) : len(context) - len(tail)]
+        first, found, second = inside.partition(between)
+        if not (context.startswith(head) and context.endswith(tail) and found and len(context) >= len(head) + len(tail)):
+            return None
+        return (first, second) if self.parts[one] == PREFIX else (second, first)
+
+    def encode(self, encoder: PlainEncoder, prefix: str, suffix: str, room: int) -> FimPrompt:
+        """The prompt as ids; prefix and suffix are tokenised apart and trimmed to ``room`` tokens in all."""
+        control = {token: self._id(encoder, token) for token in self.tokens}
+        opening = [self._bos_id(encoder)] if self.bos else []
+        taken = len(self.tokens) + len(opening)
+        window = fit_window(encoder.encode(prefix, opening=self.prefix_space), encoder.encode(suffix), room - taken)
+        filled = {PREFIX: window.prefix, SUFFIX: window.suffix, **{token: [i] for token, i in control.items()}}
+        return FimPrompt([*opening, *(i for part in self.parts for i in filled[part])], window)
+
+    def stop_ids(self, encoder: PlainEncoder) -> list[int]:
+        """Ids that end an answer, as far as the vocabulary has them."""
+        found = (encoder.token_id(token) for token in self.stops)
+        return [i for i in found if i is not None]
+
+    def end_id(self, encoder: PlainEncoder, default: int) -> int:
+        """The id that follows the middle in training: ``end``, else ``default`` (the model's end of text)."""
+        found = encoder.token_id(self.end) if self.end else None
+        return default if found is None else found
+
+    def _id(self, encoder: PlainEncoder, token: str) -> int:
+        found = encoder.token_id(token)
+        if found is None:
+            raise ConfigError(
+                f"FIM layout {self.name!r}: the tokenizer has no token {token!r}, so this model was not trained with "
+                f"it. Choose the layout with fim=.{did_you_mean('', LAYOUTS)}"
+            )
+        return found
+
+    def _bos_id(self, encoder: PlainEncoder) -> int:
+        found = encoder.tokenizer.bos_token_id
+        if found is None:
+            raise ConfigError(
+                f"FIM layout {self.name!r} opens with a beginning-of-text token (bos: true), but the tokenizer has none. "
+                f"Choose another layout with fim=.{did_you_mean('', LAYOUTS)}"
+            )
+        return int(found)
 
 
-def layout_in_vocabulary(encoder: PlainEncoder) -> FimLayout | None:
-    """The first layout whose three sentinels the tokenizer knows."""
-    for layout in LAYOUTS.values():
-        if all(encoder.token_id(token) is not None for token in layout.sentinels):
-            return layout
-    return None
+def _table() -> dict[str, FimLayout]:
+    path = Path(__file__).parent / "layouts.yaml"
+    rows: dict[str, dict[str, Any]] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {name: FimLayout(name=name, **row) for name, row in rows.items()}
+
+
+LAYOUTS: dict[str, FimLayout] = _table()
+
+
+def is_layout(asked: object) -> bool:
+    """True for the name of a layout, and for a file that should hold one (``@file``, ``file.yaml``)."""
+    return isinstance(asked, str) and (asked in LAYOUTS or _as_file(asked) is not None)
+
+
+def layout_named(asked: str) -> FimLayout:
+    """The layout of that name, or the one in a file: ``path/to/layout.yaml``, ``@any/file``.
+
+    :raises ConfigError: unknown name; file missing, unreadable or with faults (all of them are named).
+    """
+    if asked in LAYOUTS:
+        return LAYOUTS[asked]
+    path = _as_file(asked)
+    if path is None:
+        raise ConfigError(f"fim={asked!r} is not a known layout.{did_you_mean(asked, LAYOUTS)} A file is given as @FILE.")
+    try:
+        row = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"fim={asked!r}: {path} cannot be read ({' '.join(str(error).split())}).") from None
+    if not isinstance(row, dict):
+        raise ConfigError(f"fim={asked!r}: {path} holds {type(row).__name__}, expected keys and values (parts, stops, ...).")
+    return parse_settings(FimLayout, {"name": path.stem, **{str(key): value for key, value in row.items()}}, f"{path}: $")
+
+
+def _as_file(asked: str) -> Path | None:
+    if asked.startswith("@"):
+        return Path(asked[1:]).expanduser()
+    return Path(asked).expanduser() if asked.endswith((".yaml", ".yml")) else None
+
+
+def layout_for(model: str, encoder: PlainEncoder) -> FimLayout | None:
+    """The layout for a loaded model: by its name if the tokenizer bears it out, else by the tokens it has."""
+    return _choose(model, lambda token: encoder.token_id(token) is not None)
 
 
 def find_layout(model: str) -> FimLayout | None:
-    """The layout for a checkpoint: by its name, else by the sentinels in a local ``tokenizer.json``."""
+    """The layout for a checkpoint that is not loaded: by its name and, in a local folder, by ``tokenizer.json``."""
+    path = Path(model) / "tokenizer.json"
+    if not path.is_file():
+        return next(iter(_by_name(model)), None)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    known = {token.get("content") for token in content.get("added_tokens", [])}
+    vocabulary = content.get("model", {}).get("vocab", {})
+    if isinstance(vocabulary, dict):
+        known.update(vocabulary)
+    return _choose(model, known.__contains__)
+
+
+def _by_name(model: str) -> list[FimLayout]:
+    """Layouts whose families fit the name, the most specific first."""
     name = model.lower()
-    for layout in LAYOUTS.values():
-        if any(family in name for family in layout.families):
-            return layout
-    tokenizer = Path(model) / "tokenizer.json"
-    if tokenizer.is_file():
-        added = json.loads(tokenizer.read_text(encoding="utf-8")).get("added_tokens", [])
-        known = {token.get("content") for token in added}
-        for layout in LAYOUTS.values():
-            if known.issuperset(layout.sentinels):
-                return layout
-    return None
+    fits = [
+        (max((len(family) for family in layout.families if fnmatch(name, f"*{family}*")), default=0), layout)
+        for layout in LAYOUTS.values()
+    ]
+    return [layout for length, layout in sorted(fits, key=lambda fit: -fit[0]) if length]
 
 
-def parse_prompt(context: str, layouts: Sequence[FimLayout] | None = None) -> tuple[str, str] | None:
+def _choose(model: str, known: Callable[[str], bool]) -> FimLayout | None:
+    def usable(layouts: Iterable[FimLayout]) -> list[FimLayout]:
+        return [layout for layout in layouts if all(map(known, layout.tokens))]
+
+    if named := usable(_by_name(model)):
+        return named[0]
+    # max() keeps the first of equals.
+    return max(usable(LAYOUTS.values()), key=lambda layout: sum(map(known, layout.stops)), default=None)
+
+
+def parse_prompt(context: str, layouts: Iterable[FimLayout] | None = None) -> tuple[str, str] | None:
     """Prefix and suffix out of a rendered prompt, for tasks that carry no such columns."""
-    for layout in layouts or tuple(LAYOUTS.values()):
-        head, found, rest = context.partition(layout.suffix)
-        if found and head.startswith(layout.prefix) and rest.endswith(layout.middle):
-            return head[len(layout.prefix) :], rest[: len(rest) - len(layout.middle)]
-    return None
+    return next((found for layout in layouts or LAYOUTS.values() if (found := layout.parse(context))), None)

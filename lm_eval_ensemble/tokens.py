@@ -17,11 +17,16 @@ __all__ = ["PlainEncoder", "Window", "fit_window"]
 
 # Added tokens of this shape are control tokens even where a tokenizer does not flag them as special
 # (Qwen2.5-Coder's FIM tokens are not). Others, such as runs of spaces, are ordinary vocabulary.
-_CONTROL = re.compile(r"<.+>|\[[A-Z_]+\]|<｜.+｜>", re.DOTALL)
+_CONTROL = re.compile(r"▁?<.+>|\[[A-Z_]+\]|<｜.+｜>", re.DOTALL)
+_ANCHOR = "\n"
 
 
 class PlainEncoder:
-    """Encodes text without ever producing a control token, whatever the text says."""
+    """Encodes text without ever producing a control token, whatever the text says.
+
+    Sentencepiece tokenizers open every text with a space of their own, and drop one when they decode. Here text is a piece
+    of a program, so both happen behind an anchor: ``decode(encode(text)) == text``, indentation and all.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -34,6 +39,7 @@ class PlainEncoder:
         # Longest first, inside a lookahead: overlapping occurrences are all found.
         names = sorted((re.escape(t) for t in control.values() if len(t) > 1), key=len, reverse=True)
         self._sentinel = re.compile(f"(?=(?:{'|'.join(names)}))") if names else None
+        self._lead = self._find_lead()
 
     def token_id(self, token: str) -> int | None:
         """The id of a control token by its text, or None if the vocabulary lacks it."""
@@ -42,13 +48,33 @@ class PlainEncoder:
             return None
         return int(found)
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, opening: bool = False) -> list[int]:
         """Ids of ``text``, no token added. A sentinel spelt in the text is cut after its first character,
-        so that the tokenizer sees two harmless pieces; decoding gives the same text back."""
+        so that the tokenizer sees two harmless pieces; decoding gives the same text back.
+
+        :param opening: the text opens a document: keep the space that the tokenizer puts before it, if it does.
+        """
         ids: list[int] = []
-        for piece in self._pieces(text):
-            ids += self.tokenizer(piece, add_special_tokens=False)["input_ids"]
+        for i, piece in enumerate(self._pieces(text)):
+            ids += self._ids(piece) if opening and i == 0 else self._inner(piece)
         return ids
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _inner(self, piece: str) -> list[int]:
+        """Ids of a piece that stands inside a text."""
+        if self._lead:
+            ids = self._ids(_ANCHOR + piece)
+            if ids[: len(self._lead)] == self._lead:
+                return ids[len(self._lead) :]
+        return self._ids(piece)
+
+    def _find_lead(self) -> list[int]:
+        """Ids of the anchor, if the tokenizer treats the beginning of a text unlike its inside; else nothing."""
+        alone, lead, inside = (self._ids(text) for text in ("x", _ANCHOR, _ANCHOR + "x"))
+        return lead if inside[: len(lead)] == lead and inside[len(lead) :] != alone else []
 
     def _pieces(self, text: str) -> list[str]:
         if not text:
@@ -56,9 +82,17 @@ class PlainEncoder:
         cuts = [m.start() + 1 for m in self._sentinel.finditer(text)] if self._sentinel else []
         return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True) if a < b]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of ``ids``, control tokens left out."""
-        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    def decode(self, ids: Sequence[int], opening: bool = False) -> str:
+        """Text of ``ids``, control tokens left out.
+
+        :param opening: decode as the tokenizer does, which may drop a space at the beginning.
+        """
+        if opening or not self._lead:
+            return self._text(list(ids))
+        return self._text([*self._lead, *ids])[len(self._text(self._lead)) :]
+
+    def _text(self, ids: list[int]) -> str:
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from lm_eval_ensemble import data
 from lm_eval_ensemble.errors import DataError
+from lm_eval_ensemble.execution.files import Row, _documents
 
 
 @pytest.fixture
@@ -117,6 +118,16 @@ def test_the_parquet_file_gives_the_same_rows() -> None:
     rows = data._parse((folder / santacoder.sources[1].path).read_bytes(), santacoder.sources[1].path)
     python = [santacoder.document(row) for row in rows if row["language"] == "py"]
     assert python == data.load_documents("santacoder-py")
+
+
+@pytest.mark.data
+def test_ids_that_languages_share_are_judged_as_python(tmp_path: Path) -> None:
+    java = {d["task_id"] for d in data.load_documents("santacoder-java")}
+    shared = next(d for d in data.load_documents("santacoder-py") if d["task_id"] in java)
+    row = Row(0, 1, shared["task_id"], shared["middle"])
+    assert _documents([row], tmp_path, None, None) == {row.task_id: shared}
+    with pytest.raises(DataError, match="has no tests"):
+        _documents([row], tmp_path, "santacoder_fim_java", None)
 
 
 def test_toy_documents_are_whole(toy: list[dict[str, str]]) -> None:

@@ -32,6 +32,7 @@ LEVELS = [
 # Rooms of one level that may know each other; all others on the same level may not.
 NEIGHBOURS = {
     ("fim", "tokens"),
+    ("fim", "config"),  # layouts are settings: same strictness, same messages
     ("execution", "metrics"),  # the judge command prints pass@k
 }
 

@@ -45,11 +45,11 @@ class Canvas:
 
 class Filled(NamedTuple):
     """tokens: the middles, one list per row; logprobs: untempered log-probability of each token when it was last
-    committed (nats); row_forwards: how many rows went through the model, over all steps."""
+    committed (nats); row_forwards: how often each row went through the model."""
 
     tokens: list[list[int]]
     logprobs: list[list[float]]
-    row_forwards: int
+    row_forwards: list[int]
 
 
 def p2_update(
@@ -119,7 +119,7 @@ class _State:
         self.live = canvas.sizes > 0
         self.stale = self.live.clone()
         self.choices: Nucleus | None = None
-        self.row_forwards = 0
+        self.row_forwards = torch.zeros_like(canvas.sizes)
 
     def advance(self, keep_masked: Tensor, uniforms: Tensor | None) -> None:
         """One step of all live rows."""
@@ -147,7 +147,7 @@ class _State:
         todo = (self.live & self.stale).nonzero()[:, 0]
         if not len(todo):
             return
-        self.row_forwards += len(todo)
+        self.row_forwards[todo] += 1
         lengths = self.canvas.lengths[todo]
         ids = self.ids[todo, : int(lengths.max())]
         local, places = self.valid[todo].nonzero(as_tuple=True)
@@ -173,4 +173,4 @@ class _State:
         sizes: Sequence[int] = self.canvas.sizes.tolist()
         tokens = [row[:n] for row, n in zip(self.tokens.tolist(), sizes, strict=True)]
         logprobs = [row[:n] for row, n in zip(self.committed.tolist(), sizes, strict=True)]
-        return Filled(tokens, logprobs, self.row_forwards)
+        return Filled(tokens, logprobs, self.row_forwards.tolist())

@@ -33,6 +33,8 @@ _TASKS = {
     "humaneval_infill_random_span": "random-span",
     "humaneval_infill_random_span_light": "random-span-light",
     "santacoder_fim": "santacoder-py",
+    "santacoder_fim_java": "santacoder-java",
+    "santacoder_fim_js": "santacoder-js",
     "infill_toy": "infill_toy",
 }
 
@@ -148,7 +150,9 @@ def _documents(rows: Iterable[Row], path: Path, task: str | None, data_dir: str 
     wanted = {row.task_id: row for row in reversed(list(rows))}  # the first line of each
     if not wanted:
         raise DataError(f"{path}: holds no completion.")
-    names = [_set_of(task)] if task else [name for name in (*SETS, "infill_toy") if on_disk(name, data_dir)]
+    # The languages of SantaCoder-FIM share ids; only sets with tests are asked.
+    executed = [name for name, data_set in SETS.items() if data_set.executed]
+    names = [_set_of(task)] if task else [name for name in (*executed, "infill_toy") if on_disk(name, data_dir)]
     found: dict[str, Document] = {}
     for name in names:
         if len(found) < len(wanted):

@@ -64,17 +64,22 @@ class WorkerHungError(WorkerLostError):
     """It gave no answer within the hard wall."""
 
 
-def worker_command(sandbox_command: Sequence[str]) -> list[str]:
-    """The command line of a worker, behind the user's prefix. A prefix may end in its own interpreter."""
+def worker_command(sandbox_command: Sequence[str], folder: str) -> list[str]:
+    """The command line of a worker, behind the user's prefix. A prefix may end in its own interpreter.
+
+    ``folder`` is there for whoever reads a list of processes: it says which pool they belong to.
+    """
     has_python = bool(sandbox_command) and Path(sandbox_command[-1]).name.startswith("python")
-    return [*sandbox_command, *([] if has_python else [sys.executable]), "-I", "-B", "-c", _BOOT]
+    return [*sandbox_command, *([] if has_python else [sys.executable]), "-I", "-B", "-c", _BOOT, folder]
 
 
 class Worker:
-    """A running worker. ``hello`` is its first message: ``layers``, ``missing``, ``broken``, ``python``."""
+    """A running worker; ``greet`` comes first, its answer is ``hello``: ``layers``, ``missing``, ``broken``, ``python``."""
 
-    def __init__(self, sandbox_command: Sequence[str], settings: Mapping[str, Any]) -> None:
-        command = worker_command(sandbox_command)
+    hello: Mapping[str, Any]
+
+    def __init__(self, sandbox_command: Sequence[str], folder: str) -> None:
+        command = worker_command(sandbox_command, folder)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the worker)
         try:
             self._process = subprocess.Popen(
@@ -91,17 +96,19 @@ class Worker:
         self.pid = self._process.pid
         self._stdin, self._stdout = _both_pipes(self._process)
         self._channel = _Impatient(self._stdout.fileno(), self._stdin.fileno())
-        self.hello = self._start(settings)
 
-    def _start(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def greet(self, settings: Mapping[str, Any]) -> None:
+        """Send it its sources and wait for its hello. Raises WorkerLostError with what it wrote to standard error."""
         message = {"settings": dict(settings), "modules": _sources(), "environment": _guest_environment()}
         try:
-            return dict(self._exchange(message, START_SECONDS))
-        except BaseException as error:
+            self.hello = self._exchange(message, START_SECONDS)
+        except WorkerLostError:
             self.kill()
-            if isinstance(error, WorkerLostError):
-                raise WorkerLostError(self._complaint()) from None
-            raise
+            raise WorkerLostError(self._complaint()) from None
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
 
     def run(self, message: Mapping[str, Any], wall: float) -> dict[str, Any]:
         """Have one job judged. Raises WorkerLostError (WorkerHungError after ``wall`` seconds)."""

@@ -124,5 +124,7 @@ class GuestLock:
         die_with_parent(self._parent)
         # A soft limit below the hard one gives SIGXCPU: SIGKILL is left to mean an outsider (see zygote.py).
         restrict_self("RLIMIT_CPU", self._processor, self._processor + 3)
+        if sys.platform == "darwin":
+            restrict_self("RLIMIT_NPROC", 0)  # no forks; there, unlike on Linux, threads are not counted
         if self._filter is not None and not self._filter.install():
             os._exit(1)

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,7 @@ class Judge:
     def run(self, jobs: Iterable[Job]) -> list[Verdict]:
         """The verdicts in the order of the jobs. Equal jobs are judged once, also across calls."""
         if not self._clean_up.alive:
-            raise SandboxError("The judge's pool is closed; make a new one.")
+            raise SandboxError("The judge is closed; make a new one.")
         total = len(jobs) if isinstance(jobs, Sized) else None
         try:
             with (
@@ -159,6 +159,19 @@ class _Round:
         self._lock = threading.Lock()
 
     def run(self, jobs: Iterable[Job]) -> list[Verdict]:
+        try:
+            keys = self._feed(jobs)
+        except BaseException as error:
+            self._failure = error
+            self._pool.close(kill=True)
+            self._finish()
+            raise
+        self._finish()
+        self._confirm_timeouts()
+        return [self._pool._verdicts[key] for key in keys]
+
+    def _feed(self, jobs: Iterable[Job]) -> list[str]:
+        """Put what is new on the queue; the keys of all jobs."""
         keys = []
         seen = set(self._pool._verdicts)
         for job in jobs:
@@ -171,9 +184,7 @@ class _Round:
             self._waiting.put((key, job))
             if self._failure:
                 break
-        self._finish()
-        self._confirm_timeouts()
-        return [self._pool._verdicts[key] for key in keys]
+        return keys
 
     def _hire(self) -> None:
         if len(self._threads) < self._pool.workers:
@@ -236,12 +247,13 @@ class _Slot:
         for _ in range(3):
             if self._worker is not None:
                 return self._worker
+            worker = self._staff.hire(self._command)
             try:
-                worker = Worker(self._command, self._settings)
+                worker.greet(self._settings)
             except WorkerLostError as error:
+                self._staff.leave(worker)
                 complaint = str(error)
                 continue
-            self._staff.join(worker)
             self._worker = worker
         if self._worker is not None:
             return self._worker
@@ -269,6 +281,8 @@ class _Slot:
 
     def _checked(self) -> Worker:
         """The worker; a replacement must hold at least the layers that were promised."""
+        if self._worker is not None and not self._worker.is_alive:  # it died idle: no attempt of a job is lost
+            self._replace(self._worker)
         is_new = self._worker is None
         worker = self.start()
         if is_new:
@@ -293,13 +307,13 @@ class _Staff:
         self._closed = False
         self.kill = False
 
-    def join(self, worker: Worker) -> None:
+    def hire(self, command: Sequence[str]) -> Worker:
+        """Start a worker; under the lock, so that none starts unseen while ``dismiss`` runs."""
         with self._lock:
-            if not self._closed:
-                self._workers.append(worker)
-                return
-        worker.forget()
-        raise SandboxError("The judge's pool was closed while a worker started.")
+            if self._closed:
+                raise SandboxError("The judge is closed; make a new one.")
+            self._workers.append(worker := Worker(command, self._folder))
+            return worker
 
     def leave(self, worker: Worker) -> None:
         with self._lock:
@@ -317,7 +331,7 @@ class _Staff:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _check_layers(hello: dict[str, Any], sandbox: str) -> tuple[tuple[str, ...], dict[str, str]]:
+def _check_layers(hello: Mapping[str, Any], sandbox: str) -> tuple[tuple[str, ...], dict[str, str]]:
     """The layers that hold and, with reasons, those that do not. Refuses what ``sandbox`` does not put up with."""
     missing = dict(hello["missing"])
     for layer, act in hello["broken"]:

@@ -61,7 +61,10 @@ def _serve(settings: dict[str, Any], folder: str, zygote: Zygote) -> None:
     hang_up = _HangUp(pool.read_fd)
     with contextlib.suppress(ClosedError):
         while (job := pool.receive()) is not None:
-            pool.send(_judge(job, settings["timeout"], folder, zygote, hang_up))
+            pool.send(_judge(job, settings["timeout"], zygote, hang_up))
+            # The reply waits for no tidying; a worker that cannot give the next guest a clean folder ends.
+            if not _tidy(folder):
+                return
         return
     # The harness is gone without a farewell: nobody else is left to remove the pool's folder (the last worker can).
     if settings.get("folder"):
@@ -80,8 +83,8 @@ def _private_pipes() -> tuple[int, int]:
     return pipes
 
 
-def _judge(job: dict[str, Any], timeout: float, folder: str, zygote: Zygote, hang_up: _HangUp) -> dict[str, str | None]:
-    """One job: fork a guest, run the tests against it, end it, tidy up."""
+def _judge(job: dict[str, Any], timeout: float, zygote: Zygote, hang_up: _HangUp) -> dict[str, str | None]:
+    """One job: fork a guest, run the tests against it, end it."""
     clock = FairClock(timeout)
     sock, clock.guest = zygote.fork_guest()
     channel = Channel(sock.fileno(), sock.fileno(), limit=MAX_REPLY)
@@ -97,20 +100,23 @@ def _judge(job: dict[str, Any], timeout: float, folder: str, zygote: Zygote, han
         status, why, closed = "fail", "the program ended its process", True
     alarm.stop()  # again, in case it rang on the way out
     trusted.restore()
-    sock.close()
+    # Before its socket is closed, so that the guest does not wake up to notice.
     if zygote.end_guest(hung_up=closed):
         status, why = "lost", "the program's process was killed from outside"
-    _tidy(folder)
+    sock.close()
     return {"status": status, "why": why or ""}
 
 
-def _tidy(folder: str) -> None:
+def _tidy(folder: str) -> bool:
+    """Empty the guest's folder; without Landlock a guest can also spoil or remove it."""
     try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
         if os.listdir(folder):
             scratch.clear(folder)
     except OSError:
-        # Without Landlock a guest can spoil or remove it; a worker without a clean folder must not go on.
-        os._exit(1)
+        return False
+    return True
 
 
 class _HangUp:

@@ -109,7 +109,7 @@ def _become_zygote(link: socket.socket, judge: int, settings: dict[str, Any], sc
     gc.freeze()  # untouched by the collector, the pages stay shared with every guest
     gc.disable()
     while True:
-        _one_guest(link, lock)
+        _one_guest(link, lock, scratch)
 
 
 def _keep_only(link: socket.socket) -> None:
@@ -123,13 +123,14 @@ def _keep_only(link: socket.socket) -> None:
     os.closerange(_LAST_FD + 1, 1 << 16)
 
 
-def _one_guest(link: socket.socket, lock: lockdown.GuestLock) -> None:
+def _one_guest(link: socket.socket, lock: lockdown.GuestLock, scratch: str) -> None:
     message, fds, _, _ = socket.recv_fds(link, 1, 1)
     if not message or not fds:
         os._exit(0)
     pid = os.fork()
     if pid == 0:
         try:
+            os.chdir(scratch)
             _become_guest(fds[0], lock)
         finally:
             os._exit(1)

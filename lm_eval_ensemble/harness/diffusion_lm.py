@@ -43,7 +43,7 @@ class _Row:
 class _Fill:
     tokens: list[int]
     logprobs: list[float]
-    row_forwards: float
+    row_forwards: int
 
 
 class DiffusionInfill(InfillLM):
@@ -146,12 +146,12 @@ class DiffusionInfill(InfillLM):
             top_p=draw.top_p,
             uniforms=uniforms,
         )
-        share = filled.row_forwards / len(rows)
-        return [_Fill(t, p, share) for t, p in zip(filled.tokens, filled.logprobs, strict=True)]
+        return [_Fill(*row) for row in zip(*filled, strict=True)]
 
     def _candidate(self, row: _Row, fill: _Fill) -> Candidate:
         raw = self.encoder.decode(fill.tokens)
         for stop in row.request.until:
             raw = raw.split(stop)[0] if stop else raw
-        info = {"length_mode": row.length.mode, "length": row.length.tokens, **row.window.trims}
+        info = {"length_mode": row.length.mode, "length": row.length.tokens, "row_forwards": fill.row_forwards}
+        info |= row.window.trims
         return Candidate(self.name, normalise(raw, row.request.cut), raw, logprobs=tuple(fill.logprobs), info=info)

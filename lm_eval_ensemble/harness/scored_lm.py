@@ -24,7 +24,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from lm_eval_ensemble.batching import Batcher, starting_size
 from lm_eval_ensemble.config import SCORED, Decoding, ScoredConfig, asset_path, parse_settings, preset_settings
 from lm_eval_ensemble.errors import ConfigError, missing_weights
-from lm_eval_ensemble.fim import LAYOUTS, FimLayout, layout_in_vocabulary, layout_named
+from lm_eval_ensemble.fim import LAYOUTS, FimLayout, layout_for, layout_named
 from lm_eval_ensemble.harness.base import alone, default_device, default_dtype, live_models, refuse_cached_repeats
 from lm_eval_ensemble.harness.requests import Draw, is_infill, resolve, to_requests
 from lm_eval_ensemble.sampling import draw, nucleus, row_uniforms
@@ -101,6 +101,7 @@ class ScoredHF(HFLM):  # type: ignore[misc]
         if not pretrained:
             raise ConfigError(f"$.{name}.pretrained: missing, expected a checkpoint (or preset=tiny).")
         checked = {key: arguments.pop(key) for key in ScoredConfig.model_fields if key in arguments}
+        chosen_layout = layout_named(fim) if fim else None
         self.name = name
         self.decoding = own = parse_settings(ScoredConfig, {"pretrained": pretrained, **checked}, f"$.{name}")
         chosen = default_device(own.device)
@@ -110,7 +111,8 @@ class ScoredHF(HFLM):  # type: ignore[misc]
                 pretrained=path,
                 device=chosen,
                 dtype=default_dtype(own.dtype, torch.device(chosen).type),
-                batch_size=1 if str(own.batch_size).startswith("auto") else own.batch_size,
+                batch_size=own.batch_size or 1,
+                max_batch_size=own.max_batch_size or 64,
                 max_length=own.max_length,
                 trust_remote_code=own.trust_remote_code,
                 **arguments,
@@ -124,7 +126,7 @@ class ScoredHF(HFLM):  # type: ignore[misc]
         live_models.add(self)
         self._join_ranks()
         self.encoder = PlainEncoder(self.tokenizer)
-        self.layout: FimLayout | None = layout_named(fim) if fim in LAYOUTS else layout_in_vocabulary(self.encoder)
+        self.layout: FimLayout | None = chosen_layout or layout_for(path, self.encoder)
         self.end_id = int(self.eot_token_id)
         self.seed = torch.initial_seed() if self.decoding.seed is None else self.decoding.seed
         self._batcher = Batcher(starting_size(own.batch_size, self.device, own.max_batch_size))
@@ -181,7 +183,7 @@ class ScoredHF(HFLM):  # type: ignore[misc]
         if self.layout is None:
             raise ConfigError(
                 f"{self.name}: the tokenizer of {self.pretrained!r} has no fill-in-the-middle tokens of a known layout "
-                f"({', '.join(LAYOUTS)}). Use a model trained to fill in the middle."
+                f"({', '.join(LAYOUTS)}). Use a model trained to fill in the middle, or describe its layout: fim=FILE.yaml."
             )
         chosen = resolve(self.decoding, request)
         prompt = self.layout.encode(self.encoder, request.prefix, request.suffix, self._room(chosen))
@@ -244,7 +246,9 @@ class ScoredHF(HFLM):  # type: ignore[misc]
         )
         logprobs = torch.stack(recorder.logprobs, 1).tolist()
         new = output[:, width:].tolist()
-        return [self._read_answer(t, p, stops, first.request.until) for t, p in zip(new, logprobs, strict=True)]
+        # Plain prompts are read as stock hf reads them, gaps to the letter.
+        opening = first.layout is None
+        return [self._read_answer(t, p, stops, first.request.until, opening) for t, p in zip(new, logprobs, strict=True)]
 
     def _stops(self, row: _Row) -> tuple[set[int], list[str]]:
         """Stops as ids where they are control tokens (their text vanishes in decoding), as strings otherwise."""
@@ -253,8 +257,8 @@ class ScoredHF(HFLM):  # type: ignore[misc]
             self.end_id,
             *(configured if isinstance(configured, list) else [configured] if configured is not None else []),
         }
-        if row.layout is not None:
-            ids.update(LAYOUTS[row.layout].stop_ids(self.encoder))
+        if row.layout is not None and self.layout is not None:
+            ids.update(self.layout.stop_ids(self.encoder))
         strings = []
         for text in row.request.until:
             found = self.encoder.token_id(text)
@@ -264,11 +268,13 @@ class ScoredHF(HFLM):  # type: ignore[misc]
                 strings.append(text)
         return ids, strings
 
-    def _read_answer(self, tokens: list[int], logprobs: list[float], stops: set[int], until: tuple[str, ...]) -> _Answer:
+    def _read_answer(
+        self, tokens: list[int], logprobs: list[float], stops: set[int], until: tuple[str, ...], opening: bool = False
+    ) -> _Answer:
         end = next((i for i, token in enumerate(tokens) if token in stops), len(tokens))
         stopped = end < len(tokens)
         kept = tokens[:end]
-        text = self.encoder.decode(kept)
+        text = self.encoder.decode(kept, opening)
         cut = min((text.find(stop) for stop in until if stop and stop in text), default=-1)
         if cut < 0:
             return _Answer(
@@ -276,7 +282,7 @@ class ScoredHF(HFLM):  # type: ignore[misc]
             )
         text = text[:cut]
         # The tokens that are needed to write what is left of the answer.
-        needed = next(n for n in range(len(kept) + 1) if len(self.encoder.decode(kept[:n])) >= cut)
+        needed = next(n for n in range(len(kept) + 1) if len(self.encoder.decode(kept[:n], opening)) >= cut)
         return _Answer(text, tuple(logprobs[:needed]), "stop_string", None)
 
     def _candidate(self, row: _Row, answer: _Answer) -> Candidate:

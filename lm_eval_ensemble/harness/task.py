@@ -1,8 +1,8 @@
 """One task class for all infilling sets. It works alike with stock models (plain strings) and with ours.
 
 ``--metadata`` (a JSON object) sets: ``data_dir``; ``cut`` (``none`` turns the single-line cut off); ``fim`` (layout of the
-prompt text for stock models); ``repeats`` and ``k`` (pass@k); ``judge_timeout`` (seconds), ``judge_workers``, ``sandbox``
-(strict, auto, off), ``sandbox_command``, ``judge`` (``reference`` runs OpenAI's own checker).
+prompt text for stock models: a name, or a file of your own); ``repeats`` and ``k`` (pass@k); ``judge_timeout`` (seconds),
+``judge_workers``, ``sandbox`` (strict, auto, off), ``sandbox_command``, ``judge`` (``reference`` runs OpenAI's own checker).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lm_eval.api.task import ConfigurableTask
 
 from lm_eval_ensemble.data import check_document, load_documents
 from lm_eval_ensemble.errors import ConfigError, HostError, did_you_mean
-from lm_eval_ensemble.fim import LAYOUTS, FimLayout, find_layout
+from lm_eval_ensemble.fim import LAYOUTS, FimLayout, find_layout, is_layout, layout_named
 from lm_eval_ensemble.harness.base import NO_CHAT, live_models
 from lm_eval_ensemble.harness.judging import JudgeSettings, judge_all
 from lm_eval_ensemble.metrics import infill
@@ -122,7 +122,7 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
             unjudged: list[Instance] | None = super().apply_filters()
             return unjudged
         # With several ranks the last request of a short rank is run again to even them out: keep the first answers.
-        kept = [[_as_selection(r, i.doc) for r in i.resps[: self.config.repeats]] for i in self._instances]
+        kept = [[_as_selection(r, i.doc, self.layout.name) for r in i.resps[: self.config.repeats]] for i in self._instances]
         candidates = [
             (instance.doc, scored)
             for instance, selections in zip(self._instances, kept, strict=True)
@@ -131,7 +131,7 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
         ]
         judged, sandbox = judge_all(candidates, self.judge, self.config.task)
         # The task's metadata is saved with the results.
-        self.config.metadata = {**(self.config.metadata or {}), "executed_in": sandbox}
+        self.config.metadata = {**(self.config.metadata or {}), "executed_in": sandbox, "prompt_layout": self.layout.name}
         verdicts = iter(judged)
         for instance, selections in zip(self._instances, kept, strict=True):
             found = [replace(s, candidates=tuple(next(verdicts) for _ in s.candidates)) for s in selections]
@@ -143,7 +143,9 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
         if "bypass" in self._metric_fn_list:
             return {"bypass": None}
         completions = [results[0]] if isinstance(results[0], Completion) else results[0]
-        rows = infill.document_rows(doc, [_as_selection(completion, doc) for completion in completions], self._ks())
+        rows = infill.document_rows(
+            doc, [_as_selection(completion, doc, self.layout.name) for completion in completions], self._ks()
+        )
         self._rows.update(dict.fromkeys(rows))
         return rows
 
@@ -154,10 +156,10 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
         return {**super().higher_is_better(), **{name: infill.higher_is_better(name) for name in self._rows}}
 
     def _find_layout(self) -> tuple[FimLayout, bool]:
-        """The layout, and whether it was guessed. ``fim`` may be a layout's name, or (ensemble-ppl) a checkpoint."""
+        """The layout, and whether it was guessed. ``fim`` may be a layout's name or file, or (ensemble-ppl) a checkpoint."""
         asked = self.meta.get("fim")
-        if isinstance(asked, str) and asked in LAYOUTS:
-            return LAYOUTS[asked], False
+        if isinstance(asked, str) and is_layout(asked):
+            return layout_named(asked), False
         for model in (asked, self.meta.get("pretrained")):
             if isinstance(model, str) and (found := find_layout(model)):
                 return found, False
@@ -184,18 +186,21 @@ def _computed_here(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, 
     raise AssertionError("InfillTask.process_results computes the rows")
 
 
-def _as_selection(answer: str, doc: Mapping[str, Any]) -> Selection:
-    """The trace of one of our completions, or a record of a plain string, cut by the same rule."""
+def _as_selection(answer: str, doc: Mapping[str, Any], layout: str) -> Selection:
+    """The trace of one of our completions, or a record of a plain string, cut by the same rule.
+
+    :param layout: of the prompt a plain string answers.
+    """
     if isinstance(answer, Completion) and answer.trace is not None:
         return answer.trace
     text = normalise(str(answer), "line" if doc.get("cut") == "line" else "none")
-    return Selection((Scored(Candidate("", text, str(answer)), {}),), 0, "single", "none")
+    return Selection((Scored(Candidate("", text, str(answer), info={"layout": layout}), {}),), 0, "single", "none")
 
 
 def _aggregation(name: str) -> Callable[..., Any]:
     if name == "selection":
         return infill.selection_accuracy
-    if name == "length_mode":
+    if name in ("length_mode", "layout"):
         return infill.single_value
     # lm_eval gives a standard error to its own mean only.
     aggregation: Callable[..., Any] = infill.mean_defined if name.startswith("log_ppl_") else mean

@@ -48,7 +48,7 @@ def document_rows(doc: Mapping[str, Any], selections: Sequence[Selection], ks: S
     rows["cut_rate"] = _mean(scored.candidate.was_cut for scored in chosen)
     if selections[0].members != ("",):
         rows["selection"] = record(doc, selections)
-        rows |= _modes(selections)
+    rows |= _modes(selections)
     if len(selections[0].candidates) > 1:
         rows |= _ensemble_rows(right, selections, ks)
     return rows
@@ -80,9 +80,10 @@ def _pass_at(ks: Sequence[int], passed: Sequence[bool], ending: str) -> dict[str
 
 
 def _modes(selections: Sequence[Selection]) -> dict[str, str]:
-    """The length mode of the diffusion members, as text for the table."""
-    modes = {s.candidate.info["length_mode"] for sel in selections for s in sel.candidates if "length_mode" in s.candidate.info}
-    return {"length_mode": single_value(sorted(modes))} if modes else {}
+    """As text for the table: how diffusion members got their length, which layout autoregressive prompts had."""
+    infos = [s.candidate.info for selection in selections for s in selection.candidates]
+    found = {name: sorted({info[name] for info in infos if name in info}) for name in ("length_mode", "layout")}
+    return {name: single_value(values) for name, values in found.items() if values}
 
 
 def record(doc: Mapping[str, Any], selections: Sequence[Selection]) -> dict[str, Any]:

@@ -58,11 +58,12 @@ def _sequence(model: CausalScorer, items: Sequence[tuple[InfillRequest, list[int
 def _fim(model: CausalScorer, items: Sequence[tuple[InfillRequest, list[int]]]) -> list[Statistic]:
     """The FIM prompt, then the middle and the stop token."""
     assert model.layout is not None
+    stop = model.layout.end_id(model.encoder, model.end_id)
     spans = []
     for request, middle in items:
         room = model.window - len(middle) - 1
         prompt = model.layout.encode(model.encoder, request.prefix, request.suffix, room)
-        spans.append(Span([*prompt.ids, *middle, model.end_id], len(prompt.ids)))
+        spans.append(Span([*prompt.ids, *middle, stop], len(prompt.ids)))
     return _split(model.token_logprobs(spans), [middle for _, middle in items])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -28,23 +28,24 @@ def job(body: str, *, test: str = TEST) -> Job:
     return Job("def f(x):\n", body, "", test, "f")
 
 
-def processes() -> set[int]:
-    """Workers, zygotes and guests of this user that are alive: they carry our bootstrap on their command line."""
+def processes(folder: Path) -> set[int]:
+    """Workers, zygotes and guests that are alive: they carry the folder of their pool on their command line."""
     found = set()
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             command, state = (entry / "cmdline").read_bytes(), (entry / "stat").read_text().rpartition(")")[2].split()[0]
         except (OSError, IndexError):
             continue
-        if b"the pool closed the pipe" in command and state != "Z":
+        if b"the pool closed the pipe" in command and str(folder).encode() in command and state != "Z":
             found.add(int(entry.name))
     return found
 
 
-def folders() -> list[Path]:
-    return list(Path(tempfile.gettempdir()).glob(FOLDER_PREFIX + "*"))
-
-
-def survivors() -> list[object]:
-    """Everything a judge may have left behind. (Another judge on the machine would be seen too.)"""
-    return [*(processes() if LINUX else ()), *folders()]
+def leftovers(folder: Path, seconds: float = 5.0) -> list[object]:
+    """What pools under ``folder`` left behind. The kernel may take a moment to end the last process."""
+    deadline = time.monotonic() + seconds
+    while True:
+        left: list[object] = [*(processes(folder) if LINUX else ()), *folder.glob(FOLDER_PREFIX + "*")]
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(0.02)

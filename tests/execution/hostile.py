@@ -249,9 +249,9 @@ REACH = [
     _refused("file and network reach", "finds a secret in its environment", "import os\nassert any('TOKEN' in k or 'KEY' in k or 'HOME' in k and not v.startswith('/') for k, v in os.environ.items())"),
     _refused("file and network reach", "finds an open descriptor of ours", "import os\nfor fd in range(4, 256):\n    try: os.fstat(fd)\n    except OSError: continue\n    break\nelse: raise OSError"),
     _refused("file and network reach", "finds a file of an earlier guest", "import os\nassert os.listdir('.')\n"),
-    Case("leaves files behind, nested and unreadable", "file and network reach", top("import os\nos.umask(0o777)\nos.mkdir('d')\nos.mkdir('e')\nfor i in range(1500):\n    os.umask(0o77); os.mkdir('n'); os.chdir('n')\nopen('deep', 'w').close()\nos.umask(0o777)"), "pass"),
+    Case("leaves files behind, nested and unreadable", "file and network reach", top("import os\nos.umask(0o777)\nos.mkdir('d')\nos.mkdir('e')\nfor i in range(500):\n    os.umask(0o77); os.mkdir('n'); os.chdir('n')\nopen('deep', 'w').close()\nos.umask(0o777)"), "pass"),
     Case("leaves links behind", "file and network reach", top("import os\nos.symlink('/', 'root')\nos.symlink('loop', 'loop')\nos.symlink('.', 'here')"), "pass"),
-    Case("leaves many files behind", "file and network reach", top("for i in range(2000): open(f'{i}', 'w').close()"), "pass"),
+    Case("leaves many files behind", "file and network reach", top("for i in range(300): open(f'{i}', 'w').close()"), "pass"),
 ]
 
 FLOODS = [

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import collections
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lm_eval_ensemble.execution import Judge, Verdict
-from tests.execution.helpers import STRICT, survivors
+from tests.execution.helpers import STRICT, leftovers
 from tests.execution.hostile import Case
 from tests.execution.odd import CASES
 
@@ -38,12 +39,13 @@ def test_nothing_is_left_behind(verdicts: dict[str, Verdict]) -> None:
     assert not any((folder / "hostile-wrote-this").exists() for folder in folders)
 
 
-def test_without_layers_the_verdict_is_as_safe() -> None:
+def test_without_layers_the_verdict_is_as_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     cases = [case for case in CASES if case.category == "forged verdicts"]
     with Judge(2, LIMIT, "off", progress=False) as judge:
         found = judge.run([case.job for case in cases])
     assert {c.name: v.status for c, v in zip(cases, found, strict=True)} == {c.name: c.status for c in cases}
-    assert not survivors()
+    assert leftovers(tmp_path) == []
 
 
 def test_the_table_is_large_and_has_no_name_twice() -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks._yaml_loader import load_yaml
 
 from lm_eval_ensemble.errors import ConfigError, DataError
 from lm_eval_ensemble.harness.task import InfillTask
@@ -130,17 +132,76 @@ def test_missing_data_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_pa
         InfillTask(config)
 
 
+DOCUMENTS = {
+    "humaneval_infill": 1033,
+    "humaneval_infill_multi_line": 5815,
+    "humaneval_infill_random_span": 1640,
+    "humaneval_infill_random_span_light": 164,
+    "santacoder_fim": 1043,
+    "santacoder_fim_java": 1780,
+    "santacoder_fim_js": 1969,
+}
+EXACT_ONLY = ("santacoder_fim_java", "santacoder_fim_js")
+
+
 @pytest.mark.data
-@pytest.mark.parametrize("task", ["humaneval_infill", "santacoder_fim"])
+@pytest.mark.parametrize("task", DOCUMENTS)
 def test_canonical_middles_pass_everywhere(evaluate: Run, scripted: Run, task: str) -> None:
-    found = evaluate(scripted(lambda doc: doc["middle"]), tasks=[task])
-    count = found["n-samples"][task]["effective"]
-    assert count == {"humaneval_infill": 1033, "santacoder_fim": 1043}[task]
-    for name in ("pass@1", "exact_match", "exact_match_first_line"):
-        assert row(found, name, task) == 1.0
+    # Every fifth of the largest set: all of it takes a minute and gives the same.
+    step = 5 if task == "humaneval_infill_multi_line" else 1
+    chosen = list(range(0, DOCUMENTS[task], step))
+    found = evaluate(scripted(lambda doc: doc["middle"]), tasks=[task], samples={task: chosen})
+    assert found["n-samples"][task] == {"original": DOCUMENTS[task], "effective": len(chosen)}
+    assert row(found, "exact_match", task) == 1.0
+    assert row(found, "cut_rate", task) == 0.0
+    assert row(found, "pass@1", task) == (None if task in EXACT_ONLY else 1.0)
+    if found["samples"][task][0]["doc"]["cut"] == "line":
+        assert row(found, "exact_match_first_line", task) == 1.0
 
 
 @pytest.mark.data
 def test_the_empty_answer_passes_27_single_lines(evaluate: Run, scripted: Run) -> None:
     found = evaluate(scripted(lambda doc: ""), tasks=["humaneval_infill"])
     assert sum(sample["pass@1"] for sample in found["samples"]["humaneval_infill"]) == 27
+
+
+@pytest.mark.data
+def test_the_empty_answer_passes_no_random_span_light(evaluate: Run, scripted: Run) -> None:
+    found = evaluate(scripted(lambda doc: ""), tasks=["humaneval_infill_random_span_light"])
+    assert row(found, "pass@1", "humaneval_infill_random_span_light") == 0
+
+
+def test_the_index_lists_tasks_and_groups_only() -> None:
+    manager = TaskManager(include_defaults=False)
+    assert set(manager.all_tasks) == {*DOCUMENTS, "infill_toy", *GROUPS}
+    assert set(manager.all_groups) == set(GROUPS)
+
+
+GROUPS = {
+    "humaneval_infill_all": ("pass@1", "exact_match"),
+    "santacoder_fim_all": ("exact_match", "exact_match_first_line"),
+}
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("group", GROUPS)
+def test_groups_average_over_documents(evaluate: Run, scripted: Run, group: str) -> None:
+    found = evaluate(scripted(lambda doc: doc["middle"] if len(doc["middle"]) % 2 else "?"), tasks=[group], limit=3)
+    tasks = found["group_subtasks"][group]
+    assert set(tasks) == {t for t in DOCUMENTS if t.startswith(group.removesuffix("_all"))}
+    for name in GROUPS[group]:
+        values = [sample[name] for task in tasks for sample in found["samples"][task]]
+        assert found["groups"][group][f"{name},none"] == pytest.approx(sum(values) / len(values))
+    assert {found["versions"][task] for task in tasks} == {1.0}, found["versions"]
+
+
+@pytest.mark.data
+def test_groups_work_for_the_ensemble(evaluate: Run) -> None:
+    found = evaluate("ensemble-ppl", model_args={"preset": "tiny"}, tasks=["humaneval_infill_all"], limit=1)
+    assert set(found["groups"]["humaneval_infill_all"]) >= {"pass@1,none", "exact_match,none"}
+
+
+def test_tasks_without_tests_do_not_ask_for_the_confirmation() -> None:
+    manager = TaskManager(include_defaults=False)
+    unsafe = {n for n in DOCUMENTS if load_yaml(manager.task_index[n].yaml_path, resolve_func=False).get("unsafe_code")}
+    assert unsafe == set(DOCUMENTS) - set(EXACT_ONLY)

@@ -1,0 +1,145 @@
+"""Every fill-in-the-middle family, on a tiny random checkpoint with its control tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lm_eval_ensemble.errors import ConfigError
+from lm_eval_ensemble.fim import LAYOUTS, find_layout
+from lm_eval_ensemble.harness.scored_lm import ScoredHF
+from lm_eval_ensemble.scoring import Scorers
+from lm_eval_ensemble.scoring.passes import run_pass
+from lm_eval_ensemble.types import InfillRequest
+from tests.harness.families import FAMILIES, save_checkpoint
+
+PIECES = ["return a", "    return x\n", " a", "\n\n  b", "", " ", "naïve = '☃'\n", "<FILL_ME> ▁<SUF>[PREFIX]<s>", "a  b"]
+
+
+def drawn_stops(name: str) -> list[str]:
+    """The stops that the random models draw: the end of text, the family's end or first token, another token."""
+    layout = LAYOUTS[name]
+    return [FAMILIES[name].eos, layout.end or layout.tokens[0], layout.tokens[1]]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, assets: Path) -> tuple[str, str]:
+    """The family's name, and the folder."""
+    folder = tmp_path_factory.mktemp("families") / f"{request.param}-tiny"
+    return request.param, save_checkpoint(FAMILIES[request.param], folder, assets, drawn_stops(request.param))
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint: tuple[str, str]) -> ScoredHF:
+    return load(checkpoint)
+
+
+def load(checkpoint: tuple[str, str], **arguments: Any) -> ScoredHF:
+    name, folder = checkpoint
+    # The suffix-first order of CodeLlama is by name only; all others are found by the folder's name and tokens.
+    chosen = name if name == "codellama-spm" else None
+    return ScoredHF(pretrained=folder, fim=chosen, temperature=1.0, max_new_tokens=24, seed=3, **arguments)
+
+
+def test_prompt_ids_are_the_published_layout(checkpoint: tuple[str, str], model: ScoredHF) -> None:
+    name, folder = checkpoint
+    assert model.layout is LAYOUTS[name]
+    ids = model._gap_row(InfillRequest("def f(", "return a + b")).ids
+    assert "".join(model.tokenizer.convert_ids_to_tokens(ids)) == FAMILIES[name].prompt
+    if name != "codellama-spm":
+        assert find_layout(folder) is LAYOUTS[name]
+
+
+def test_pieces_of_programs_come_back_unchanged(model: ScoredHF) -> None:
+    for piece in PIECES:
+        ids = model.encoder.encode(piece)
+        # Sentencepiece writes a space as this character, and cannot tell the two apart.
+        assert model.encoder.decode(ids) in (piece, piece.replace("▁", " "))
+        assert not set(ids) & model.encoder.control_ids
+
+
+def watch(monkeypatch: pytest.MonkeyPatch, model: ScoredHF, stops: set[int]) -> list[list[int]]:
+    """Check every answer against the generated ids: it ends before the first of ``stops``, and nothing follows.
+
+    :returns: the ids, filled while the model answers.
+    """
+    read, seen = model._read_answer, list[list[int]]()
+
+    def checked(tokens: list[int], *rest: Any) -> Any:
+        answer = read(tokens, *rest)
+        end = next((i for i, token in enumerate(tokens) if token in stops), len(tokens))
+        assert answer.text == model.encoder.decode(tokens[:end])
+        assert len(answer.logprobs) == end
+        assert answer.stop == ("stop_token" if end < len(tokens) else "length")
+        seen.append(tokens)
+        return answer
+
+    monkeypatch.setattr(model, "_read_answer", checked)
+    return seen
+
+
+def test_answers_end_at_a_stop_in_any_batch(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: tuple[str, str], model: ScoredHF
+) -> None:
+    name = checkpoint[0]
+    requests = [InfillRequest(f"def f({i}):\n" * (i + 1), "    return a + b\n", "t", i) for i in range(16)]
+    stops = {model.tokenizer.convert_tokens_to_ids(token) for token in drawn_stops(name)}
+    batched = load(checkpoint, batch_size=4)
+    ids, _ = watch(monkeypatch, model, stops), watch(monkeypatch, batched, stops)
+    alone, together = model.propose(requests), batched.propose(requests)
+    assert [(a.raw, a.info["stop"]) for a in alone] == [(a.raw, a.info["stop"]) for a in together]
+    assert {a.info["layout"] for a in alone} == {name}
+    # Each of the stops ended some answer, not only the model's own end of text; rows of a batch ended at different steps.
+    assert stops <= {token for row in ids for token in row}
+    assert len({len(a.logprobs or ()) for a in alone}) > 3
+
+
+def test_the_fim_score_ends_with_the_familys_token(checkpoint: tuple[str, str], model: ScoredHF) -> None:
+    seen = []
+
+    class Spy:
+        encoder, layout, window, end_id = model.encoder, model.layout, model.window, model.end_id
+
+        def token_logprobs(self, spans: Any) -> list[list[float]]:
+            seen.extend(spans)
+            return [[0.0] * (len(span.ids) - span.start) for span in spans]
+
+    spy: Any = Spy()
+    run_pass("fim", Scorers(causal=spy, diffusion=None), [(InfillRequest("def f(", "return a + b"), "a")])
+    expected = LAYOUTS[checkpoint[0]].end or FAMILIES[checkpoint[0]].eos
+    assert model.tokenizer.convert_ids_to_tokens(seen[0].ids[-1]) == expected
+
+
+def test_a_file_chooses_the_layout(tmp_path: Path, checkpoint: tuple[str, str]) -> None:
+    name, folder = checkpoint
+    first = LAYOUTS[name].tokens[0]
+    path = tmp_path / "mine.yaml"
+    path.write_text(f'parts: ["{first}", SUFFIX, "{first}", PREFIX]\n')
+    model = ScoredHF(pretrained=folder, fim=str(path), max_new_tokens=8)
+    assert model.propose([InfillRequest("a", "b")])[0].info["layout"] == "mine"
+    tokens = model.tokenizer.convert_ids_to_tokens(model._gap_row(InfillRequest("def", "a")).ids)
+    assert tokens == [first, "a", first, "def"]
+
+
+def test_an_unknown_layout_is_refused_before_loading() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'codellama'"):
+        ScoredHF(pretrained="nobody/no-such-model", fim="codelama")
+
+
+def test_tasks_render_and_record_the_layout(evaluate: Callable[..., Any], scripted: Callable[..., Any], tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text('parts: ["<S>", SUFFIX, "<P>", PREFIX]\n')
+    cases = {"bigcode/starcoder2-3b": "starcoder", "mistralai/Codestral-22B-v0.1": "codestral"}
+    runs = [({"pretrained": model}, name) for model, name in cases.items()]
+    runs += [({"fim": "codellama-spm", "pretrained": "x"}, "codellama-spm"), ({"fim": f"@{path}"}, "mine")]
+    for metadata, name in runs:
+        found = evaluate(scripted(lambda doc: ""), limit=2, metadata=metadata)
+        assert found["configs"]["infill_toy"]["metadata"]["prompt_layout"] == name
+        assert found["results"]["infill_toy"]["layout,none"] == name
+        for sample in found["samples"]["infill_toy"]:
+            assert sample["layout"] == name
+            first = "<S>" if name == "mine" else LAYOUTS[name].tokens[0]
+            assert sample["arguments"][0][0].startswith(first)

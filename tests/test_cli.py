@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lm_eval_ensemble.cli import main
+
+
+def test_judging_a_file_of_completions(tmp_path: Path, toy: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "answers.jsonl.gz"
+    rows = [{"task_id": d["task_id"], "completion": text} for d in toy[:4] for text in (d["middle"], "nonsense(")]
+    path.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+    assert main(["judge", str(path), "-k", "1,2"]) == 0
+    printed = capsys.readouterr().out
+    assert "pass@1" in printed
+    assert "pass@2" in printed
+    verdicts = [json.loads(line) for line in next(tmp_path.glob("*.verdicts.jsonl")).read_text().splitlines()]
+    assert [v["status"] for v in verdicts] == ["pass", "fail"] * 4
+
+
+def test_errors_are_one_message_and_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "broken.jsonl"
+    path.write_text('{"task_id": "no/such/task", "completion": ""}\n')
+    assert main(["judge", str(path)]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("lm-eval-ensemble: DataError: ")
+    assert "broken.jsonl" in message
+    assert "Traceback" not in message
+
+
+def test_help_and_version_need_no_model() -> None:
+    for arguments, expected in ((["--help"], "judge"), (["--version"], "lm_eval_ensemble 0.")):
+        done = subprocess.run(
+            [sys.executable, "-m", "lm_eval_ensemble", *arguments], capture_output=True, text=True, check=True
+        )
+        assert expected in done.stdout
