@@ -16,7 +16,7 @@ TOLERANCE = 1e-4
 def argmin(candidates: Sequence[Scored], rule: str, prefer: str | None = None) -> tuple[int, str]:
     """Index of the winner and the reason: ``single``, ``agreement``, ``score`` or ``tie``.
 
-    Blank candidates and undefined scores rank last. A tie goes to the member ``prefer``, then to the lexicographically
+    Undefined scores rank after all others, blank texts last. A tie goes to the member ``prefer``, then to the lexicographically
     smaller text, so the order in which members are listed never matters.
 
     :param rule: name of the score to compare (lower is better).
@@ -29,14 +29,16 @@ def argmin(candidates: Sequence[Scored], rule: str, prefer: str | None = None) -
         return 0, "single"
     if len({scored.candidate.text for scored in candidates}) == 1:
         return by_preference[0], "agreement"
-    values = [_rank_value(scored, rule) for scored in candidates]
-    lowest = min(values)
-    close = [i for i in by_preference if values[i] == lowest or values[i] - lowest <= TOLERANCE]
+    ranks = [_rank(scored, rule) for scored in candidates]
+    level, lowest = min(ranks)
+    close = [i for i in by_preference if ranks[i][0] == level and ranks[i][1] - lowest <= TOLERANCE]
     alone = len({candidates[i].candidate.text for i in close}) == 1
     return close[0], "score" if alone else "tie"
 
 
-def _rank_value(scored: Scored, rule: str) -> float:
+def _rank(scored: Scored, rule: str) -> tuple[int, float]:
+    """Defined scores first, then texts without one, then blank texts."""
     value = scored.scores.get(rule)
-    blank = not scored.candidate.text.strip()
-    return math.inf if blank or value is None or not math.isfinite(value) else value
+    if not scored.candidate.text.strip():
+        return 2, 0.0
+    return (1, 0.0) if value is None or not math.isfinite(value) else (0, value)

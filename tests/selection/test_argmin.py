@@ -40,6 +40,8 @@ def test_blank_and_undefined_rank_last() -> None:
     for bad in (make("b", "\n", 0.1), make("b", "", None), make("b", "y", None), make("b", "y", math.nan)):
         assert pick(bad, make("a", "x", 9.0), prefer="b") == ("a", "score")
     assert pick(make("a", "", None), make("b", "\n", None), prefer="b") == ("b", "tie")
+    # A text that could not be scored is still better than none.
+    assert pick(make("b", "\n", 0.1), make("a", "x", None), prefer="b") == ("a", "score")
 
 
 values = st.one_of(st.none(), st.floats(0, 5), st.sampled_from([1.0, 1.0 + TOLERANCE / 3, math.nan]))
