@@ -76,6 +76,22 @@ def test_prefix_middle_and_suffix_are_tokenised_apart(tokenizer: Any) -> None:
     assert sequence.start == len(parts[0])
 
 
+def test_candidates_of_a_long_gap_are_scored_in_the_same_context(tokenizer: Any) -> None:
+    model = UniformCausal(tokenizer)
+    long = InfillRequest("x = 1\n" * 100, "y = 2\n" * 100)
+    texts = ["a\n", "value = first + second + third\n"]
+    score_all(Scorers(causal=model), [(long, text) for text in texts], "fim+causal")
+    middles = [model.encoder.encode(text) for text in texts]
+    for sequence in (True, False):
+        spans = [span for span in model.asked if (span.ids[0] != 1) == sequence]
+        around = []
+        for span in spans:
+            n = next(len(m) for m in middles if span.ids[span.start : span.start + len(m)] == m)
+            around.append((span.ids[: span.start], span.ids[span.start + n :]))
+        assert len(spans) == 2
+        assert around[0] == around[1]
+
+
 def test_an_empty_prefix_still_has_something_before_it(tokenizer: Any) -> None:
     model = UniformCausal(tokenizer)
     score_all(Scorers(causal=model), [(InfillRequest("", ""), "x\n")], "causal")
