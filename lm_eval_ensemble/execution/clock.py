@@ -77,8 +77,9 @@ class Alarm:
     def __enter__(self) -> None:
         signal.signal(signal.SIGALRM, self._look)
         signal.setitimer(signal.ITIMER_REAL, _FIRST_LOOK, _NEXT_LOOKS)
-        # A judge stuck inside one C call never sees the alarm above: the kernel ends it by this one.
-        signal.setitimer(signal.ITIMER_PROF, 2 * HARD_WALL * self._clock.limit)
+        # A judge stuck inside one C call never sees the alarm above: the kernel ends it by this one, after twice the limit
+        # of the judge's own processor time.
+        signal.setitimer(signal.ITIMER_PROF, 2 * self._clock.limit)
 
     def __exit__(self, *_: object) -> None:
         self.stop()

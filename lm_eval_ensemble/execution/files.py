@@ -264,7 +264,9 @@ def main(arguments: argparse.Namespace) -> int:
     try:
         k = [int(part) for part in arguments.k.split(",")]
     except ValueError:
-        raise ConfigError(f"-k {arguments.k!r}: expected numbers separated by commas, such as 1,10.") from None
+        k = [0]
+    if min(k) < 1:
+        raise ConfigError(f"-k {arguments.k!r}: expected numbers of at least 1, separated by commas, such as 1,10.")
     options = vars(arguments)
     names = ("task", "data_dir", "workers", "timeout", "sandbox", "sandbox_command", "overwrite")
     report = judge_file(arguments.file, k=k, **{name: options[name] for name in names})

@@ -110,6 +110,12 @@ class Worker:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
+    def ended_by_its_alarm(self) -> bool:
+        """True if it was stuck inside one C call on a value of the program (see ``clock.Alarm``)."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(timeout=1.0) == -signal.SIGPROF
+        return False
+
     def run(self, message: Mapping[str, Any], wall: float) -> dict[str, Any]:
         """Have one job judged. Raises WorkerLostError (WorkerHungError after ``wall`` seconds)."""
         return dict(self._exchange(message, wall))

@@ -28,6 +28,7 @@ __all__ = ["SANDBOXES", "Judge", "judge", "usable_workers"]
 SANDBOXES = ("auto", "strict", "off")
 _STRICT = ("landlock", "seccomp")
 _MARGIN = 5.0  # seconds beyond the worker's own hard wall before it is taken for hung
+_LONGEST = 3600.0  # seconds
 FOLDER_PREFIX = "lm-eval-ensemble-judge-"
 
 
@@ -80,13 +81,15 @@ class Judge:
         _refuse_windows()
         if sandbox not in SANDBOXES:
             raise ConfigError(f"sandbox: unknown value {sandbox!r}.{did_you_mean(str(sandbox), SANDBOXES)}")
-        if not timeout > 0 or (workers is not None and workers < 1):
-            raise ConfigError(f"judge: timeout is {timeout}, workers {workers}; both must be above 0.")
+        if not 0 < timeout <= _LONGEST or (workers is not None and workers < 1):
+            raise ConfigError(
+                f"judge: timeout is {timeout}, workers {workers}; expected 0 < timeout <= {_LONGEST:g} and workers >= 1."
+            )
         self.workers = workers or usable_workers()
         self.timeout = timeout
         self.lost = 0
         self._progress = progress
-        self._command = shlex.split(sandbox_command) if isinstance(sandbox_command, str) else [*(sandbox_command or ())]
+        self._command = _words(sandbox_command)
         self._verdicts: dict[str, Verdict] = {}
         self._turn = threading.Lock()
         folder = tempfile.mkdtemp(prefix=FOLDER_PREFIX)
@@ -200,7 +203,8 @@ class _Round:
             try:
                 self._record(*item, slot.run(item[1]))
             except BaseException as error:
-                self._failure = error
+                # The first failure is the one to tell: closing the pool makes the other workers fail too.
+                self._failure = self._failure or error
 
     def _record(self, key: str, job: Job, verdict: Verdict) -> None:
         with self._lock:
@@ -272,7 +276,10 @@ class _Slot:
                 self._replace(worker)
                 return Verdict("timeout", f"no answer after {self._wall:g} s")
             except WorkerLostError:
+                hung = worker.ended_by_its_alarm()
                 self._replace(worker)
+                if hung:
+                    return Verdict("timeout", "the tests did not come back from the program's values")
                 continue
             if reply.get("status") in ("pass", "fail", "timeout"):
                 return Verdict(reply["status"], str(reply.get("why", "")))
@@ -347,6 +354,15 @@ def _check_layers(hello: Mapping[str, Any], sandbox: str) -> tuple[tuple[str, ..
                     "or sandbox=auto inside a container or virtual machine that you trust to hold."
                 )
     return layers, missing
+
+
+def _words(command: str | Sequence[str] | None) -> list[str]:
+    if not isinstance(command, str):
+        return [*(command or ())]
+    try:
+        return shlex.split(command)
+    except ValueError as error:
+        raise ConfigError(f"sandbox_command={command!r}: {error}; expected a command line.") from None
 
 
 def _refuse_windows() -> None:

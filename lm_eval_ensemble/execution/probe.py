@@ -51,6 +51,18 @@ def _fork() -> None:
     os.waitpid(pid, 0)
 
 
+def _send_to_a_path() -> None:
+    """A datagram to a path that does not exist: an error other than "not permitted" means that it was tried."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with ours, theirs:
+        try:
+            ours.sendto(b"x", "/no/such/socket")
+        except PermissionError:
+            raise
+        except OSError:
+            return
+
+
 def _raise_limit() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
@@ -64,5 +76,7 @@ _ACTS: tuple[tuple[str, str, Callable[[], object]], ...] = (
     ("seccomp", "forked", _fork),
     ("seccomp", "opened a socket", lambda: socket.socket().close()),
     ("seccomp", "started a program", lambda: os.execv(sys.executable, [sys.executable, "-c", ""])),
+    ("seccomp", "sent a message to a path", _send_to_a_path),
+    ("seccomp", "pinned itself to a processor", lambda: os.sched_setaffinity(0, os.sched_getaffinity(0))),
     ("seccomp", "sent a signal", lambda: os.kill(os.getpid(), 0)),
 )

@@ -81,12 +81,12 @@ class _Program:
         self._add(_RETURN, _EPERM)
         self._add(_RETURN, _ALLOW)
 
-    def refuse_new_limits(self) -> None:
-        """Allow ``prlimit64`` for reading only: the pointer to the new limit (argument 2) must be null."""
-        self._add(_JUMP_EQUAL, SPECIAL["prlimit64"][self.column], no=6)
-        self._add(_LOAD, _ARGUMENTS + 16)
+    def only_null(self, name: str, argument: int) -> None:
+        """Allow the call ``name`` only where an argument (both its words) is null."""
+        self._add(_JUMP_EQUAL, SPECIAL[name][self.column], no=6)
+        self._add(_LOAD, _ARGUMENTS + 8 * argument)
         self._add(_JUMP_EQUAL, 0, no=2)
-        self._add(_LOAD, _ARGUMENTS + 20)
+        self._add(_LOAD, _ARGUMENTS + 8 * argument + 4)
         self._add(_JUMP_EQUAL, 0, yes=1)
         self._add(_RETURN, _EPERM)
         self._add(_RETURN, _ALLOW)
@@ -127,12 +127,14 @@ def zygote_filter(machine: str) -> Filter:
     program.answer("clone3", _ENOSYS)  # its flags lie in memory, out of a filter's sight; glibc falls back to clone
     program.refuse_values("fcntl", 1, _BAD_FCNTL)
     program.refuse_values("ioctl", 1, _BAD_IOCTL)
+    program.only_null("sendto", 4)  # an unconnected datagram socket of a pair could be sent to any path
+    program.only_null("sched_getaffinity", 0)  # of another process it tells which numbers are alive
     return program.finish(DENIED)
 
 
 def guest_filter(machine: str) -> Filter:
     program = _Program(machine)
     program.only_threads()
-    program.refuse_new_limits()
+    program.only_null("prlimit64", 2)  # reading limits, not setting them
     program.refuse_values("prctl", 0, _BAD_PRCTL)
     return program.finish(DENIED_TO_GUESTS)

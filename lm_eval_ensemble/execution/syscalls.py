@@ -28,6 +28,8 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "listen": (50, 201),
     "accept": (43, 202),
     "accept4": (288, 242),
+    "sendmsg": (46, 211),  # with an address or a descriptor; plain send and write on a socket pair stay
+    "sendmmsg": (307, 269),
     # other processes
     "ptrace": (101, 117),
     "process_vm_readv": (310, 270),
@@ -78,6 +80,10 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "removexattr": (197, 14),
     "lremovexattr": (198, 15),
     "fremovexattr": (199, 16),
+    "utime": (132, None),
+    "utimes": (235, None),
+    "futimesat": (261, None),
+    "utimensat": (280, 88),
     "mknod": (133, None),
     "mknodat": (259, 33),
     # identity
@@ -97,6 +103,7 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "sched_setscheduler": (144, 119),
     "sched_setparam": (142, 118),
     "sched_setattr": (314, 274),
+    "sched_setaffinity": (203, 122),
     "ioprio_set": (251, 30),
     "mbind": (237, 235),
     "set_mempolicy": (238, 237),
@@ -175,6 +182,8 @@ SPECIAL: dict[str, tuple[int, int]] = {
     "prctl": (157, 167),
     "fcntl": (72, 25),
     "ioctl": (16, 29),
+    "sendto": (44, 206),
+    "sched_getaffinity": (204, 123),
 }
 
 

@@ -11,14 +11,16 @@ import os
 import random
 import sys
 from collections.abc import Iterator
-from types import CodeType
+from types import CodeType, ModuleType
 from typing import Any
 
 from lm_eval_ensemble.execution import guest
 from lm_eval_ensemble.execution.clock import TimeUp
 from lm_eval_ensemble.execution.wire import Channel, ClosedError, MalformedError, NotPlainError, decode, encode
 
-__all__ = ["restore", "run_tests"]
+__all__ = ["remember", "restore", "run_tests"]
+
+_STATE: list[tuple[dict[str, Any], dict[str, Any]]] = []
 
 
 class GuestError(Exception):
@@ -144,7 +146,13 @@ def _compiled(source: str, name: str) -> CodeType:
 def _reason(error: BaseException) -> str:
     if isinstance(error, GuestError):
         return f"the program raised {error}"
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    name = type(error).__name__
+    try:
+        text = f"{name}: {error}" if str(error) else name
+    except (ClosedError, TimeUp):
+        raise
+    except BaseException:  # a value of the program in the message, and it does not want to be text
+        text = name
     return text[:300].encode("utf-8", "replace").decode()
 
 
@@ -153,8 +161,20 @@ def _printable(name: object) -> str:
     return name if isinstance(name, str) and name.isidentifier() and len(name) <= 50 else "an unnamed exception"
 
 
+def remember() -> None:
+    """Note the state that ``restore`` goes back to: the built-ins and every module that is loaded now."""
+    for module in list(sys.modules.values()):
+        if isinstance(module, ModuleType) and not module.__name__.startswith(("lm_eval_ensemble", "__main__")):
+            _STATE.append((vars(module), dict(vars(module))))
+
+
 def restore() -> None:
-    """Undo what a test may have left behind in this process."""
+    """Undo what a test may have left behind in this process, so that no verdict depends on the job before it."""
+    for names, before in _STATE:
+        if len(names) != len(before) or any(names.get(name) is not value for name, value in before.items()):
+            for name in names.keys() - before.keys():
+                del names[name]
+            names.update(before)
     sys.setrecursionlimit(1000)
     os.chdir("/")
     guest.mute()

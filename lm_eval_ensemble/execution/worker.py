@@ -55,6 +55,7 @@ def _serve(settings: dict[str, Any], folder: str, zygote: Zygote) -> None:
     lockdown.hide()
     pool = Channel(*_private_pipes())
     pool.send(zygote.hello() | {"python": platform.python_version()})
+    trusted.remember()
     trusted.restore()
     lockdown.restrict_self("RLIMIT_CORE", 0)
     lockdown.restrict_self("RLIMIT_AS", lockdown.MEMORY)

@@ -19,7 +19,7 @@ import pytest
 from lm_eval_ensemble.errors import ConfigError, SandboxError
 from lm_eval_ensemble.execution import Job, Judge, Verdict, handle, judge, pool
 from lm_eval_ensemble.execution.handle import worker_command
-from tests.execution.helpers import job, leftovers, needs_proc, processes
+from tests.execution.helpers import job, leftovers, needs_layers, needs_proc, processes
 
 RIGHT, WRONG = "    return x + 1\n", "    return x\n"
 ROOT = Path(__file__).parents[2]
@@ -197,7 +197,7 @@ def test_the_end_of_the_harness_is_the_end_of_everything(number: int, tmp_path: 
 def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'strict'"):
         Judge(sandbox="stric")
-    with pytest.raises(ConfigError, match="above 0"):
+    with pytest.raises(ConfigError, match="expected 0 < timeout"):
         Judge(timeout=0)
     with pytest.raises(ConfigError, match="above 0"):
         Judge(workers=0)
@@ -319,3 +319,71 @@ def test_2000_jobs_while_40_workers_are_killed(monkeypatch: pytest.MonkeyPatch) 
             killer.join()
     assert len(killed) == 40
     assert room.lost == 0
+
+
+def test_a_value_that_hangs_the_judge_is_a_timeout_of_seconds() -> None:
+    test = "def check(candidate):\n    assert round(candidate(3)) == 6\n"
+    body = "    from decimal import Decimal\n    return Decimal('1e999999999')\n"
+    begin = time.monotonic()
+    hung, after = judge([job(body, test=test), job(RIGHT)], workers=1, timeout=0.5, progress=False)
+    assert (hung.status, after.status) == ("timeout", "pass")
+    assert time.monotonic() - begin < 20
+
+
+def test_no_verdict_depends_on_the_job_before_it() -> None:
+    spoil = (
+        "def check(c):\n    import builtins, math\n    c(1)\n"
+        "    builtins.abs = lambda x: 0\n    math.pi = 3\n    builtins.extra = 1\n"
+    )
+    near = (
+        "def check(c):\n    import builtins, math\n"
+        "    assert abs(c(3) - 6) < 1e-6 and math.pi > 3.1 and not hasattr(builtins, 'extra')\n"
+    )
+    jobs = [job(RIGHT, test=spoil), job("    return 99\n", test=near), job("    return 2 * x\n", test=near)]
+    found = judge(jobs, workers=1, progress=False)
+    assert [v.status for v in found] == ["pass", "fail", "pass"]
+
+
+def test_a_value_in_a_failing_message_cannot_harm_the_judge() -> None:
+    test = "def check(candidate):\n    got = candidate(3)\n    assert got == 6, got\n"
+    body = "    class Sly:\n        def __str__(self):\n            raise ValueError\n    return Sly()\n"
+    (verdict,) = judge([job(body, test=test)], workers=1, progress=False)
+    assert (verdict.status, verdict.why) == ("fail", "AssertionError")
+
+
+@needs_layers
+@pytest.mark.parametrize(
+    "act",
+    [
+        "import socket; a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM); a.sendto(b'x', '/tmp/any')",
+        "import os; os.sched_setaffinity(os.getppid(), {0})",
+        "import os; os.sched_getaffinity(os.getppid())",
+        "import os; os.utime('/etc/hostname', (1, 1))",
+    ],
+)
+def test_other_processes_and_sockets_are_out_of_reach(act: str) -> None:
+    body = f"    try:\n        {act}\n    except PermissionError:\n        return 'refused'\n    return 'done'\n"
+    (verdict,) = judge([job(body, test="def check(c):\n    assert c(1) == 'refused', str(c(1))\n")], progress=False)
+    assert verdict.passed, verdict.why
+
+
+@needs_layers
+def test_plain_socket_pairs_and_asyncio_work() -> None:
+    body = (
+        "    import asyncio, socket\n    a, b = socket.socketpair()\n    a.sendall(b'hi')\n"
+        "    async def main():\n        await asyncio.sleep(0)\n        return b.recv(2).decode()\n"
+        "    return asyncio.run(main())\n"
+    )
+    (verdict,) = judge([job(body, test="def check(c):\n    assert c(1) == 'hi'\n")], progress=False)
+    assert verdict.passed, verdict.why
+
+
+def test_an_interrupt_is_told_as_such() -> None:
+    room = Judge(2, progress=False)
+
+    def jobs() -> Iterator[Job]:
+        yield from (job(f"    return x + {n}\n") for n in range(20))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        room.run(jobs())
