@@ -246,7 +246,8 @@ def _name_faults(members: Iterable[Any], prefer: Any) -> Iterator[str]:
     if len(set(names)) != len(names):
         yield f"$.members: member names must differ, got {', '.join(names)}."
     for index, name in found.items():
-        if name in ("oracle", "floor"):
+        # exact_match_<member> must not be another row: exact_match_oracle, exact_match_first_line, ..._first_line_<other>.
+        if name in ("oracle", "floor") or name.startswith("first_line"):
             yield f"$.members[{index}].name: {name} is the name of a table row; choose another member name."
     if isinstance(prefer, str) and prefer not in names:
         yield f"$.prefer: {prefer!r} is not a member.{did_you_mean(prefer, names)}"

@@ -95,6 +95,10 @@ class PlainEncoder:
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
+    def count_for(self, ids: Sequence[int], characters: int, opening: bool = False) -> int:
+        """How many of ``ids`` are needed to write the first ``characters`` of their text."""
+        return next(n for n in range(len(ids) + 1) if len(self.decode(ids[:n], opening)) >= characters)
+
 
 @dataclass(frozen=True)
 class Window:

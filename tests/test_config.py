@@ -47,6 +47,7 @@ def test_flat_settings_leave_foreign_members_alone() -> None:
         ({"members": [3]}, r"\$\.members\[0\]"),
         ({"members": [{"name": "a b", "model": "hf"}]}, r"\$\.members\[0\]\.name"),
         ({"members": [{"name": "oracle", "model": "hf"}]}, "name of a table row"),
+        ({"members": [{"name": "first_line", "model": "hf"}]}, "name of a table row"),
         ({"members": [{"name": "a", "model": "hf"}] * 2}, "must differ"),
         ({"members": [{"name": "a", "model": "hf"}], "preset": "tiny"}, "both were given"),
     ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -110,7 +110,9 @@ class DiffusionInfill(InfillLM):
         return {"diffusion_infill": self.config.model_dump(), "model_dtype": str(self.network.model.dtype)}
 
     def _plan(self, request: InfillRequest) -> _Row:
+        draw = resolve(self.config, request, self.policy.limit)
         length = self.policy.choose(request, lambda text: len(self.encoder.encode(text)))
+        length = replace(length, tokens=min(length.tokens, draw.max_new_tokens))
         if length.mode == "oracle" and not self._warned:
             self._warned = True
             logger.warning(
@@ -121,7 +123,7 @@ class DiffusionInfill(InfillLM):
         window = fit_window(
             self.encoder.encode(request.prefix), self.encoder.encode(request.suffix), self.window - length.tokens
         )
-        return _Row(request, window, length, resolve(self.config, request))
+        return _Row(request, window, length, draw)
 
     def _fill(self, rows: Sequence[_Row]) -> list[_Fill]:
         mask = self.network.mask_id
@@ -150,8 +152,11 @@ class DiffusionInfill(InfillLM):
 
     def _candidate(self, row: _Row, fill: _Fill) -> Candidate:
         raw = self.encoder.decode(fill.tokens)
-        for stop in row.request.until:
-            raw = raw.split(stop)[0] if stop else raw
+        logprobs = fill.logprobs
+        cut = min((raw.find(stop) for stop in row.request.until if stop and stop in raw), default=-1)
+        if cut >= 0:
+            raw = raw[:cut]
+            logprobs = logprobs[: self.encoder.count_for(fill.tokens, cut)]
         info = {"length_mode": row.length.mode, "length": row.length.tokens, "row_forwards": fill.row_forwards}
         info |= row.window.trims
-        return Candidate(self.name, normalise(raw, row.request.cut), raw, logprobs=tuple(fill.logprobs), info=info)
+        return Candidate(self.name, normalise(raw, row.request.cut), raw, logprobs=tuple(logprobs), info=info)

@@ -14,7 +14,7 @@ from lm_eval_ensemble.execution import Job, Judge, Verdict
 from lm_eval_ensemble.execution.reference import judge_by_reference
 from lm_eval_ensemble.types import Scored
 
-__all__ = ["JudgeSettings", "judge_all"]
+__all__ = ["JudgeSettings", "check_judge", "judge_all"]
 
 logger = logging.getLogger(__name__)
 
@@ -80,11 +80,21 @@ def judge_all(
     return judged, sandbox
 
 
-def _judge(jobs: Sequence[Job], settings: JudgeSettings, title: str) -> tuple[list[Verdict], str | None]:
+def check_judge(settings: JudgeSettings) -> None:
+    """Judge one program, so that a judge that cannot run is known before anything is generated.
+
+    :raises SandboxError: it cannot run here.
+    """
+    test = "def check(candidate):\n    assert candidate(1) == 2\n"
+    _judge([Job("def f(x):\n", "    return x + 1\n", "", test, "f")], replace(settings, workers=1), None)
+
+
+def _judge(jobs: Sequence[Job], settings: JudgeSettings, title: str | None) -> tuple[list[Verdict], str | None]:
     if not jobs:
         return [], None
     if settings.checker == "reference":
         return judge_by_reference(jobs, timeout=settings.timeout), "OpenAI's human_eval_infilling"
     with Judge(settings.workers, settings.timeout, settings.sandbox, settings.command) as judge:
-        logger.info("%s: %s", title, judge.description)
+        if title:
+            logger.info("%s: %s", title, judge.description)
         return judge.run(jobs), judge.description

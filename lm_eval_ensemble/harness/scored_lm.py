@@ -282,7 +282,7 @@ class ScoredHF(HFLM):  # type: ignore[misc]
             )
         text = text[:cut]
         # The tokens that are needed to write what is left of the answer.
-        needed = next(n for n in range(len(kept) + 1) if len(self.encoder.decode(kept[:n], opening)) >= cut)
+        needed = self.encoder.count_for(kept, cut, opening)
         return _Answer(text, tuple(logprobs[:needed]), "stop_string", None)
 
     def _candidate(self, row: _Row, answer: _Answer) -> Candidate:

@@ -21,7 +21,7 @@ from lm_eval_ensemble.data import check_document, load_documents
 from lm_eval_ensemble.errors import ConfigError, HostError, did_you_mean
 from lm_eval_ensemble.fim import LAYOUTS, FimLayout, find_layout, is_layout, layout_named
 from lm_eval_ensemble.harness.base import NO_CHAT, live_models
-from lm_eval_ensemble.harness.judging import JudgeSettings, judge_all
+from lm_eval_ensemble.harness.judging import JudgeSettings, check_judge, judge_all
 from lm_eval_ensemble.metrics import infill
 from lm_eval_ensemble.types import Candidate, Completion, Scored, Selection, normalise
 
@@ -46,6 +46,7 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
         settings["generation_kwargs"] = {"until": list(self.layout.stops), **settings.get("generation_kwargs", {})}
         super().__init__(config=settings)
         self._rows: dict[str, None] = {}
+        self._ks()
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         documents = load_documents(self.config.dataset_name, self.meta.get("data_dir"))
@@ -66,6 +67,8 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
 
     def build_all_requests(self, **arguments: Any) -> None:
         self._check_flags(**arguments)
+        if self.config.unsafe_code and "bypass" not in self._metric_fn_list:
+            check_judge(self.judge)  # now, not when hours of generation are done
         if self._guessed and not len(live_models):
             logger.warning(
                 "%s: no fill-in-the-middle layout is known for pretrained=%r; the prompts use that of %r. A wrong layout "

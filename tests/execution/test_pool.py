@@ -199,7 +199,7 @@ def test_settings_out_of_range_are_refused() -> None:
         Judge(sandbox="stric")
     with pytest.raises(ConfigError, match="expected 0 < timeout"):
         Judge(timeout=0)
-    with pytest.raises(ConfigError, match="above 0"):
+    with pytest.raises(ConfigError, match="workers >= 1"):
         Judge(workers=0)
 
 

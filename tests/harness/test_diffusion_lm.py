@@ -39,6 +39,17 @@ def test_the_middle_has_the_length_asked_for(diffusion: DiffusionInfill, toy: li
         assert len(candidate.logprobs or ()) == expected
 
 
+def test_the_hosts_limits_shorten_text_and_logprobs(assets: Path) -> None:
+    model = DiffusionInfill(pretrained=str(assets / "mdm"), steps=4)
+    short = model.propose([InfillRequest("x = ", "\n", reference="1 + 2 + 3", max_new_tokens=2)])[0]
+    assert short.info["length"] == len(short.logprobs or ()) == 2
+    whole = model.propose([InfillRequest("def f(x):\n", "\n", reference="    return x\n")])[0]
+    stop = whole.raw.strip()[0]
+    cut = model.propose([InfillRequest("def f(x):\n", "\n", reference="    return x\n", until=(stop,))])[0]
+    assert cut.raw == whole.raw[: whole.raw.index(stop)]
+    assert len(cut.logprobs or ()) < len(whole.logprobs or ())
+
+
 def test_oracle_length_warns_once(assets: Path, toy: list[dict[str, Any]], caplog: pytest.LogCaptureFixture) -> None:
     model = DiffusionInfill(pretrained=str(assets / "mdm"), steps=2)
     with caplog.at_level(logging.WARNING, "lm_eval_ensemble"):

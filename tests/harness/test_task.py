@@ -11,7 +11,7 @@ import pytest
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from lm_eval_ensemble.errors import ConfigError, DataError
+from lm_eval_ensemble.errors import ConfigError, DataError, SandboxError
 from lm_eval_ensemble.harness.task import InfillTask
 
 Run = Callable[..., Any]
@@ -122,6 +122,15 @@ def test_prompts_are_never_served_from_the_request_cache(
 def test_bad_metadata_is_one_clear_error(evaluate: Run, scripted: Run, metadata: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         evaluate(scripted(lambda doc: ""), limit=1, metadata=metadata)
+
+
+def test_a_judge_that_cannot_run_is_known_before_generation(evaluate: Run, scripted: Run) -> None:
+    def never(doc: dict[str, Any]) -> str:
+        raise AssertionError("generated")
+
+    for metadata in ({"sandbox_command": "no-such-program"}, {"judge": "reference"}):
+        with pytest.raises(SandboxError):
+            evaluate(scripted(never), limit=1, metadata=metadata)
 
 
 def test_missing_data_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
