@@ -24,6 +24,30 @@ def test_judging_a_file_of_completions(tmp_path: Path, toy: list[dict[str, Any]]
     assert [v["status"] for v in verdicts] == ["pass", "fail"] * 4
 
 
+def test_judging_a_samples_file_of_lm_eval(
+    tmp_path: Path, toy: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = next(d for d in toy if d["cut"] == "line")
+    rows = [{"doc_id": 0, "doc": line, "resps": [[line["middle"].rstrip() + "\nmore(", "nonsense("]], "filter": "none"}]
+    path = tmp_path / "samples_infill_toy.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert main(["judge", str(path), "-k", "1,2"]) == 0
+    verdicts = [json.loads(text) for text in next(tmp_path.glob("*.verdicts.jsonl")).read_text().splitlines()]
+    # The first answer is cut after its line, as the task does.
+    assert [v["status"] for v in verdicts] == ["pass", "fail"]
+    assert "pass@2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["-k", "0"], ["-k", "1,x"], ["--sandbox_command", 'bwrap "'], ["--timeout", "inf"]])
+def test_settings_out_of_range_are_one_message(
+    tmp_path: Path, toy: list[dict[str, Any]], capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_text(json.dumps({"task_id": toy[0]["task_id"], "completion": ""}) + "\n")
+    assert main(["judge", str(path), *arguments]) == 2
+    assert "ConfigError" in capsys.readouterr().err
+
+
 def test_errors_are_one_message_and_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "broken.jsonl"
     path.write_text('{"task_id": "no/such/task", "completion": ""}\n')

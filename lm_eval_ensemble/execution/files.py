@@ -23,6 +23,7 @@ from lm_eval_ensemble.errors import ConfigError, DataError, did_you_mean
 from lm_eval_ensemble.execution.jobs import LOST, Job
 from lm_eval_ensemble.execution.pool import SANDBOXES, Judge
 from lm_eval_ensemble.metrics.passk import pass_at_k
+from lm_eval_ensemble.types import Cut, normalise
 
 __all__ = ["Report", "add_arguments", "judge_file", "main", "read_completions"]
 
@@ -126,12 +127,26 @@ def read_completions(path: Path) -> Iterator[Row]:
             raise DataError(f"{where}: not JSON ({error}). Each line is one object with task_id and completion.") from None
         if not isinstance(row, dict):
             raise DataError(f"{where}: found {type(row).__name__}, expected an object with task_id and completion.")
-        for field in ("task_id", "completion"):
-            if not isinstance(row.get(field), str):
-                found = f"{type(row[field]).__name__}" if field in row else f"only {', '.join(sorted(row)) or 'nothing'}"
-                raise DataError(f"{where}: found {found}, expected a string {field!r}.")
-        yield Row(index, number, row["task_id"], row["completion"])
-        index += 1
+        for answer in _answers(row):
+            for field in ("task_id", "completion"):
+                if not isinstance(answer.get(field), str):
+                    found = type(answer[field]).__name__ if field in answer else f"only {', '.join(sorted(row)) or 'nothing'}"
+                    raise DataError(f"{where}: found {found}, expected a string {field!r}.")
+            yield Row(index, number, answer["task_id"], answer["completion"])
+            index += 1
+
+
+def _answers(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """The completions of one line: the line itself, or the answers of a line of lm_eval's samples file, cut by the rule
+    of the document as the task does."""
+    doc, answers = row.get("doc"), row.get("resps")
+    if not (isinstance(doc, dict) and isinstance(answers, list)) or "completion" in row:
+        return [row]
+    texts = [text for group in answers for text in (group if isinstance(group, list) else [group])]
+    cut: Cut = "line" if doc.get("cut") == "line" else "none"
+    return [
+        {"task_id": doc.get("task_id"), "completion": normalise(text, cut) if isinstance(text, str) else text} for text in texts
+    ]
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -248,7 +263,11 @@ def _report(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``lm-eval-ensemble judge``."""
-    parser.add_argument("file", metavar="FILE", help="JSONL (or .jsonl.gz) with task_id and completion on each line")
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        help="JSONL (or .jsonl.gz) with task_id and completion on each line, or a samples file of lm_eval",
+    )
     parser.add_argument("--task", help="data set the ids belong to (default: every set found on disk)")
     parser.add_argument("--data_dir", help="folder with local data sets (default: $LM_EVAL_ENSEMBLE_DATA)")
     parser.add_argument("-k", default="1,10,100", help="which pass@k to print (default: %(default)s)")

@@ -70,7 +70,7 @@ def serve() -> None:
     """Read a program from ``GUEST_FD``, run it, answer requests until the judge hangs up."""
     channel = Channel(GUEST_FD, GUEST_FD)
     gc.enable()
-    random.seed(0)  # the same program gives the same verdict, run after run
+    random.seed(0)  # a program that draws numbers gets the same verdict in every run
     job = channel.receive()
     namespace: dict[str, Any] = {}  # without __name__, as in the reference: `if __name__ == "__main__"` is false
     try:
