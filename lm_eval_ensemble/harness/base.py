@@ -86,9 +86,6 @@ class InfillLM(LM):  # type: ignore[misc]
         state = PartialState()
         self._rank, self._world_size = state.process_index, state.num_processes
 
-    def propose(self, requests: Sequence[InfillRequest]) -> list[Candidate]:
-        raise NotImplementedError
-
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Fill the gaps of lm_eval's requests."""
         asked = to_requests(requests)

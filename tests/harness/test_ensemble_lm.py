@@ -127,6 +127,16 @@ def test_a_third_party_model_can_be_a_member(assets: Any, evaluate: Run) -> None
         assert all(math.isfinite(c["scores"]["fim"]) for c in by_name.values() if c["text"].strip())
 
 
+def test_an_ensemble_can_be_a_member(evaluate: Run) -> None:
+    members = [
+        {"name": "pair", "model": "ensemble-ppl", "args": {"preset": "tiny"}},
+        {"name": "fim", "model": "hf-scored", "args": {"preset": "tiny"}},
+    ]
+    found = evaluate("ensemble-ppl", model_args={"members": members, "pretrained": "nested"}, limit=2)
+    for sample in found["samples"]["infill_toy"]:
+        assert [c["member"] for c in sample["selection"]["candidates"]] == ["pair", "fim"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
