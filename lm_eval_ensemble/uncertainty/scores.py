@@ -99,6 +99,8 @@ def _count(record: Mapping[str, Any]) -> int | None:
     for name in ("token_ids", "tokens"):
         if record.get(name):
             return len(record[name])
+    if record.get("logprobs") and record.get("source") != "loglikelihood":
+        return len(record["logprobs"])
     return None if record.get("raw") or record.get("answer") else 0
 
 
