@@ -19,12 +19,13 @@ from lm_eval_ensemble.metrics.multiple import holm
 from lm_eval_ensemble.metrics.uncertainty import Estimate, auroc
 from lm_eval_ensemble.uncertainty.answers import LABELS, Answers, labels
 from lm_eval_ensemble.uncertainty.clusters import Clusters, MatchClusters
+from lm_eval_ensemble.uncertainty.origin import UNKNOWN
 from lm_eval_ensemble.uncertainty.relevance import relevance_scores
 from lm_eval_ensemble.uncertainty.sampled import sampled_scores
 from lm_eval_ensemble.uncertainty.scores import free_scores, is_empty
 from lm_eval_ensemble.uncertainty.similarity import Similarity
 
-__all__ = ["BASELINE", "PRIMARY", "Analysis", "Comparison", "ScoreReport", "Settings", "analyse", "compare"]
+__all__ = ["BASELINE", "PRIMARY", "Analysis", "Comparison", "HolmTest", "ScoreReport", "Settings", "analyse", "compare"]
 
 PRIMARY = "g_nll"
 BASELINE = "length_tokens"
@@ -54,7 +55,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Test:
+class HolmTest:
     """A paired difference of AUROCs and its p-value after Holm's correction over the tests of its family."""
 
     difference: Difference
@@ -71,8 +72,8 @@ class ScoreReport:
     by_label: Mapping[str, Estimate]
     calibrations: Mapping[str, Calibration]
     abstention: Abstention
-    over_primary: Test | None
-    over_length: Test | None
+    over_primary: HolmTest | None
+    over_length: HolmTest | None
     unanswerable: Estimate | None
 
 
@@ -93,13 +94,18 @@ class Analysis:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models on one task by one score: AUROC of the first minus that of the second."""
+    """Two models on one task by one score: AUROC of the first minus that of the second.
+
+    ``differ`` lists what is known to differ between them (family, size, precision). Where it is more than one thing, the
+    difference belongs to none of them alone.
+    """
 
     dataset: str
     score: str
     first: str
     second: str
-    test: Test
+    test: HolmTest
+    differ: tuple[str, ...]
 
 
 def analyse(answers: Answers, settings: Settings) -> Analysis:
@@ -147,7 +153,7 @@ def compare(analyses: Sequence[Analysis], scores: Sequence[str] = (PRIMARY, "rw_
             pairs = list(combinations(having, 2))
             tests = _corrected([_between(a, b, score) for a, b in pairs])
             for (a, b), test in zip(pairs, tests, strict=True):
-                found.append(Comparison(dataset, score, _name(a, group), _name(b, group), test))
+                found.append(Comparison(dataset, score, _name(a, group), _name(b, group), test, _differ(a, b)))
     return found
 
 
@@ -185,7 +191,7 @@ def _report(
     )
 
 
-def _tests(columns: Mapping[str, Column], wrong: NDArray[np.bool_], other: str) -> dict[str, Test]:
+def _tests(columns: Mapping[str, Column], wrong: NDArray[np.bool_], other: str) -> dict[str, HolmTest]:
     if other not in columns:
         return {}
     names = [name for name in columns if name != other]
@@ -198,9 +204,9 @@ def _tests(columns: Mapping[str, Column], wrong: NDArray[np.bool_], other: str) 
     return dict(zip(names, _corrected(differences), strict=True))
 
 
-def _corrected(differences: Sequence[Difference]) -> list[Test]:
+def _corrected(differences: Sequence[Difference]) -> list[HolmTest]:
     adjusted = iter(holm([difference.p for difference in differences if difference.p is not None]))
-    return [Test(difference, None if difference.p is None else next(adjusted)) for difference in differences]
+    return [HolmTest(difference, None if difference.p is None else next(adjusted)) for difference in differences]
 
 
 def _between(a: Analysis, b: Analysis, score: str) -> Difference:
@@ -222,6 +228,12 @@ def _name(analysis: Analysis, group: Sequence[Analysis]) -> str:
     return f"{name} {analysis.answers.run_id}" if alike > 1 else name
 
 
+def _differ(a: Analysis, b: Analysis) -> tuple[str, ...]:
+    first, second = a.answers.origin, b.answers.origin
+    pairs = {name: (getattr(first, name), getattr(second, name)) for name in ("family", "size", "precision")}
+    return tuple(name for name, (x, y) in pairs.items() if x != y and UNKNOWN not in (x, y))
+
+
 def _array(column: Column) -> NDArray[np.float64]:
     return np.array([np.nan if value is None else value for value in column], np.float64)
 
@@ -239,7 +251,10 @@ def _rates(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def _warnings(answers: Answers, reports: Mapping[str, ScoreReport], rules: Mapping[str, NDArray[np.bool_]]) -> list[str]:
     found = list(answers.notes)
     for name, report in reports.items():
-        found += [warning if "too few" in warning else f"{name}: {warning}" for warning in report.discrimination.warnings]
+        few = [warning for warning in report.discrimination.warnings if "too few" in warning]
+        # that longer answers are right more often is a finding about lengths, no fault
+        turned = [] if name.startswith("length_") else [w for w in report.discrimination.warnings if w not in few]
+        found += [*few, *(f"{name}: {warning}" for warning in turned)]
     found = list(dict.fromkeys(found))
     if all(record.get("logprobs") is None for record in answers.records):
         found.append("no log-probabilities were recorded: lengths only. Run with --model hf-scored")

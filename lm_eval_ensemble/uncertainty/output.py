@@ -11,7 +11,7 @@ from typing import Any
 
 from lm_eval_ensemble.metrics.rejection import CURVES
 from lm_eval_ensemble.metrics.uncertainty import Estimate
-from lm_eval_ensemble.uncertainty.analysis import BASELINE, PRIMARY, Analysis, Comparison, ScoreReport, Test
+from lm_eval_ensemble.uncertainty.analysis import BASELINE, PRIMARY, Analysis, Comparison, HolmTest, ScoreReport
 from lm_eval_ensemble.uncertainty.answers import LABELS
 
 __all__ = ["COLUMNS", "as_json", "as_text", "comparisons_text", "csv_row", "write_csv", "write_json"]
@@ -50,13 +50,16 @@ def comparisons_text(comparisons: Sequence[Comparison]) -> str:
     """One line per pair of models; empty without any."""
     if not comparisons:
         return ""
-    rows = [["task", "score", "first", "second", "difference", "95 %", "p (Holm)", "n", "how"]]
+    rows = [["task", "score", "first", "second", "difference", "95 %", "p (Holm)", "n", "how", "differ in"]]
     for found in comparisons:
         gap = found.test.difference
         interval = f"[{_signed(gap.low)}, {_signed(gap.high)}]" if gap.low is not None else gap.reason or ""
         names = [found.dataset, found.score, found.first, found.second]
-        rows.append([*names, _signed(gap.value), interval, _p(found.test), str(gap.n), gap.method])
-    return "\n".join(["AUROC of the first model minus that of the second", *(f"  {line}" for line in _aligned(rows))])
+        rows.append([*names, _signed(gap.value), interval, _p(found.test), str(gap.n), gap.method, ", ".join(found.differ)])
+    lines = ["AUROC of the first model minus that of the second", *(f"  {line}" for line in _aligned(rows))]
+    if any({"size", "precision"} <= set(found.differ) for found in comparisons):
+        lines.append("  warning: some pairs differ in size and in precision: their difference is no effect of size")
+    return "\n".join(lines)
 
 
 def _rows(analysis: Analysis) -> list[list[str]]:
@@ -149,7 +152,7 @@ def _score_json(report: ScoreReport) -> dict[str, Any]:
     }
 
 
-def _test_json(test: Test) -> dict[str, Any]:
+def _test_json(test: HolmTest) -> dict[str, Any]:
     return {**asdict(test.difference), "p_holm": test.p_holm}
 
 
@@ -207,7 +210,7 @@ def _rule(name: str) -> str:
     return f"{name} >= {LABELS[name]:g}"
 
 
-def _gap(test: Test | None) -> list[str]:
+def _gap(test: HolmTest | None) -> list[str]:
     return ["", ""] if test is None else [_signed(test.difference.value), _p(test)]
 
 
@@ -223,7 +226,7 @@ def _signed(value: float | None, digits: int = 3) -> str:
     return "" if value is None else f"{value:+.{digits}f}"
 
 
-def _p(test: Test) -> str:
+def _p(test: HolmTest) -> str:
     if test.p_holm is None:
         return ""
     return "<0.001" if test.p_holm < 0.001 else f"{test.p_holm:.3f}"

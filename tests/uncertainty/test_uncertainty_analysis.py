@@ -123,6 +123,7 @@ def test_models_are_compared_on_shared_documents(tmp_path: Path) -> None:
     strong, weak = records(n=80, gap=3.0), records(n=60, gap=0.0)
     analyses = [analysed(tmp_path / name, found, model=name) for name, found in (("strong", strong), ("weak", weak))]
     (found,) = compare(analyses)
+    assert found.differ == ()
     assert (found.first, found.second, found.score) == ("strong (hf-scored)", "weak (hf-scored)", "g_nll")
     assert found.test.difference.n == 60
     assert "paired by document" in found.test.difference.method

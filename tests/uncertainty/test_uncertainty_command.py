@@ -16,7 +16,12 @@ from tests.uncertainty.runs import CONFIG, a_record, records, write_run
 
 def test_the_table_and_both_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path / "lot" / "a", records(), model="org/a")
-    write_run(tmp_path / "lot" / "b", records(seed=1), model="org/b", config={**CONFIG, "model_num_parameters": 7_000_000_000})
+    write_run(
+        tmp_path / "lot" / "b",
+        records(seed=1),
+        model="org/b",
+        config={**CONFIG, "model_num_parameters": 7_000_000_000, "model_dtype": "float16"},
+    )
     out = tmp_path / "out"
     arguments = ["uncertainty", str(tmp_path / "lot"), "--draws", "20", "--similarity", "constant"]
     assert main([*arguments, "--csv", str(out / "t.csv"), "--json", str(out / "t.json")]) == 0
@@ -28,6 +33,8 @@ def test_the_table_and_both_files(tmp_path: Path, capsys: pytest.CaptureFixture[
     for part in ("length_tokens (baseline)", "by em", "by rougeL", "- length", "cross-fitted", "an error of at most 10.0 %"):
         assert part in text
     assert "AUROC of the first model minus that of the second" in text
+    # the confound of the earlier experiments: small models in 16 bits, large ones in 8
+    assert "some pairs differ in size and in precision" in text
 
     rows = list(csv.DictReader((out / "t.csv").read_text(encoding="utf-8").splitlines()))
     assert tuple(rows[0])[: len(COLUMNS)] == COLUMNS
