@@ -29,6 +29,8 @@ __all__ = ["BASELINE", "PRIMARY", "Analysis", "Comparison", "HolmTest", "ScoreRe
 
 PRIMARY = "g_nll"
 BASELINE = "length_tokens"
+# Every document has this score, so what is said of it is said of all answers.
+BASELINE_OF_ALL = "length_chars"
 Column = list[float | None]
 
 
@@ -239,23 +241,23 @@ def _array(column: Column) -> NDArray[np.float64]:
 
 
 def _rates(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Shares of the answers: cut by the length limit, last token across a stop, empty."""
+    """Shares of the answers: cut by the length limit, last token across a stop, empty, prompt shortened to fit."""
     n = len(records)
     return {
         "truncated": sum(bool(record.get("truncated")) for record in records) / n,
         "straddle": sum(bool(record.get("straddle")) for record in records) / n,
         "empty": sum(is_empty(record) for record in records) / n,
+        "trimmed": sum(bool(record.get("trimmed_prefix")) for record in records) / n,
     }
 
 
 def _warnings(answers: Answers, reports: Mapping[str, ScoreReport], rules: Mapping[str, NDArray[np.bool_]]) -> list[str]:
     found = list(answers.notes)
+    found += [warning for warning in reports[BASELINE_OF_ALL].discrimination.warnings if "too few" in warning]
     for name, report in reports.items():
-        few = [warning for warning in report.discrimination.warnings if "too few" in warning]
         # that longer answers are right more often is a finding about lengths, no fault
-        turned = [] if name.startswith("length_") else [w for w in report.discrimination.warnings if w not in few]
-        found += [*few, *(f"{name}: {warning}" for warning in turned)]
-    found = list(dict.fromkeys(found))
+        if not name.startswith("length_"):
+            found += [f"{name}: {warning}" for warning in report.discrimination.warnings if "too few" not in warning]
     if all(record.get("logprobs") is None for record in answers.records):
         found.append("no log-probabilities were recorded: lengths only. Run with --model hf-scored")
     sources = sorted({str(record.get("source") or "generation") for record in answers.records})

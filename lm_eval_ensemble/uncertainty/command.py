@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,20 +77,39 @@ def main(arguments: argparse.Namespace) -> int:
         except DataError as error:
             problems.append(str(error))
             continue
-        sys.stdout.write(as_text(analyses[-1]) + "\n\n")
     comparisons = compare(analyses)
-    if comparisons:
-        sys.stdout.write(comparisons_text(comparisons) + "\n")
     for problem in problems:
         print(f"problem: {problem}", file=sys.stderr)
     if not analyses:
         raise DataError("no run could be analysed.")
-    if arguments.csv:
-        write_csv(arguments.csv, analyses)
-    if arguments.json:
-        shown: dict[str, Any] = {**plain, "similarity": similarity and similarity.name, "clusters": settings.clusters.name}
-        write_json(arguments.json, as_json(analyses, comparisons, shown))
+    shown: dict[str, Any] = {**plain, "similarity": similarity and similarity.name, "clusters": settings.clusters.name}
+    faults = _write(arguments.csv, lambda path: write_csv(path, analyses))
+    faults += _write(arguments.json, lambda path: write_json(path, as_json(analyses, comparisons, shown)))
+    texts = [*map(as_text, analyses), *([comparisons_text(comparisons)] if comparisons else [])]
+    _show("\n\n".join(texts) + "\n")
+    if faults:
+        raise DataError("\n".join(faults))
     return 0
+
+
+def _write(path: Path | None, write: Callable[[Path], None]) -> list[str]:
+    """Writes a file that was asked for; what fails is told after the table is out."""
+    try:
+        if path is not None:
+            write(path)
+    except OSError as error:
+        return [f"{path}: could not be written ({error})."]
+    return []
+
+
+def _show(text: str) -> None:
+    """Prints; a reader that has seen enough (``| head``) is no error."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more at its end; nowhere is better than a traceback there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _check_writable(path: Path | None) -> None:

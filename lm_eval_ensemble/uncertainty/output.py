@@ -73,7 +73,7 @@ def _rows(analysis: Analysis) -> list[list[str]]:
         area, metrics = _area(report), report.discrimination.metrics
         correlation = analysis.correlations[PRIMARY].get(name)
         rows.append(
-            [f"{name} (baseline)" if name == BASELINE else name, _three(area.value), _interval(area)]
+            [f"{name} (baseline)" if name == BASELINE else name, _three(area.value) or "-", _interval(area) or "-"]
             + [_three(report.by_label[rule].value) for rule in others]
             + [*_gap(report.over_length), *_gap(report.over_primary), _signed(correlation, 2)]
             + ([_three(report.unanswerable.value if report.unanswerable else None)] if some_unanswerable else [])

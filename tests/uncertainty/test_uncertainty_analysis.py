@@ -92,7 +92,7 @@ def test_warnings_about_mixed_sources_and_partial_entropies(tmp_path: Path) -> N
     analysis = analysed(tmp_path, found)
     assert any("generation, loglikelihood" in warning for warning in analysis.warnings)
     assert any("topk:20" in warning for warning in analysis.warnings)
-    assert analysis.rates == {"truncated": 1.0, "straddle": 0.0, "empty": 0.0}
+    assert analysis.rates == {"truncated": 1.0, "straddle": 0.0, "empty": 0.0, "trimmed": 0.0}
 
 
 def test_unanswerable_questions_have_their_own_area(tmp_path: Path) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,7 +71,10 @@ def test_a_second_run_prints_the_same(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_one_class_is_a_null_with_its_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path, [a_record(i, [-float(i)], False) for i in range(12)])
     assert main(["uncertainty", str(tmp_path), "--draws", "20", "--csv", str(tmp_path / "t.csv")]) == 0
-    assert "note: all answers are wrong" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "note: all answers are wrong" in shown
+    assert shown.count("too few") == 1
+    assert "AUROC" in shown
     (row,) = csv.DictReader((tmp_path / "t.csv").read_text(encoding="utf-8").splitlines())
     assert (row["G-NLL_AUROC"], row["G-NLL_AUROC_reason"], row["Num_examples"]) == ("", "all answers are wrong", "12")
     assert float(row["Mean_G-NLL"]) == 5.5
@@ -109,3 +115,45 @@ def test_wrong_options_are_one_message(
     write_run(tmp_path, records(n=20))
     assert main(["uncertainty", str(tmp_path), "--draws", "0", *extra]) == 2
     assert expected in capsys.readouterr().err
+
+
+def test_models_of_similarity_and_meaning_from_folders(tmp_path: Path, cross_encoder: Path, nli: Path) -> None:
+    found = records(n=24)
+    for number, record in enumerate(found):
+        texts = ("Paris", "Rome", "Paris" if number % 2 else "Oslo")
+        record["samples"] = [{"text": t, "tokens": [t], "token_ids": [1], "logprobs": [-1.0], "f1": 0.0} for t in texts]
+    write_run(tmp_path / "run", found)
+    arguments = ["--similarity", f"cross-encoder:{cross_encoder}", "--clusters", f"nli:{nli}", "--device", "cpu"]
+    path = tmp_path / "t.json"
+    assert main(["uncertainty", str(tmp_path / "run"), "--draws", "0", "--json", str(path), *arguments]) == 0
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert content["settings"]["similarity"] == f"cross-encoder:{cross_encoder}"
+    assert content["settings"]["clusters"] == f"nli:{nli}"
+    scores = content["runs"][0]["scores"]
+    assert {"rw_g_nll", "rw_sum", "se", "sar", "sent_sar"} <= set(scores)
+    # random weights weigh tokens unequally: not the mean
+    assert scores["rw_g_nll"]["mean"] != pytest.approx(scores["ln_nll"]["mean"], abs=1e-4)
+
+
+def test_a_reader_that_leaves_and_a_file_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "run", records(n=20))
+    (tmp_path / "file").write_text("")
+    assert main(["uncertainty", str(tmp_path / "run"), "--draws", "0", "--csv", str(tmp_path / "file" / "t.csv")]) == 2
+    shown = capsys.readouterr()
+    assert "g_nll" in shown.out
+    assert "could not be written" in shown.err
+    command = [
+        sys.executable,
+        "-m",
+        "lm_eval_ensemble",
+        "uncertainty",
+        str(tmp_path / "run"),
+        "--json",
+        str(tmp_path / "t.json"),
+    ]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([*command, "--draws", "0"], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads((tmp_path / "t.json").read_text(encoding="utf-8"))["runs"]
