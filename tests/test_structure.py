@@ -23,7 +23,7 @@ LEVELS = [
     {"config", "data", "tokens", "fim", "sampling", "batching"},
     {"diffusion", "metrics", "execution"},
     {"report"},
-    {"scoring", "selection", "members"},
+    {"scoring", "selection", "members", "uncertainty"},
     {"ensemble"},
     {"harness"},
     {"doctor"},
