@@ -116,8 +116,8 @@ def draw_ahead(logits: Tensor, temperature: float, top_p: float, uniforms: Tenso
             column = (kept.ids == logits.argmax(-1, keepdim=True)).long().argmax(-1, keepdim=True)
         else:
             column = _inverse_transform(kept.probs, uniforms)
-        picked = [part.gather(-1, column) for part in kept]
-        return Draws(*picked, best[:, 0] - best[:, 1], _negative_entropy(kept.probs, certainty))
+        ids, picked, logprobs = (part.gather(-1, column) for part in kept)
+        return Draws(ids, picked, logprobs, best[:, 0] - best[:, 1], _negative_entropy(kept.probs, certainty))
     raw = logits.float()
     log_total = torch.logsumexp(raw, -1, keepdim=True)
     # Greedy decoding reads confidences off the untempered distribution.
@@ -125,8 +125,8 @@ def draw_ahead(logits: Tensor, temperature: float, top_p: float, uniforms: Tenso
     probs = scaled.softmax(-1)
     best = torch.nn.functional.pad(probs.topk(min(2, probs.shape[-1]), dim=-1).values, (0, 1))
     ids = raw.argmax(-1, keepdim=True) if greedy else _inverse_transform(probs, uniforms)
-    picked = [ids, probs.gather(-1, ids), raw.gather(-1, ids) - log_total]
-    return Draws(*picked, best[:, 0] - best[:, 1], _negative_entropy(probs, certainty))
+    logprobs = raw.gather(-1, ids) - log_total
+    return Draws(ids, probs.gather(-1, ids), logprobs, best[:, 0] - best[:, 1], _negative_entropy(probs, certainty))
 
 
 def _negative_entropy(probs: Tensor, wanted: bool) -> Tensor:

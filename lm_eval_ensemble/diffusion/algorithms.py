@@ -54,7 +54,8 @@ class Proposal(NamedTuple):
 class Ties(Protocol):
     """Chooses ``count`` ``(B,)`` of the ``eligible`` ``(B, N)`` positions by confidence; says what happens to equal ones."""
 
-    published: bool
+    @property
+    def published(self) -> bool: ...
 
     def lowest(self, confidence: Tensor, logprobs: Tensor, eligible: Tensor, count: Tensor) -> Tensor: ...
 

@@ -205,8 +205,9 @@ class _State:
         columns = self.columns[rows, places]
         states = self.model.states_at(self.ids[todo, : int(lengths.max())], lengths, local, columns)
         size = max(_CHUNK // self.model.vocabulary_rows, 1)
-        for part in zip(states.split(size), rows.split(size), places.split(size), strict=True):
-            self._draw(*part)
+        for start in range(0, len(states), size):
+            part = slice(start, start + size)
+            self._draw(states[part], rows[part], places[part])
 
     def _draw(self, states: Tensor, rows: Tensor, places: Tensor) -> None:
         ending = None if self.canvas.ending is None else self.canvas.ending[rows]

@@ -173,7 +173,7 @@ class DiffusionInfill(InfillLM):
             history=self.config.history,
             parity=self.config.parity,
         )
-        histories = filled.history or [None] * len(rows)
+        histories: Sequence[Any] = filled.history or [None] * len(rows)
         return [_Fill(*found) for found in zip(*filled[:4], steps, histories, strict=True)]
 
     def _canvas(self, rows: Sequence[_Row], sizes: Sequence[int]) -> Canvas:
