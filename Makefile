@@ -19,7 +19,7 @@ demo: $(VENV)/installed  ## the embedded pair on infill_toy: members, ensemble, 
 	  --tasks infill_toy --batch_size auto --confirm_run_unsafe_code
 
 test: $(VENV)/installed  ## all tests; those on real data need LM_EVAL_ENSEMBLE_DATA
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -ra --durations=10
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -ra --durations=10 -n 2 --dist loadfile
 
 check: $(VENV)/installed  ## lint, format, types, structure, documentation
 	$(BIN)/ruff check .

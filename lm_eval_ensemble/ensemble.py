@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from lm_eval_ensemble.members.base import Member
 from lm_eval_ensemble.scoring import DEFAULT_RULE, Scorers, score_all
-from lm_eval_ensemble.selection import SELECTORS
+from lm_eval_ensemble.selection import SELECTORS, Case
 from lm_eval_ensemble.types import Candidate, Completion, InfillRequest, Scored, Selection
 
 __all__ = ["Settings", "run"]
@@ -16,12 +16,13 @@ __all__ = ["Settings", "run"]
 @dataclass(frozen=True)
 class Settings:
     """``rule`` names the score (lower wins), ``selector`` the function that compares, ``prefer`` the member that wins a
-    tie, ``samples`` the number of candidates per member."""
+    tie, ``samples`` the number of candidates per member, ``seed`` the random stream of selectors that draw."""
 
     rule: str = DEFAULT_RULE
     selector: str = "argmin"
     prefer: str | None = None
     samples: int = 1
+    seed: int = 0
 
 
 def run(requests: Sequence[InfillRequest], members: Sequence[Member], scorers: Scorers, settings: Settings) -> list[Completion]:
@@ -39,29 +40,30 @@ def run(requests: Sequence[InfillRequest], members: Sequence[Member], scorers: S
     hints: list[str] | None = None
     for member in sorted(members, key=lambda m: m.wants_partner):
         hinted = [r.with_hint(h) for r, h in zip(asked, hints, strict=True)] if hints and member.wants_partner else asked
-        proposals[member.name] = member.propose(hinted)
+        proposals[member.name] = member.propose([replace(r, variant=v) for r in hinted for v in range(member.offers)])
         if hints is None and not member.wants_partner:
-            hints = [candidate.text for candidate in proposals[member.name]]
+            hints = [candidate.text for candidate in proposals[member.name][:: member.offers]]
 
     # 2) gather, in the order the members were given
-    gathered: list[tuple[Candidate, ...]] = [
-        tuple(
-            replace(proposals[member.name][i * settings.samples + k], sample=k)
-            for member in members
-            for k in range(settings.samples)
-        )
-        for i in range(len(requests))
-    ]
+    gathered: list[tuple[Candidate, ...]] = []
+    for i in range(len(requests)):
+        found = []
+        for member in members:
+            each = settings.samples * member.offers
+            own = proposals[member.name][i * each : (i + 1) * each]
+            found += [replace(candidate, sample=k) for k, candidate in enumerate(own)]
+        gathered.append(tuple(found))
 
     # 3) score
-    pairs = [(request, c.text) for request, found in zip(requests, gathered, strict=True) for c in found]
+    pairs = [(request, c.text) for request, proposed in zip(requests, gathered, strict=True) for c in proposed]
     scores = iter(score_all(scorers, pairs, settings.rule))
 
     # 4) select, 5) return
     completions = []
-    for found in gathered:
-        scored = tuple(Scored(candidate, next(scores)) for candidate in found)
-        winner, reason = SELECTORS[settings.selector](scored, settings.rule, settings.prefer)
+    for request, proposed in zip(requests, gathered, strict=True):
+        scored = tuple(Scored(candidate, next(scores)) for candidate in proposed)
+        case = Case(scored, settings.rule, settings.prefer, request.prefix, request.suffix, request.key, settings.seed)
+        winner, reason = SELECTORS[settings.selector](case)
         trace = Selection(scored, winner, reason, settings.rule, {"selector": settings.selector, "prefer": settings.prefer})
         completions.append(Completion(scored[winner].candidate.text, trace))
     return completions

@@ -33,7 +33,8 @@ class InfillRequest:
     """One gap to fill: ``prefix`` + ? + ``suffix``.
 
     ``sample`` counts repeats of the same document; with ``task`` and ``doc_id`` it names the random
-    stream, so that a row never depends on its batch. ``reference`` is the true middle where the data set
+    stream, so that a row never depends on its batch; so does ``variant``, which counts the candidates of a member that
+    offers several per gap (``Member.offers``). ``reference`` is the true middle where the data set
     has one: only ``length=oracle`` may look at it, and only at its length. ``hint`` is another member's
     completion, for ``length=ar``. ``until`` can only shorten an answer. ``max_new_tokens`` is the host's
     limit; a member's own setting comes first.
@@ -44,6 +45,7 @@ class InfillRequest:
     task: str = ""
     doc_id: int = 0
     sample: int = 0
+    variant: int = 0
     reference: str | None = None
     hint: str | None = None
     cut: Cut = "none"
@@ -53,9 +55,9 @@ class InfillRequest:
     options: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
-    def key(self) -> tuple[str, int, int]:
+    def key(self) -> tuple[str | int, ...]:
         """Names the random stream of this request."""
-        return (self.task, self.doc_id, self.sample)
+        return (self.task, self.doc_id, self.sample, *([self.variant] if self.variant else []))
 
     def with_hint(self, hint: str | None) -> InfillRequest:
         return replace(self, hint=hint)
@@ -66,8 +68,9 @@ class Candidate:
     """A member's answer to one request.
 
     ``text`` is what is scored and executed (after the cut rule), ``raw`` what the model wrote.
-    ``logprobs`` are the log-probabilities of ``raw``'s tokens when they were drawn (nats; None where the
-    member does not say). ``info`` holds JSON-able facts: length mode and length, how it stopped, trims.
+    ``tokens`` are the pieces of ``raw`` (joined they give it) and ``logprobs`` their log-probabilities when they were
+    drawn (nats); None where the member does not say. ``info`` holds JSON-able facts: length mode and length, how it
+    stopped, trims.
     """
 
     member: str
@@ -75,6 +78,7 @@ class Candidate:
     raw: str
     sample: int = 0
     logprobs: tuple[float, ...] | None = None
+    tokens: tuple[str, ...] | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -15,7 +15,7 @@ from lm_eval_ensemble.harness.scored_lm import ScoredHF
 from lm_eval_ensemble.scoring import Scorers
 from lm_eval_ensemble.scoring.base import Statistic, mean_nll
 from lm_eval_ensemble.scoring.passes import run_pass
-from lm_eval_ensemble.selection import argmin
+from lm_eval_ensemble.selection import Case, argmin
 from lm_eval_ensemble.types import Candidate, InfillRequest, Scored
 
 Record = dict[str, Any]
@@ -47,7 +47,7 @@ def picks_right(samples: Sequence[dict[str, Any]]) -> dict[str, int]:
                 "shifted": None if found is None else shifted(found),
             }
             scored.append(Scored(Candidate(candidate["member"], candidate["text"], candidate["raw"]), scores))
-        winners = {rule: argmin(scored, rule, record["prefer"])[0] for rule in ("causal", "shifted")}
+        winners = {rule: argmin(Case(tuple(scored), rule, record["prefer"]))[0] for rule in ("causal", "shifted")}
         for rule, winner in winners.items():
             counts[rule] += record["candidates"][winner]["right"]
         counts["different_choice"] += winners["causal"] != winners["shifted"]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_ensemble.scoring import SCORES
-from lm_eval_ensemble.selection import argmin
+from lm_eval_ensemble.selection import Case, argmin
 from lm_eval_ensemble.types import Candidate, Scored
 
 TASK, TOTAL = "humaneval_infill", 1033
@@ -54,7 +54,7 @@ def replay(record: dict[str, Any], rule: str) -> bool:
     for candidate in record["candidates"]:
         scores = dict(candidate["scores"])
         found.append(Scored(Candidate(candidate["member"], candidate["text"], candidate["raw"]), scores))
-    winner, _ = argmin(found, rule, record["prefer"])
+    winner, _ = argmin(Case(tuple(found), rule, record["prefer"]))
     return bool(record["candidates"][winner]["right"])
 
 

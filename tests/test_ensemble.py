@@ -15,6 +15,8 @@ from lm_eval_ensemble.types import Candidate, Completion, InfillRequest, Selecti
 class Speaker:
     """Answers with fixed texts; remembers what it was asked."""
 
+    offers = 1
+
     def __init__(self, name: str, *texts: str, wants_partner: bool = False) -> None:
         self.name, self.texts, self.wants_partner = name, texts, wants_partner
         self.asked: list[InfillRequest] = []

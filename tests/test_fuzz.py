@@ -69,6 +69,7 @@ class Says:
     """A member that answers every request with the same text."""
 
     wants_partner = False
+    offers = 1
 
     def __init__(self, name: str, text: str, logprobs: tuple[float, ...] | None) -> None:
         self.name, self.text, self.logprobs = name, text, logprobs

@@ -23,6 +23,7 @@ LEVELS = [
     {"values"},
     {"config", "data", "tokens", "fim", "sampling", "batching"},
     {"diffusion", "metrics", "execution"},
+    {"report"},
     {"scoring", "selection", "members"},
     {"ensemble"},
     {"harness"},

@@ -87,6 +87,8 @@ class DiffusionInfill(InfillLM):
         self._batcher = Batcher(starting_size(self.config.batch_size, self._device, self.config.max_batch_size))
         self._warned = False
 
+    offers = 1
+
     @property
     def wants_partner(self) -> bool:
         return self.policy.wants_partner

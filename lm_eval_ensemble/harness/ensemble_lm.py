@@ -49,7 +49,7 @@ class EnsemblePPL(InfillLM):
             causal=next((lm for lm in models.values() if isinstance(lm, ScoredHF)), None),
             diffusion=next((lm for lm in models.values() if isinstance(lm, DiffusionInfill)), None),
         )
-        self.settings = ensemble.Settings(rule, self.config.selector, self.config.prefer, self.config.samples)
+        self.settings = ensemble.Settings(rule, self.config.selector, self.config.prefer, self.config.samples, seed)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """The winner of every gap, as ``Completion`` with the whole record as its trace."""

@@ -48,6 +48,7 @@ class ForeignMember:
     """An LM that is not ours: it is given the task's prompt text and answers with plain text."""
 
     wants_partner = False
+    offers = 1
 
     def __init__(self, name: str, lm: Any) -> None:
         self.name, self.lm = name, lm

@@ -133,6 +133,7 @@ class ScoredHF(HFLM):  # type: ignore[misc]
         self._selects = "logits_to_keep" in inspect.signature(self.model.forward).parameters
 
     wants_partner = False
+    offers = 1
 
     @property
     def window(self) -> int:

@@ -21,6 +21,11 @@ class Member(Protocol):
         """True if requests should carry another member's completion as ``hint``."""
         ...
 
+    @property
+    def offers(self) -> int:
+        """Candidates per gap: the member is asked once for each ``InfillRequest.variant`` in ``range(offers)``."""
+        ...
+
     def propose(self, requests: Sequence[InfillRequest]) -> list[Candidate]:
         """One candidate per request, in order, already cut by the request's rule."""
         ...

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
+from lm_eval_ensemble.selection.base import Case
 from lm_eval_ensemble.types import Scored
 
 __all__ = ["TOLERANCE", "argmin"]
@@ -13,23 +13,22 @@ __all__ = ["TOLERANCE", "argmin"]
 TOLERANCE = 1e-4
 
 
-def argmin(candidates: Sequence[Scored], rule: str, prefer: str | None = None) -> tuple[int, str]:
+def argmin(case: Case) -> tuple[int, str]:
     """Index of the winner and the reason: ``single``, ``agreement``, ``score`` or ``tie``.
 
     Undefined scores rank after all others, blank texts last. A tie goes to the member ``prefer``, then to the lexicographically
     smaller text, so the order in which members are listed never matters.
-
-    :param rule: name of the score to compare (lower is better).
     """
+    candidates = case.candidates
     by_preference = sorted(
         range(len(candidates)),
-        key=lambda i: (candidates[i].candidate.member != prefer, candidates[i].candidate.text, i),
+        key=lambda i: (candidates[i].candidate.member != case.prefer, candidates[i].candidate.text, i),
     )
     if len(candidates) == 1:
         return 0, "single"
     if len({scored.candidate.text for scored in candidates}) == 1:
         return by_preference[0], "agreement"
-    ranks = [_rank(scored, rule) for scored in candidates]
+    ranks = [_rank(scored, case.rule) for scored in candidates]
     level, lowest = min(ranks)
     close = [i for i in by_preference if ranks[i][0] == level and ranks[i][1] - lowest <= TOLERANCE]
     alone = len({candidates[i].candidate.text for i in close}) == 1

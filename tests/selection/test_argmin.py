@@ -6,7 +6,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm_eval_ensemble.selection import argmin
+from lm_eval_ensemble.selection import Case, argmin
 from lm_eval_ensemble.selection.argmin import TOLERANCE
 from lm_eval_ensemble.types import Candidate, Scored
 
@@ -16,7 +16,7 @@ def make(member: str, text: str, value: float | None) -> Scored:
 
 
 def pick(*candidates: Scored, prefer: str | None = None) -> tuple[str, str]:
-    winner, reason = argmin(candidates, "fim", prefer)
+    winner, reason = argmin(Case(candidates, "fim", prefer))
     return candidates[winner].candidate.member, reason
 
 
@@ -57,8 +57,8 @@ def test_the_order_of_candidates_never_changes_the_winning_text(
     scored = [make(member, text, by_text[text]) for member, text, _ in rows]
     shuffled = list(scored)
     random.shuffle(shuffled)
-    first, _ = argmin(scored, "fim", prefer)
-    second, _ = argmin(shuffled, "fim", prefer)
+    first, _ = argmin(Case(tuple(scored), "fim", prefer))
+    second, _ = argmin(Case(tuple(shuffled), "fim", prefer))
     assert scored[first].candidate.text == shuffled[second].candidate.text
 
 
@@ -66,4 +66,4 @@ def test_the_order_of_candidates_never_changes_the_winning_text(
 def test_a_worse_duplicate_changes_nothing(first: float, second: float) -> None:
     two = [make("a", "x", first), make("b", "y", second)]
     three = [*two, make("c", "y", second)]
-    assert two[argmin(two, "fim")[0]].candidate.text == three[argmin(three, "fim")[0]].candidate.text
+    assert two[argmin(Case(tuple(two), "fim"))[0]].candidate.text == three[argmin(Case(tuple(three), "fim"))[0]].candidate.text
