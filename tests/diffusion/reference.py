@@ -50,7 +50,8 @@ def plain_fill(
         drawn = probs.argmax(-1)
         if temperature > 0:
             drawn = torch.distributions.Categorical(probs=probs).sample() if sampler is None else sampler(probs)
-        minor = logits.log_softmax(-1).gather(-1, drawn[..., None])[..., 0]
+        # Only the package's own rule for equal confidences looks at the unfiltered log-probability.
+        minor = logits.log_softmax(-1).gather(-1, drawn[..., None])[..., 0] if ties == "stable" else drawn
         confidence = rank_value(alg, probs, drawn)
         fraction = 1 - times[step + 1] / times[step] if step < steps - 1 else torch.tensor(1.0)
         if alg == "p2":
