@@ -198,15 +198,18 @@ def costs(full: bool, threads: int) -> None:
     print(json.dumps({name: round(value, 2) for name, value in ratios.items()}))
 
 
-def forwards(tasks: int) -> None:
+def forwards(tasks: int, threads: int) -> None:
     """Row-forwards of the embedded model on real gaps, by algorithm, steps and temperature."""
     import random
+
+    import torch
 
     from lm_eval_ensemble.data import load_documents
     from lm_eval_ensemble.harness.diffusion_lm import DiffusionInfill
     from lm_eval_ensemble.types import InfillRequest
 
-    documents = load_documents("humaneval_infill")
+    torch.set_num_threads(threads)
+    documents = load_documents("single-line")
     chosen = sorted(random.Random(0).sample(range(len(documents)), tasks))
     asked = [
         InfillRequest(d["prefix"], d["suffix"], "humaneval_infill", i, reference=d["middle"])
@@ -214,7 +217,7 @@ def forwards(tasks: int) -> None:
     ]
     results = []
     for alg, temperature, steps in [
-        *(("p2", t, s) for t in (0.0, 0.6) for s in (64, 16, "auto")),
+        *(("p2", t, s) for s in ("auto", 16, 64) for t in (0.0, 0.6)),
         *(("entropy", t, 64) for t in (0.0, 0.6)),
     ]:
         settings = {"temperature": temperature, "top_p": 0.95, "steps": steps, "alg": alg, "seed": 0}
@@ -222,10 +225,11 @@ def forwards(tasks: int) -> None:
         infos = [candidate.info for candidate in model.propose(asked)]
         done, most = sum(i["row_forwards"] for i in infos), sum(i["steps"] for i in infos)
         tokens = sum(i["length"] for i in infos)
+        stops = sum(i["stop"] == "stop_token" for i in infos)
         results.append({"alg": alg, "temperature": temperature, "steps": steps, "row_forwards": done, "of": most})
         print(
             f"{alg:8s} T={temperature} steps={steps!s:4s}: {done} of {most} row-forwards ({1 - done / most:.1%} saved), "
-            f"{done / len(infos):.2f} a gap of {tokens / len(infos):.2f} tokens",
+            f"{done / len(infos):.2f} a gap of {tokens / len(infos):.2f} tokens; {stops} ended by end-of-text",
             flush=True,
         )
     print(json.dumps(results))
@@ -244,7 +248,7 @@ def main() -> None:
     if options.child:
         print(json.dumps(measure(options.child, options.layers, options.rows, options.threads)))
     elif options.forwards:
-        forwards(options.tasks)
+        forwards(options.tasks, options.threads)
     else:
         costs(options.full, options.threads)
 
