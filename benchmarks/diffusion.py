@@ -32,8 +32,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 VOCABULARY, HIDDEN, LENGTH, MIDDLE, STEPS = 151_936, 896, 300, 15, 64
-SAMPLED = {"temperature": 0.6, "top_p": 0.95}
-GREEDY = {"temperature": 0.0, "top_p": 0.95}
+SAMPLED: dict[str, Any] = {"temperature": 0.6, "top_p": 0.95}
+GREEDY: dict[str, Any] = {"temperature": 0.0, "top_p": 0.95}
 #: CPU-seconds a step of the published code at two rows and two layers, measured once: backbone, LM head, sampling.
 PUBLISHED = {"backbone": 0.78, "lm_head": 2.32, "sampling": 14.73}
 
@@ -97,7 +97,7 @@ def make_canvas(network: Any, rows: int) -> Any:
     return Canvas(ids, torch.full((rows,), LENGTH), torch.full((rows,), start), torch.full((rows,), MIDDLE))
 
 
-def run_full(network: Any, canvas: Any, steps: int, settings: dict[str, float]) -> int:
+def run_full(network: Any, canvas: Any, steps: int, settings: dict[str, Any]) -> int:
     """Some steps of the published algorithm; returns how many. The schedule is that of 64 steps, cut off."""
     import torch
 
@@ -119,7 +119,7 @@ def run_full(network: Any, canvas: Any, steps: int, settings: dict[str, float]) 
     return done
 
 
-def run_ours(network: Any, canvas: Any, steps: int, settings: dict[str, float]) -> Any:
+def run_ours(network: Any, canvas: Any, steps: int, settings: dict[str, Any]) -> Any:
     from lm_eval_ensemble.diffusion.decode import fill
     from lm_eval_ensemble.sampling import row_uniforms
 
@@ -220,7 +220,7 @@ def forwards(tasks: int, threads: int) -> None:
         *(("p2", t, s) for s in ("auto", 16, 64) for t in (0.0, 0.6)),
         *(("entropy", t, 64) for t in (0.0, 0.6)),
     ]:
-        settings = {"temperature": temperature, "top_p": 0.95, "steps": steps, "alg": alg, "seed": 0}
+        settings: dict[str, Any] = {"temperature": temperature, "top_p": 0.95, "steps": steps, "alg": alg, "seed": 0}
         model = DiffusionInfill(preset="tiny", batch_size=16, **settings)
         infos = [candidate.info for candidate in model.propose(asked)]
         done, most = sum(i["row_forwards"] for i in infos), sum(i["steps"] for i in infos)

@@ -30,14 +30,12 @@ def plain_fill(
     alg_temp: float | None = None,
     ties: str = "published",
     coins: Tensor | None = None,
-    sampler: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Fill the positions ``middle`` ``(B, L)`` of ``ids`` ``(B, L)``.
 
     :param full_logits: ids ``(B, L)`` -> logits ``(B, L, V)`` that predict each position.
     :param ties: ``published`` (torch's unstable sort of whole rows) or ``stable`` (the package's rule).
     :param coins: ``(B, steps, L)`` uniforms for ``origin``; drawn where they are None.
-    :param sampler: probabilities ``(B, L, V)`` -> tokens ``(B, L)``; ``Categorical`` where it is None.
     """
     ids = torch.where(middle, mask_id, ids)
     masked = middle.clone()
@@ -49,7 +47,8 @@ def plain_fill(
         probs = top_p_softmax(logits / temperature if temperature > 0 else logits, top_p)
         drawn = probs.argmax(-1)
         if temperature > 0:
-            drawn = torch.distributions.Categorical(probs=probs).sample() if sampler is None else sampler(probs)
+            distribution: Any = torch.distributions.Categorical(probs=probs)
+            drawn = distribution.sample()
         # Only the package's own rule for equal confidences looks at the unfiltered log-probability.
         minor = logits.log_softmax(-1).gather(-1, drawn[..., None])[..., 0] if ties == "stable" else drawn
         confidence = rank_value(alg, probs, drawn)

@@ -68,7 +68,9 @@ def test_history_is_recorded_where_asked_for(assets: Path) -> None:
     assert len(states[-1]) == with_history.info["length"]
 
 
-def test_parity_makes_pads_visible_and_stands_in_the_record(assets: Path, toy: list[dict[str, Any]]) -> None:
+def test_parity_makes_pads_visible_and_stands_in_the_record(
+    assets: Path, toy: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = requests(toy[:4])
     model = tiny(assets, parity="open-dllm", batch_size=4, steps=4)
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -78,7 +80,7 @@ def test_parity_makes_pads_visible_and_stands_in_the_record(assets: Path, toy: l
         seen.append((ids, lengths))
         return real(ids, lengths, *rest)
 
-    model.network.states_at = spy  # type: ignore[method-assign]
+    monkeypatch.setattr(model.network, "states_at", spy)
     together = model.propose(asked)
     assert {c.info["parity"] for c in together} == {"open-dllm"}
     assert model.get_model_info()["diffusion_infill"]["parity"] == "open-dllm"
