@@ -32,7 +32,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-#: tokens a row may have in ``--forwards``: the text around the gap matters little for what is counted there.
+#: tokens a row may have in ``--forwards``: short, so that counting is quick.
 CONTEXT = 128
 VOCABULARY, HIDDEN, LENGTH, MIDDLE, STEPS = 151_936, 896, 300, 15, 64
 SAMPLED: dict[str, Any] = {"temperature": 0.6, "top_p": 0.95}

@@ -23,8 +23,9 @@ from lm_eval_ensemble.values import PARITIES
 
 __all__ = ["Canvas", "Filled", "Predictor", "fill"]
 
-#: logits held at once (32 MB of float32): what bounds the memory, whatever the batch.
-_CHUNK = 2**23
+#: logits held at once: what bounds the memory, whatever the batch. 32 MB of float32 on a CPU, 256 MB on an accelerator,
+#: where reading the LM head anew for every piece would cost more.
+_CHUNK, _CHUNK_GPU = 2**23, 2**26
 
 
 class Predictor(Protocol):
@@ -204,7 +205,7 @@ class _State:
         rows = todo[local]
         columns = self.columns[rows, places]
         states = self.model.states_at(self.ids[todo, : int(lengths.max())], lengths, local, columns)
-        size = max(_CHUNK // self.model.vocabulary_rows, 1)
+        size = max((_CHUNK if self.device.type == "cpu" else _CHUNK_GPU) // self.model.vocabulary_rows, 1)
         for start in range(0, len(states), size):
             part = slice(start, start + size)
             self._draw(states[part], rows[part], places[part])
