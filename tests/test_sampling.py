@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from lm_eval_ensemble.sampling import draw, nucleus, row_uniforms
+from lm_eval_ensemble.sampling import draw, draw_ahead, nucleus, row_uniforms
 
 
 def reference_nucleus(logits: torch.Tensor, temperature: float, top_p: float) -> dict[int, float]:
@@ -75,3 +77,56 @@ def test_streams_belong_to_rows() -> None:
         assert torch.equal(together[i, :, :width], alone[0])
     assert not torch.equal(together[0, :, :2], together[1, :, :2])
     assert not torch.equal(row_uniforms(8, names[:1], 4, [5]), row_uniforms(7, names[:1], 4, [5]))
+
+
+@pytest.mark.parametrize("top_p", [0.3, 0.9])
+def test_drawing_ahead_is_drawing_one_by_one(top_p: float) -> None:
+    generator = torch.Generator().manual_seed(2)
+    logits, uniforms = torch.randn(6, 500, generator=generator) * 2, torch.rand(6, 9, generator=generator)
+    found = draw_ahead(logits, 0.7, top_p, uniforms)
+    for step in range(9):
+        ids, probs, logprobs = draw(nucleus(logits, 0.7, top_p), uniforms[:, step])
+        assert torch.equal(found.ids[:, step], ids)
+        assert torch.allclose(found.probs[:, step], probs)
+        assert torch.allclose(found.logprobs[:, step], logprobs)
+
+
+def test_the_whole_vocabulary_is_drawn_from_in_the_order_of_ids() -> None:
+    # Cumulated: 0.1, 0.4, 0.4, 1.0; the third token cannot be drawn.
+    logits = torch.tensor([[0.1, 0.3, 0.0, 0.6]]).log()
+    uniforms = torch.tensor([[0.0, 0.05, 0.15, 0.39, 0.41, 0.999999940395]])
+    found = draw_ahead(logits, 1.0, 1.0, uniforms)
+    assert found.ids.tolist() == [[0, 0, 1, 1, 3, 3]]
+    assert found.probs[0].tolist() == pytest.approx([0.1, 0.1, 0.3, 0.3, 0.6, 0.6])
+    assert found.logprobs.exp()[0].tolist() == pytest.approx([0.1, 0.1, 0.3, 0.3, 0.6, 0.6])
+
+
+def test_the_last_tokens_of_a_large_vocabulary_are_drawn_only_if_they_can_be() -> None:
+    logits = torch.randn(64, 30_000, generator=torch.Generator().manual_seed(1))
+    logits[:, -20_000:] = float("-inf")
+    found = draw_ahead(logits, 1.0, 1.0, torch.tensor([0.0, 0.999999940395]).expand(64, 2))
+    assert bool((found.probs > 0).all())
+    assert int(found.ids.max()) < 10_000
+
+
+def test_margin_and_certainty_are_of_the_nucleus() -> None:
+    # The nucleus of 0.7 is 0.5 and 0.3, renormalised 0.625 and 0.375; of 0.4 it is one token.
+    logits = torch.tensor([[0.5, 0.3, 0.2]]).log()
+    two, one, whole = (draw_ahead(logits, 0.0, p, None, certainty=True) for p in (0.7, 0.4, 1.0))
+    assert [two.margin.item(), one.margin.item(), whole.margin.item()] == pytest.approx([0.25, 1.0, 0.2])
+    entropies = [-sum(p * math.log(p) for p in parts) for parts in ((0.625, 0.375), (1.0,), (0.5, 0.3, 0.2))]
+    assert [-d.certainty.item() for d in (two, one, whole)] == pytest.approx(entropies, abs=1e-6)
+    assert [d.ids.tolist() for d in (two, one, whole)] == [[[0]]] * 3
+
+
+def test_of_equal_logits_the_lowest_id_is_taken() -> None:
+    logits = torch.zeros(1, 300)
+    logits[0, [70, 200, 299]] = 5.0
+    assert [draw_ahead(logits, 0.0, p, None).ids.item() for p in (0.9, 1.0)] == [70, 70]
+
+
+def test_rows_may_need_different_numbers_of_draws() -> None:
+    names = [("a",), ("b",)]
+    both = row_uniforms(1, names, [2, 5], [3, 1])
+    assert torch.equal(both[:1, :2, :3], row_uniforms(1, names[:1], 2, [3]))
+    assert torch.equal(both[1:, :, :1], row_uniforms(1, names[1:], 5, [1]))
