@@ -22,7 +22,7 @@ LEVELS = [
     {"types", "errors", "_autoload"},
     {"config", "data", "tokens", "fim", "sampling", "batching"},
     {"diffusion", "metrics", "execution"},
-    {"scoring", "selection", "members"},
+    {"scoring", "selection", "members", "uncertainty"},
     {"ensemble"},
     {"harness"},
     {"doctor"},
