@@ -11,7 +11,7 @@ import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -20,12 +20,14 @@ from lm_eval_ensemble.errors import ConfigError, did_you_mean
 
 __all__ = [
     "DIFFUSION",
+    "ENSEMBLE",
     "SCORED",
     "Decoding",
     "DiffusionConfig",
     "EnsembleConfig",
     "HostDecoding",
     "MemberConfig",
+    "ScoreModel",
     "ScoredConfig",
     "asset_path",
     "parse_settings",
@@ -35,6 +37,8 @@ __all__ = [
 
 #: registered names of our two kinds of member.
 DIFFUSION, SCORED = "diffusion-infill", "hf-scored"
+#: an ensemble may be a member of another; its members take their settings from its own arguments.
+ENSEMBLE = "ensemble-ppl"
 
 _FOLDER = Path(__file__).parent
 _DTYPES = ("auto", "bfloat16", "float16", "float32", "float64")
@@ -58,6 +62,15 @@ def _dtype(value: Any) -> Any:
     if value is None or name in _DTYPES:
         return None if value is None else name
     raise ValueError(f"a torch dtype.{did_you_mean(name, _DTYPES)}")
+
+
+def _store(value: Any) -> Any:
+    # YAML reads off and on as false and true.
+    return {False: "off", True: None}[value] if isinstance(value, bool) else value
+
+
+def _score_model(value: Any) -> Any:
+    return {"args": {"pretrained": value}} if isinstance(value, str) else value
 
 
 BatchSize = Annotated[int | str | None, BeforeValidator(_batch_size)]
@@ -123,10 +136,19 @@ class ScoredConfig(Decoding):
 
 
 class MemberConfig(Strict):
-    """One member: ``model`` is a registered lm_eval model, ``args`` are its arguments."""
+    """One member: ``model`` is a registered lm_eval model, ``args`` are its arguments. ``gen_kwargs`` are generation
+    settings of its own, over those of lm_eval; for members that are not of our kinds, which take theirs as ``args``."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
     model: str
+    args: dict[str, Any] = Field(default_factory=dict)
+    gen_kwargs: dict[str, Any] = Field(default_factory=dict)
+
+
+class ScoreModel(Strict):
+    """A model that scores and proposes nothing."""
+
+    model: Literal["hf-scored", "diffusion-infill"] = "hf-scored"
     args: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -135,9 +157,14 @@ class EnsembleConfig(Strict):
 
     members: Annotated[tuple[MemberConfig, ...], Field(min_length=1)]
     score: str | None = None
+    score_model: Annotated[ScoreModel | None, BeforeValidator(_score_model)] = None
     selector: str = "argmin"
+    selector_file: str | None = None
+    route: str | None = None
     prefer: str | None = None
     samples: Positive = 1
+    store: Annotated[str | None, BeforeValidator(_store)] = None
+    load: Literal["together", "one-at-a-time"] = "together"
     seed: int | None = None
     batch_size: BatchSize = 1
     max_batch_size: Positive | None = None
@@ -208,7 +235,19 @@ def _spread_over(member: Any, flat: Mapping[str, Any]) -> Any:
     """The member with the flat settings that concern it; a member of another shape is left for validation."""
     if not isinstance(member, Mapping) or not isinstance(member.get("args") or {}, Mapping):
         return member
+    if member.get("model") not in (DIFFUSION, SCORED, ENSEMBLE) and isinstance(member.get("gen_kwargs") or {}, Mapping):
+        return {**member, "gen_kwargs": {**(member.get("gen_kwargs") or {}), **_as_gen_kwargs(flat)}}
     return {**member, "args": {**(member.get("args") or {}), **{_SPREAD[n][1]: flat[n] for n in _concerning(member, flat)}}}
+
+
+def _as_gen_kwargs(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The decoding settings as other LMs know them."""
+    found = {name: flat[name] for name in ("temperature", "top_p") if name in flat}
+    if "max_new_tokens" in flat:
+        found["max_gen_toks"] = flat["max_new_tokens"]
+    if flat.get("greedy") is True:
+        found["temperature"] = 0.0
+    return found
 
 
 def _concerning(member: Mapping[str, Any], flat: Mapping[str, Any]) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,17 +12,23 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
 
 from lm_eval_ensemble import ensemble
-from lm_eval_ensemble.config import DIFFUSION, SCORED, EnsembleConfig
-from lm_eval_ensemble.errors import ConfigError, HostError, did_you_mean
+from lm_eval_ensemble.config import DIFFUSION, SCORED, EnsembleConfig, MemberConfig
+from lm_eval_ensemble.errors import ConfigError, HostError
 from lm_eval_ensemble.harness.base import InfillLM, default_device
 from lm_eval_ensemble.harness.diffusion_lm import DiffusionInfill
-from lm_eval_ensemble.harness.member import ForeignMember, build_lm, find_kinds
+from lm_eval_ensemble.harness.loading import LazyModel, Shelf
+from lm_eval_ensemble.harness.member import ForeignMember, as_member, build_lm, find_kinds
 from lm_eval_ensemble.harness.requests import to_requests
 from lm_eval_ensemble.harness.scored_lm import ScoredHF
 from lm_eval_ensemble.scoring import DEFAULT_RULE, Scorers, parse_rule
-from lm_eval_ensemble.selection import SELECTORS
+from lm_eval_ensemble.selection import make_selector
+from lm_eval_ensemble.selection.routing import parse_route
+from lm_eval_ensemble.store import Remembered, open_store
+from lm_eval_ensemble.types import Completion, InfillRequest
 
 __all__ = ["EnsemblePPL"]
+
+logger = logging.getLogger(__name__)
 
 
 class EnsemblePPL(InfillLM):
@@ -29,75 +37,38 @@ class EnsemblePPL(InfillLM):
     def __init__(self, **arguments: Any) -> None:
         super().__init__()
         # Settings first: a misspelt name must not cost the loading of two models.
-        self.config = EnsembleConfig.from_arguments(arguments, _rule_faults(arguments))
-        kinds = find_kinds(self.config.members)
+        self.config = config = EnsembleConfig.from_arguments(arguments, _rule_faults(arguments))
+        kinds = find_kinds(config.members)
         rule = self._rule()
+        if config.route:
+            parse_route(config.route, [member.name for member in config.members])
         self._refuse_identical_samples()
-        self._device = torch.device(default_device(self.config.device))
-        seed = torch.initial_seed() if self.config.seed is None else self.config.seed
-        host = {
-            "batch_size": self.config.batch_size,
-            "max_batch_size": self.config.max_batch_size,
-            "device": str(self._device),
-        }
-        models = {}
-        for member in self.config.members:
-            seeded = {"seed": seed} if member.model in (DIFFUSION, SCORED) else {}
-            models[member.name] = build_lm(kinds[member.name], member, {**host, **seeded})
-        self.members = [lm if hasattr(lm, "propose") else ForeignMember(name, lm) for name, lm in models.items()]
+        self._device = torch.device(default_device(config.device))
+        seed = torch.initial_seed() if config.seed is None else config.seed
+        self.store = open_store(config.store)
+        host = {"batch_size": config.batch_size, "max_batch_size": config.max_batch_size, "device": str(self._device)}
+
+        def build(member: MemberConfig) -> Any:
+            return as_member(member, build_lm(kinds[member.name], member, host, seed, config.store), seed)
+
+        one = config.load == "one-at-a-time"
+        self._shelf = Shelf({member.name: functools.partial(build, member) for member in config.members}, one)
+        # Each is loaded now, also one at a time: what is wrong with the last must not show after hours of the first.
+        models = {name: self._shelf.get(name) for name in self._shelf.builders} if not one else self._checked()
+        self.members = [Remembered(model, self.store) if self.store else model for model in models.values()]
         self.scorers = Scorers(
-            causal=next((lm for lm in models.values() if isinstance(lm, ScoredHF)), None),
-            diffusion=next((lm for lm in models.values() if isinstance(lm, DiffusionInfill)), None),
+            causal=next((models[m.name] for m in config.members if _is(kinds[m.name], ScoredHF)), None),
+            diffusion=next((models[m.name] for m in config.members if _is(kinds[m.name], DiffusionInfill)), None),
         )
-        self.settings = ensemble.Settings(rule, self.config.selector, self.config.prefer, self.config.samples, seed)
+        self.settings = ensemble.Settings(
+            rule, config.selector, config.selector_file, config.prefer, config.samples, seed, config.route, concurrent=not one
+        )
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """The winner of every gap, as ``Completion`` with the whole record as its trace."""
-        return list(ensemble.run(to_requests(requests), self.members, self.scorers, self.settings))
-
-    def set_cache_hook(self, cache_hook: CacheHook) -> None:
-        if getattr(cache_hook, "dbdict", None) is not None:
-            raise HostError(
-                "--use_cache stores answers under their prompt alone: after any change of members, decoding or score it "
-                "would serve the old answers. Run ensemble-ppl without it."
-            )
-        super().set_cache_hook(cache_hook)
-
-    def get_model_info(self) -> dict[str, Any]:
-        return {"ensemble": {**self.config.model_dump(mode="json"), "score": self.settings.rule}}
-
-    def _rule(self) -> str:
-        """The score asked for, else the default, else what the kinds of members allow."""
-        kinds = {member.model for member in self.config.members}
-        if self.config.score:
-            return self.config.score
-        available = {SCORED: "fim", DIFFUSION: "onepass"}
-        names = [score for kind, score in available.items() if kind in kinds]
-        if not names:
-            raise ConfigError(
-                "$.members: none of them can score; expected at least one hf-scored or diffusion-infill member to judge "
-                "the candidates."
-            )
-        return DEFAULT_RULE if len(names) == 2 else names[0]
-
-    def _refuse_identical_samples(self) -> None:
-        if self.config.samples == 1:
-            return
-        for member in self.config.members:
-            if member.model in (DIFFUSION, SCORED) and (member.args.get("greedy") or not member.args.get("temperature")):
-                raise ConfigError(
-                    f"samples={self.config.samples}: member {member.name!r} decodes greedily, so its samples would all be "
-                    "the same. Set temperature= above 0."
-                )
-
-
-def _rule_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with score and selector; text is all they may be, which the settings themselves check."""
-    score, selector = arguments.get("score"), arguments.get("selector")
-    if isinstance(selector, str) and selector not in SELECTORS:
-        yield f"$.selector: {selector!r} is not a selector.{did_you_mean(selector, SELECTORS)}"
-    if score and isinstance(score, str):
-        try:
-            parse_rule(score)
-        except ConfigError as error:
-            yield f"$.{error}"
+        asked = to_requests(requests)
+        self._refuse_greedy_foreigners(asked)
+        completions = ensemble.run(asked, self.members, self.scorers, self.settings)
+        if self.store is not None:
+            logger.info("%s: %d candidates reused, %d added.", self.store.path, self.store.reused, self.store.added)
+        return list(completions)
