@@ -264,7 +264,7 @@ def _argument_faults(index: int, member: Any, flat: Mapping[str, Any]) -> list[s
         return []
     where, args = f"$.members[{index}].args", dict(member.get("args") or {})
     kind: type[BaseModel] = DiffusionConfig if model == DIFFUSION else ScoredConfig
-    found = []
+    found = [f"$.members[{index}].gen_kwargs: {model} takes these as args."] if member.get("gen_kwargs") else []
     if preset := args.pop("preset", None):
         try:
             args = {**preset_settings(preset, model, where), **args}

@@ -39,6 +39,8 @@ _FORMAT, _OURS = 1, 0x6C656E73  # user_version and application_id of the file
 _PATIENCE = 30.0  # seconds to wait for another process that writes
 _CHUNK = 16
 
+_UNKNOWN = object()
+
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
@@ -143,7 +145,9 @@ class Store:
 
     def _give_up(self, reason: object) -> None:
         if not self._given_up:
-            logger.warning("The store %s cannot be used (%s); the run goes on without it and cannot be resumed.", self.path, reason)
+            logger.warning(
+                "The store %s cannot be used (%s); the run goes on without it and cannot be resumed.", self.path, reason
+            )
         self._given_up = True
         self.close()
 
@@ -158,7 +162,7 @@ class Store:
                 number = next(n for n in range(1, 10**6) if not Path(f"{self.path}.damaged-{n}").exists())
                 for ending in ("", "-wal", "-shm"):
                     with contextlib.suppress(FileNotFoundError):
-                        os.replace(f"{self.path}{ending}", f"{self.path}.damaged-{number}{ending}")
+                        Path(f"{self.path}{ending}").replace(f"{self.path}.damaged-{number}{ending}")
         except (OSError, sqlite3.OperationalError) as error:
             self._give_up(error)
             return
@@ -174,6 +178,7 @@ class Remembered:
     def __init__(self, member: Any, store: Store) -> None:
         self.member, self.store = member, store
         self.name: str = member.name
+        self._fingerprint: Any = _UNKNOWN
 
     @property
     def wants_partner(self) -> bool:
@@ -189,8 +194,9 @@ class Remembered:
 
     def propose(self, requests: Sequence[InfillRequest]) -> list[Candidate]:
         """One candidate per request; only what the store lacks is generated, in the batches of a run without a store."""
-        describe = getattr(self.member, "fingerprint", None)
-        fingerprint = describe() if describe else None
+        if self._fingerprint is _UNKNOWN:
+            self._fingerprint = getattr(self.member, "fingerprint", lambda: None)()
+        fingerprint = self._fingerprint
         if fingerprint is None:
             return list(self.member.propose(requests))
         relevant = getattr(self.member, "relevant", lambda request: request)
@@ -283,7 +289,10 @@ def _connect(path: Path) -> sqlite3.Connection:
         except BaseException as error:
             connection.close()
             # Two processes that begin a new file: sqlite refuses one of them at once instead of letting it wait.
-            if not (isinstance(error, sqlite3.OperationalError) and "locked" in str(error)) or time.monotonic() > begin + _PATIENCE:
+            if (
+                not (isinstance(error, sqlite3.OperationalError) and "locked" in str(error))
+                or time.monotonic() > begin + _PATIENCE
+            ):
                 raise
         time.sleep(0.05)
 
@@ -305,6 +314,6 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute(f"PRAGMA application_id={_OURS}")
         connection.execute(f"PRAGMA user_version={_FORMAT}")
         connection.execute(
-            "CREATE TABLE IF NOT EXISTS candidates (key TEXT PRIMARY KEY, record TEXT NOT NULL, checksum TEXT NOT NULL) WITHOUT ROWID"
+            "CREATE TABLE IF NOT EXISTS candidates "
+            "(key TEXT PRIMARY KEY, record TEXT NOT NULL, checksum TEXT NOT NULL) WITHOUT ROWID"
         )
-

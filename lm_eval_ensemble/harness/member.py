@@ -121,14 +121,14 @@ class ForeignMember:
         """Without the reference and the hint, which a prompt does not hold."""
         return replace(request, reference=None, hint=None)
 
-    def samples(self, request: InfillRequest) -> bool:
+    def draws(self, request: InfillRequest) -> bool:
         """True if its answers to such requests are drawn; always for an ensemble, which has settings of its own."""
         settings = self._settings(request)
         return self._nested or bool(settings.get("do_sample"))
 
     def propose(self, requests: Sequence[InfillRequest]) -> list[Candidate]:
         """One filled gap per request, through the LM's ``generate_until``."""
-        if self._takes_seed or self._nested or not any(map(self.samples, requests)):
+        if self._takes_seed or self._nested or not any(map(self.draws, requests)):
             answers = self.lm.generate_until([self._instance(request) for request in requests])
         else:
             answers = [self._drawn(request) for request in requests]
