@@ -139,6 +139,9 @@ class EnsembleConfig(Strict):
     prefer: str | None = None
     samples: Positive = 1
     seed: int | None = None
+    scorers: tuple[MemberConfig, ...] = ()
+    extra_scores: str = ""
+    record: Annotated[str | None, Field(pattern=r"^token_scores$")] = None
     batch_size: BatchSize = 1
     max_batch_size: Positive | None = None
     device: str | None = None
@@ -166,6 +169,7 @@ class EnsembleConfig(Strict):
             for index, member in enumerate(given["members"]):
                 found.extend(_argument_faults(index, member, flat))
             found.extend(_name_faults(given["members"], given.get("prefer")))
+            found.extend(_scorer_faults(given["members"], given.get("scorers")))
         found.extend(_faults(cls, given, "$"))
         if found:
             raise ConfigError("\n".join(dict.fromkeys(found)))
@@ -216,14 +220,14 @@ def _concerning(member: Mapping[str, Any], flat: Mapping[str, Any]) -> list[str]
     return [name for name in flat if kind in ((_SPREAD[name][0],) if _SPREAD[name][0] else (DIFFUSION, SCORED))]
 
 
-def _argument_faults(index: int, member: Any, flat: Mapping[str, Any]) -> list[str]:
+def _argument_faults(index: int, member: Any, flat: Mapping[str, Any], setting: str = "members") -> list[str]:
     """What is wrong with the arguments of a member of our kinds, by the name under which the user gave them."""
     if not isinstance(member, Mapping) or not isinstance(member.get("args") or {}, Mapping):
         return []
     model = member.get("model")
     if model not in (DIFFUSION, SCORED):
         return []
-    where, args = f"$.members[{index}].args", dict(member.get("args") or {})
+    where, args = f"$.{setting}[{index}].args", dict(member.get("args") or {})
     kind: type[BaseModel] = DiffusionConfig if model == DIFFUSION else ScoredConfig
     found = []
     if preset := args.pop("preset", None):
@@ -251,6 +255,20 @@ def _name_faults(members: Iterable[Any], prefer: Any) -> Iterator[str]:
             yield f"$.members[{index}].name: {name} is the name of a table row; choose another member name."
     if isinstance(prefer, str) and prefer not in names:
         yield f"$.prefer: {prefer!r} is not a member.{did_you_mean(prefer, names)}"
+
+
+def _scorer_faults(members: Iterable[Any], scorers: Any) -> Iterator[str]:
+    """What is wrong with the models that only judge; their shape is checked with the other settings."""
+    rows = [row for row in scorers or () if isinstance(row, Mapping)] if isinstance(scorers, list | tuple) else []
+    taken = {str(member["name"]) for member in members if isinstance(member, Mapping) and "name" in member}
+    for index, row in enumerate(rows):
+        if (name := str(row.get("name"))) in taken:
+            yield f"$.scorers[{index}].name: {name!r} is the name of another model; choose one that differs."
+        taken.add(name)
+        if "model" in row and row["model"] not in (DIFFUSION, SCORED):
+            yield f"$.scorers[{index}].model: got {row['model']!r}, expected {DIFFUSION} or {SCORED}."
+        else:
+            yield from _argument_faults(index, row, {}, "scorers")
 
 
 def parse_settings(kind: type[Settings], values: Mapping[str, Any], where: str = "$") -> Settings:

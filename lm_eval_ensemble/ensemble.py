@@ -10,19 +10,22 @@ from lm_eval_ensemble.scoring import DEFAULT_RULE, Scorers, score_all
 from lm_eval_ensemble.selection import SELECTORS, Case
 from lm_eval_ensemble.types import Candidate, Completion, InfillRequest, Scored, Selection
 
-__all__ = ["Settings", "run"]
+__all__ = ["Settings", "run", "score_candidates"]
 
 
 @dataclass(frozen=True)
 class Settings:
     """``rule`` names the score (lower wins), ``selector`` the function that compares, ``prefer`` the member that wins a
-    tie, ``samples`` the number of candidates per member, ``seed`` the random stream of selectors that draw."""
+    tie, ``samples`` the number of candidates per member, ``seed`` the random streams of selectors and scores that draw,
+    ``extra_scores`` further scores to record, ``token_scores`` whether to record those of single tokens."""
 
     rule: str = DEFAULT_RULE
     selector: str = "argmin"
     prefer: str | None = None
     samples: int = 1
     seed: int = 0
+    extra_scores: str = ""
+    token_scores: bool = False
 
 
 def run(requests: Sequence[InfillRequest], members: Sequence[Member], scorers: Scorers, settings: Settings) -> list[Completion]:
@@ -47,26 +50,40 @@ def run(requests: Sequence[InfillRequest], members: Sequence[Member], scorers: S
     # 2) gather, in the order the members were given
     gathered: list[tuple[Candidate, ...]] = []
     for i in range(len(requests)):
-        found = []
+        offered = []
         for member in members:
             each = settings.samples * member.offers
             own = proposals[member.name][i * each : (i + 1) * each]
-            found += [replace(candidate, sample=k) for k, candidate in enumerate(own)]
-        gathered.append(tuple(found))
+            offered += [replace(candidate, sample=k) for k, candidate in enumerate(own)]
+        gathered.append(tuple(offered))
 
     # 3) score
-    pairs = [(request, c.text) for request, proposed in zip(requests, gathered, strict=True) for c in proposed]
-    scores = iter(score_all(scorers, pairs, settings.rule))
+    pairs = [(request, c) for request, proposed in zip(requests, gathered, strict=True) for c in proposed]
+    found = iter(score_candidates(scorers, pairs, settings))
 
     # 4) select, 5) return
     completions = []
     for request, proposed in zip(requests, gathered, strict=True):
-        scored = tuple(Scored(candidate, next(scores)) for candidate in proposed)
+        scored = tuple(next(found) for _ in proposed)
         case = Case(scored, settings.rule, settings.prefer, request.prefix, request.suffix, request.key, settings.seed)
         winner, reason = SELECTORS[settings.selector](case)
         trace = Selection(scored, winner, reason, settings.rule, {"selector": settings.selector, "prefer": settings.prefer})
         completions.append(Completion(scored[winner].candidate.text, trace))
     return completions
+
+
+def score_candidates(scorers: Scorers, pairs: Sequence[tuple[InfillRequest, Candidate]], settings: Settings) -> list[Scored]:
+    """Every candidate with all the scores the settings ask for, in order."""
+    sheets = score_all(
+        scorers,
+        [(request, candidate.text) for request, candidate in pairs],
+        settings.rule,
+        extra=settings.extra_scores,
+        seed=settings.seed,
+        token_scores=settings.token_scores,
+        written=[candidate for _, candidate in pairs],
+    )
+    return [Scored(c, sheet.values, facts=sheet.facts) for (_, c), sheet in zip(pairs, sheets, strict=True)]
 
 
 def _samples(request: InfillRequest, count: int) -> list[InfillRequest]:

@@ -13,11 +13,10 @@ from lm_eval_ensemble import ensemble
 from lm_eval_ensemble.config import DIFFUSION, SCORED, EnsembleConfig
 from lm_eval_ensemble.errors import ConfigError, HostError, did_you_mean
 from lm_eval_ensemble.harness.base import InfillLM, default_device
-from lm_eval_ensemble.harness.diffusion_lm import DiffusionInfill
 from lm_eval_ensemble.harness.member import ForeignMember, build_lm, find_kinds
 from lm_eval_ensemble.harness.requests import to_requests
-from lm_eval_ensemble.harness.scored_lm import ScoredHF
-from lm_eval_ensemble.scoring import DEFAULT_RULE, Scorers, parse_rule
+from lm_eval_ensemble.harness.scorers import build_scorers, check_scorers
+from lm_eval_ensemble.scoring import DEFAULT_RULE, check_terms, parse_rule, parse_terms
 from lm_eval_ensemble.selection import SELECTORS
 
 __all__ = ["EnsemblePPL"]
@@ -30,8 +29,9 @@ class EnsemblePPL(InfillLM):
         super().__init__()
         # Settings first: a misspelt name must not cost the loading of two models.
         self.config = EnsembleConfig.from_arguments(arguments, _rule_faults(arguments))
-        kinds = find_kinds(self.config.members)
+        kinds = find_kinds((*self.config.members, *self.config.scorers))
         rule = self._rule()
+        check_scorers(self.config, rule)
         self._refuse_identical_samples()
         self._device = torch.device(default_device(self.config.device))
         seed = torch.initial_seed() if self.config.seed is None else self.config.seed
@@ -45,11 +45,19 @@ class EnsemblePPL(InfillLM):
             seeded = {"seed": seed} if member.model in (DIFFUSION, SCORED) else {}
             models[member.name] = build_lm(kinds[member.name], member, {**host, **seeded})
         self.members = [lm if hasattr(lm, "propose") else ForeignMember(name, lm) for name, lm in models.items()]
-        self.scorers = Scorers(
-            causal=next((lm for lm in models.values() if isinstance(lm, ScoredHF)), None),
-            diffusion=next((lm for lm in models.values() if isinstance(lm, DiffusionInfill)), None),
+        for judge in self.config.scorers:
+            models[judge.name] = build_lm(kinds[judge.name], judge, host)
+        self.scorers = build_scorers(models)
+        check_terms(self.scorers, rule, self.config.extra_scores)
+        self.settings = ensemble.Settings(
+            rule,
+            self.config.selector,
+            self.config.prefer,
+            self.config.samples,
+            seed,
+            self.config.extra_scores,
+            self.config.record == "token_scores",
         )
-        self.settings = ensemble.Settings(rule, self.config.selector, self.config.prefer, self.config.samples, seed)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """The winner of every gap, as ``Completion`` with the whole record as its trace."""
@@ -93,11 +101,16 @@ class EnsemblePPL(InfillLM):
 
 def _rule_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with score and selector; text is all they may be, which the settings themselves check."""
-    score, selector = arguments.get("score"), arguments.get("selector")
+    score, selector, extra = arguments.get("score"), arguments.get("selector"), arguments.get("extra_scores")
     if isinstance(selector, str) and selector not in SELECTORS:
         yield f"$.selector: {selector!r} is not a selector.{did_you_mean(selector, SELECTORS)}"
     if score and isinstance(score, str):
         try:
             parse_rule(score)
+        except ConfigError as error:
+            yield f"$.{error}"
+    if extra and isinstance(extra, str):
+        try:
+            parse_terms(extra, "extra_scores")
         except ConfigError as error:
             yield f"$.{error}"
