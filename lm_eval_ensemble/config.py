@@ -53,6 +53,12 @@ def _length(value: Any) -> Any:
     raise ValueError(f"oracle, ar, or fixed:N with N >= 1.{did_you_mean(str(value), ['oracle', 'ar', 'fixed:N'])}")
 
 
+def _likelihood(value: Any) -> Any:
+    if re.fullmatch(r"chain|elbo:0*([2-9]|[1-9][0-9]+)", str(value)):
+        return value
+    raise ValueError(f"chain, or elbo:K with K >= 2 samples.{did_you_mean(str(value), ['chain', 'elbo:K'])}")
+
+
 def _dtype(value: Any) -> Any:
     name = str(value).removeprefix("torch.")
     if value is None or name in _DTYPES:
@@ -97,6 +103,7 @@ class DiffusionConfig(Decoding):
 
     pretrained: str
     length: Annotated[str | None, BeforeValidator(_length)] = None
+    likelihood: Annotated[str, BeforeValidator(_likelihood)] = "chain"
     steps: Annotated[int, Field(ge=1, le=4096)] = 64
     max_length: Annotated[int, Field(ge=8)] | None = None
     dtype: Dtype = None

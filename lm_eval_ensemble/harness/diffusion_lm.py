@@ -13,10 +13,10 @@ import torch
 from lm_eval_ensemble.batching import Batcher, starting_size
 from lm_eval_ensemble.config import DIFFUSION, DiffusionConfig, asset_path, parse_settings, preset_settings
 from lm_eval_ensemble.diffusion.length import Length, LengthPolicy
-from lm_eval_ensemble.diffusion.likelihood import onepass_logprobs
 from lm_eval_ensemble.diffusion.model import MaskedDiffusionModel, pad_right
 from lm_eval_ensemble.diffusion.p2 import Canvas, p2
-from lm_eval_ensemble.harness.base import InfillLM, default_device, default_dtype
+from lm_eval_ensemble.harness.base import default_device, default_dtype
+from lm_eval_ensemble.harness.likelihood_lm import LikelihoodLM
 from lm_eval_ensemble.harness.requests import Draw, resolve
 from lm_eval_ensemble.sampling import row_uniforms
 from lm_eval_ensemble.tokens import Window, fit_window
@@ -46,7 +46,7 @@ class _Fill:
     row_forwards: int
 
 
-class DiffusionInfill(InfillLM):
+class DiffusionInfill(LikelihoodLM):
     """P2 decoding of the middle between a prefix and a suffix; arguments in ``DiffusionConfig``."""
 
     def __init__(self, name: str = DIFFUSION, preset: str | None = None, **arguments: Any) -> None:
@@ -97,16 +97,6 @@ class DiffusionInfill(InfillLM):
             )
             fills.update(zip(members, found, strict=True))
         return [self._candidate(row, fills[i]) for i, row in enumerate(rows)]
-
-    def onepass_logprobs(self, rows: Sequence[tuple[list[int], list[int], list[int]]]) -> list[list[float]]:
-        """See ``diffusion.likelihood``; batched."""
-        return self._batcher.run(
-            rows,
-            lambda row: sum(map(len, row)),
-            lambda batch: onepass_logprobs(self.network, batch),
-            title=f"{self.name}: scoring",
-            quiet=self.rank > 0,
-        )
 
     def get_model_info(self) -> dict[str, Any]:
         return {"diffusion_infill": self.config.model_dump(), "model_dtype": str(self.network.model.dtype)}
