@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from lm_eval_ensemble.errors import ConfigError, did_you_mean
+from lm_eval_ensemble.values import DECODERS, PARITIES, BatchSize, Dtype, Positive, Steps, one_of, takes_alg_temp
 
 __all__ = [
     "DIFFUSION",
@@ -37,14 +38,7 @@ __all__ = [
 DIFFUSION, SCORED = "diffusion-infill", "hf-scored"
 
 _FOLDER = Path(__file__).parent
-_DTYPES = ("auto", "bfloat16", "float16", "float32", "float64")
 Settings = TypeVar("Settings", bound=BaseModel)
-
-
-def _batch_size(value: Any) -> Any:
-    if value is None or re.fullmatch(r"auto(:[0-9]+)?|0*[1-9][0-9]*", str(value)):
-        return value
-    raise ValueError("a whole number >= 1, or auto")
 
 
 def _length(value: Any) -> Any:
@@ -57,18 +51,6 @@ def _likelihood(value: Any) -> Any:
     if re.fullmatch(r"chain|elbo:0*([2-9]|[1-9][0-9]+)", str(value)):
         return value
     raise ValueError(f"chain, or elbo:K with K >= 2 samples.{did_you_mean(str(value), ['chain', 'elbo:K'])}")
-
-
-def _dtype(value: Any) -> Any:
-    name = str(value).removeprefix("torch.")
-    if value is None or name in _DTYPES:
-        return None if value is None else name
-    raise ValueError(f"a torch dtype.{did_you_mean(name, _DTYPES)}")
-
-
-BatchSize = Annotated[int | str | None, BeforeValidator(_batch_size)]
-Dtype = Annotated[str | None, BeforeValidator(_dtype)]
-Positive = Annotated[int, Field(ge=1)]
 
 
 class Strict(BaseModel):
@@ -104,17 +86,30 @@ class DiffusionConfig(Decoding):
     pretrained: str
     length: Annotated[str | None, BeforeValidator(_length)] = None
     likelihood: Annotated[str, BeforeValidator(_likelihood)] = "chain"
-    steps: Annotated[int, Field(ge=1, le=4096)] = 64
+    steps: Steps = 64
+    alg: Annotated[str, one_of(DECODERS)] = "p2"
+    alg_temp: Annotated[float, Field(gt=0)] | None = None
+    early_commit: Annotated[float, Field(gt=0, le=1)] | None = None
+    parity: Annotated[str | None, one_of(PARITIES)] = None
+    history: bool = False
     max_length: Annotated[int, Field(ge=8)] | None = None
     dtype: Dtype = None
     device: str | None = None
+    device_map: str | dict[str, Any] | None = None
     revision: str = "main"
     trust_remote_code: bool = False
     attn_implementation: str | None = None
-    mask_token: str | None = None
+    mask_token: str | int | None = None
     shift: bool = True
     batch_size: BatchSize = 1
     max_batch_size: Positive | None = None
+
+    @field_validator("alg_temp")
+    @classmethod
+    def _has_a_meaning(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and (fault := takes_alg_temp(info.data.get("alg", ""))):
+            raise ValueError(fault)
+        return value
 
 
 class ScoredConfig(Decoding):
@@ -189,6 +184,10 @@ _SPREAD: dict[str, tuple[str | None, str]] = {
     "fim": (SCORED, "pretrained"),
     "length": (DIFFUSION, "length"),
     "steps": (DIFFUSION, "steps"),
+    "alg": (DIFFUSION, "alg"),
+    "alg_temp": (DIFFUSION, "alg_temp"),
+    "early_commit": (DIFFUSION, "early_commit"),
+    "parity": (DIFFUSION, "parity"),
     "temperature": (None, "temperature"),
     "top_p": (None, "top_p"),
     "max_new_tokens": (None, "max_new_tokens"),

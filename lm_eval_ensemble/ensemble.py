@@ -16,7 +16,7 @@ __all__ = ["Settings", "run", "score_candidates"]
 @dataclass(frozen=True)
 class Settings:
     """``rule`` names the score (lower wins), ``selector`` the function that compares, ``prefer`` the member that wins a
-    tie, ``samples`` the number of candidates per member, ``seed`` the random streams of selectors and scores that draw,
+    tie, ``samples`` the number of candidates per member, ``seed`` the random stream of selectors that draw,
     ``extra_scores`` further scores to record, ``token_scores`` whether to record those of single tokens."""
 
     rule: str = DEFAULT_RULE
@@ -79,7 +79,6 @@ def score_candidates(scorers: Scorers, pairs: Sequence[tuple[InfillRequest, Cand
         [(request, candidate.text) for request, candidate in pairs],
         settings.rule,
         extra=settings.extra_scores,
-        seed=settings.seed,
         token_scores=settings.token_scores,
         written=[candidate for _, candidate in pairs],
     )

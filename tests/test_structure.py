@@ -20,8 +20,10 @@ NAME = "lm_eval_ensemble"
 # Each room may import from its own level and those before it, never from a later one.
 LEVELS = [
     {"types", "errors", "_autoload"},
+    {"values"},
     {"config", "data", "tokens", "fim", "sampling", "batching"},
     {"diffusion", "metrics", "execution"},
+    {"report"},
     {"scoring", "selection", "members"},
     {"ensemble"},
     {"harness"},

@@ -44,11 +44,8 @@ class _Item:
         return self.job.request
 
 
-def run_pass(name: Pass, model: Model, jobs: Sequence[Job], seed: int = 0) -> list[Statistic | None]:
-    """One statistic per job; None where the text has no tokens.
-
-    :param seed: of the random masks of ``elbo``.
-    """
+def run_pass(name: Pass, model: Model, jobs: Sequence[Job]) -> list[Statistic | None]:
+    """One statistic per job; None where the text has no tokens."""
     middles = [model.encoder.encode(job.text) for job in jobs]
     gaps = [(job.request.prefix, job.request.suffix) for job in jobs]
     longest: dict[tuple[str, str], int] = {}
@@ -56,7 +53,7 @@ def run_pass(name: Pass, model: Model, jobs: Sequence[Job], seed: int = 0) -> li
         longest[gap] = max(longest.get(gap, 0), len(middle))
     todo = [i for i, middle in enumerate(middles) if middle]
     chosen = [_Item(jobs[i], middles[i], longest[gaps[i]]) for i in todo]
-    found = _elbo(model, chosen, seed) if name == "elbo" else _PASSES[name](model, chosen)
+    found = _PASSES[name](model, chosen)
     statistics: list[Statistic | None] = [None] * len(jobs)
     for i, item, statistic in zip(todo, chosen, found, strict=True):
         statistics[i] = replace(statistic, size=len(item.job.text.encode()))
@@ -135,10 +132,10 @@ def _chain(model: Any, items: Sequence[_Item]) -> list[Statistic]:
     return _split(model.chain_logprobs(_rows(model, items)), items)
 
 
-def _elbo(model: Any, items: Sequence[_Item], seed: int) -> list[Statistic]:
+def _elbo(model: Any, items: Sequence[_Item]) -> list[Statistic]:
     """A Monte Carlo estimate; the masks are named by the gap, so that neither order nor batch changes them."""
     names = [(item.request.prefix, item.request.suffix) for item in items]
-    found = model.elbo(_rows(model, items), samples=ELBO_SAMPLES, seed=seed, names=names)
+    found = model.elbo(_rows(model, items), samples=ELBO_SAMPLES, names=names)
     return [
         Statistic((float(estimate.value),), tokens=len(item.middle), stderr=float(estimate.stderr))
         for estimate, item in zip(found, items, strict=True)
@@ -151,6 +148,7 @@ _PASSES: dict[Pass, Callable[[Any, Sequence[_Item]], list[Statistic]]] = {
     "prior": _prior,
     "onepass": _onepass,
     "chain": _chain,
+    "elbo": _elbo,
 }
 
 

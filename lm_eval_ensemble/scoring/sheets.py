@@ -41,7 +41,6 @@ def score_all(
     rule: str,
     *,
     extra: str = "",
-    seed: int = 0,
     token_scores: bool = False,
     written: Sequence[Candidate] | None = None,
 ) -> list[Sheet]:
@@ -51,7 +50,6 @@ def score_all(
     however many scores use it.
 
     :param extra: further scores, joined by ``+``.
-    :param seed: of the random masks of ``elbo``.
     :param written: the candidates the texts come from, one per pair; a model then need not read its own again.
     :raises ConfigError: no model for a score.
     """
@@ -64,7 +62,7 @@ def score_all(
     requests = {key: request for key, (request, _) in zip(keys, pairs, strict=True)}
     jobs = [Job(requests[key], key[2], tuple(found)) for key, found in authors.items()]
     logger.debug("scoring %d distinct candidates of %d: %s", len(jobs), len(keys), ", ".join(map(_title, runs)))
-    statistics = {run: run_pass(run[0], model, jobs, seed) for run, model in runs.items()}
+    statistics = {run: run_pass(run[0], model, jobs) for run, model in runs.items()}
     sheets = {}
     for i, key in enumerate(authors):
         own = {run: found[i] for run, found in statistics.items()}

@@ -86,14 +86,14 @@ def test_long_context_is_trimmed_around_the_gap(diffusion: DiffusionInfill) -> N
 def test_out_of_memory_halves_the_batch(assets: Path, toy: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     model = DiffusionInfill(pretrained=str(assets / "mdm"), steps=2, batch_size=8)
     expected = [c.raw for c in model.propose(requests(toy[:8]))]
-    real = model.network.logits_at
+    real = model.network.states_at
 
     def small(ids: torch.Tensor, *rest: Any) -> torch.Tensor:
         if len(ids) > 3:
             raise RuntimeError("CUDA out of memory. Tried to allocate")
         return real(ids, *rest)
 
-    monkeypatch.setattr(model.network, "logits_at", small)
+    monkeypatch.setattr(model.network, "states_at", small)
     model._batcher.size = 8
     assert [c.raw for c in model.propose(requests(toy[:8]))] == expected
     assert model._batcher.size == 2

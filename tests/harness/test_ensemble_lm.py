@@ -156,7 +156,8 @@ def test_scores_under_named_models_and_a_third_one(assets: Any, evaluate: Run) -
             parts = [scores[name] for name in ("fim", "onepass", "causal@judge")]
             assert scores[arguments["score"]] == pytest.approx(sum(parts) / 3, abs=2e-5)
             assert {"chain", "elbo", "pmi", "chain_byte"} <= set(scores)
-            assert candidate["stderr"]["elbo"] > 0
+            # Few tokens have few sets of masks: all are taken, and the value is exact.
+            assert (candidate["stderr"]["elbo"] > 0) == (candidate["score_tokens"]["elbo"] > 5)
             tokens = candidate["token_scores"]
             assert set(tokens) == {"sequence", "fim", "prior", "onepass", "chain", "sequence@judge"}
             assert -sum(tokens["chain"]["middle"]) / len(tokens["chain"]["middle"]) == pytest.approx(scores["chain"], abs=1e-4)

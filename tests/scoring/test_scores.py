@@ -52,7 +52,7 @@ class UniformDiffusion(UniformCausal):
 
     chain_logprobs = onepass_logprobs
 
-    def elbo(self, rows: Rows, *, samples: int, seed: int, names: Sequence[tuple[object, ...]]) -> list[Any]:
+    def elbo(self, rows: Rows, *, samples: int, names: Sequence[tuple[object, ...]]) -> list[Any]:
         self.names = names
         found = self.onepass_logprobs(rows)
         return [SimpleNamespace(value=sum(row), stderr=0.5, samples=samples) for row in found]
