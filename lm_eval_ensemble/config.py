@@ -6,17 +6,17 @@
 
 from __future__ import annotations
 
-import json
 import re
-import typing
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from lm_eval_ensemble.errors import ConfigError, did_you_mean
+from lm_eval_ensemble.faults import faults_of, step
+from lm_eval_ensemble.values import DECODERS, PARITIES, BatchSize, Dtype, Positive, Steps, one_of, takes_alg_temp
 
 __all__ = [
     "DIFFUSION",
@@ -27,7 +27,6 @@ __all__ = [
     "EnsembleConfig",
     "HostDecoding",
     "MemberConfig",
-    "ScoreModel",
     "ScoredConfig",
     "asset_path",
     "parse_settings",
@@ -41,14 +40,7 @@ DIFFUSION, SCORED = "diffusion-infill", "hf-scored"
 ENSEMBLE = "ensemble-ppl"
 
 _FOLDER = Path(__file__).parent
-_DTYPES = ("auto", "bfloat16", "float16", "float32", "float64")
 Settings = TypeVar("Settings", bound=BaseModel)
-
-
-def _batch_size(value: Any) -> Any:
-    if value is None or re.fullmatch(r"auto(:[0-9]+)?|0*[1-9][0-9]*", str(value)):
-        return value
-    raise ValueError("a whole number >= 1, or auto")
 
 
 def _length(value: Any) -> Any:
@@ -57,25 +49,15 @@ def _length(value: Any) -> Any:
     raise ValueError(f"oracle, ar, or fixed:N with N >= 1.{did_you_mean(str(value), ['oracle', 'ar', 'fixed:N'])}")
 
 
-def _dtype(value: Any) -> Any:
-    name = str(value).removeprefix("torch.")
-    if value is None or name in _DTYPES:
-        return None if value is None else name
-    raise ValueError(f"a torch dtype.{did_you_mean(name, _DTYPES)}")
-
-
 def _store(value: Any) -> Any:
     # YAML reads off and on as false and true.
     return {False: "off", True: None}[value] if isinstance(value, bool) else value
 
 
-def _score_model(value: Any) -> Any:
-    return {"args": {"pretrained": value}} if isinstance(value, str) else value
-
-
-BatchSize = Annotated[int | str | None, BeforeValidator(_batch_size)]
-Dtype = Annotated[str | None, BeforeValidator(_dtype)]
-Positive = Annotated[int, Field(ge=1)]
+def _likelihood(value: Any) -> Any:
+    if re.fullmatch(r"chain|elbo:0*([2-9]|[1-9][0-9]+)", str(value)):
+        return value
+    raise ValueError(f"chain, or elbo:K with K >= 2 samples.{did_you_mean(str(value), ['chain', 'elbo:K'])}")
 
 
 class Strict(BaseModel):
@@ -110,17 +92,31 @@ class DiffusionConfig(Decoding):
 
     pretrained: str
     length: Annotated[str | None, BeforeValidator(_length)] = None
-    steps: Annotated[int, Field(ge=1, le=4096)] = 64
+    likelihood: Annotated[str, BeforeValidator(_likelihood)] = "chain"
+    steps: Steps = 64
+    alg: Annotated[str, one_of(DECODERS)] = "p2"
+    alg_temp: Annotated[float, Field(gt=0)] | None = None
+    early_commit: Annotated[float, Field(gt=0, le=1)] | None = None
+    parity: Annotated[str | None, one_of(PARITIES)] = None
+    history: bool = False
     max_length: Annotated[int, Field(ge=8)] | None = None
     dtype: Dtype = None
     device: str | None = None
+    device_map: str | dict[str, Any] | None = None
     revision: str = "main"
     trust_remote_code: bool = False
     attn_implementation: str | None = None
-    mask_token: str | None = None
+    mask_token: str | int | None = None
     shift: bool = True
     batch_size: BatchSize = 1
     max_batch_size: Positive | None = None
+
+    @field_validator("alg_temp")
+    @classmethod
+    def _has_a_meaning(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and (fault := takes_alg_temp(info.data.get("alg", ""))):
+            raise ValueError(fault)
+        return value
 
 
 class ScoredConfig(Decoding):
@@ -145,19 +141,11 @@ class MemberConfig(Strict):
     gen_kwargs: dict[str, Any] = Field(default_factory=dict)
 
 
-class ScoreModel(Strict):
-    """A model that scores and proposes nothing."""
-
-    model: Literal["hf-scored", "diffusion-infill"] = "hf-scored"
-    args: dict[str, Any] = Field(default_factory=dict)
-
-
 class EnsembleConfig(Strict):
     """Arguments of ``ensemble-ppl``, members spread out."""
 
     members: Annotated[tuple[MemberConfig, ...], Field(min_length=1)]
     score: str | None = None
-    score_model: Annotated[ScoreModel | None, BeforeValidator(_score_model)] = None
     selector: str = "argmin"
     selector_file: str | None = None
     route: str | None = None
@@ -166,6 +154,9 @@ class EnsembleConfig(Strict):
     store: Annotated[str | None, BeforeValidator(_store)] = None
     load: Literal["together", "one-at-a-time"] = "together"
     seed: int | None = None
+    scorers: tuple[MemberConfig, ...] = ()
+    extra_scores: str = ""
+    record: Annotated[str | None, Field(pattern=r"^token_scores$")] = None
     batch_size: BatchSize = 1
     max_batch_size: Positive | None = None
     device: str | None = None
@@ -185,7 +176,7 @@ class EnsembleConfig(Strict):
         known = {*cls.model_fields, *_SPREAD}
         for name in [name for name in given if name not in known]:
             del given[name]
-            found.append(f"${_step(name)}: not a setting of ensemble-ppl.{did_you_mean(name, known)}")
+            found.append(f"${step(name)}: not a setting of ensemble-ppl.{did_you_mean(name, known)}")
         given = _with_preset(given, found)
         members = given["members"]
         if isinstance(members, list | tuple):
@@ -193,7 +184,8 @@ class EnsembleConfig(Strict):
             for index, member in enumerate(given["members"]):
                 found.extend(_argument_faults(index, member, flat))
             found.extend(_name_faults(given["members"], given.get("prefer")))
-        found.extend(_faults(cls, given, "$"))
+            found.extend(_scorer_faults(given["members"], given.get("scorers")))
+        found.extend(faults_of(cls, given, "$"))
         if found:
             raise ConfigError("\n".join(dict.fromkeys(found)))
         return cls.model_validate(given)
@@ -205,6 +197,10 @@ _SPREAD: dict[str, tuple[str | None, str]] = {
     "fim": (SCORED, "pretrained"),
     "length": (DIFFUSION, "length"),
     "steps": (DIFFUSION, "steps"),
+    "alg": (DIFFUSION, "alg"),
+    "alg_temp": (DIFFUSION, "alg_temp"),
+    "early_commit": (DIFFUSION, "early_commit"),
+    "parity": (DIFFUSION, "parity"),
     "temperature": (None, "temperature"),
     "top_p": (None, "top_p"),
     "max_new_tokens": (None, "max_new_tokens"),
@@ -255,16 +251,16 @@ def _concerning(member: Mapping[str, Any], flat: Mapping[str, Any]) -> list[str]
     return [name for name in flat if kind in ((_SPREAD[name][0],) if _SPREAD[name][0] else (DIFFUSION, SCORED))]
 
 
-def _argument_faults(index: int, member: Any, flat: Mapping[str, Any]) -> list[str]:
+def _argument_faults(index: int, member: Any, flat: Mapping[str, Any], setting: str = "members") -> list[str]:
     """What is wrong with the arguments of a member of our kinds, by the name under which the user gave them."""
     if not isinstance(member, Mapping) or not isinstance(member.get("args") or {}, Mapping):
         return []
     model = member.get("model")
     if model not in (DIFFUSION, SCORED):
         return []
-    where, args = f"$.members[{index}].args", dict(member.get("args") or {})
+    where, args = f"$.{setting}[{index}].args", dict(member.get("args") or {})
     kind: type[BaseModel] = DiffusionConfig if model == DIFFUSION else ScoredConfig
-    found = [f"$.members[{index}].gen_kwargs: {model} takes these as args."] if member.get("gen_kwargs") else []
+    found = [f"$.{setting}[{index}].gen_kwargs: {model} takes these as args."] if member.get("gen_kwargs") else []
     if preset := args.pop("preset", None):
         try:
             args = {**preset_settings(preset, model, where), **args}
@@ -274,7 +270,7 @@ def _argument_faults(index: int, member: Any, flat: Mapping[str, Any]) -> list[s
     if kind is ScoredConfig:  # the others are for `hf` to check
         args = {name: value for name, value in args.items() if name in kind.model_fields}
     renamed = {_SPREAD[name][1]: f"$.{name}" for name in _concerning(member, flat)}
-    return [*found, *_faults(kind, args, where, renamed)]
+    return [*found, *faults_of(kind, args, where, renamed)]
 
 
 def _name_faults(members: Iterable[Any], prefer: Any) -> Iterator[str]:
@@ -292,87 +288,25 @@ def _name_faults(members: Iterable[Any], prefer: Any) -> Iterator[str]:
         yield f"$.prefer: {prefer!r} is not a member.{did_you_mean(prefer, names)}"
 
 
+def _scorer_faults(members: Iterable[Any], scorers: Any) -> Iterator[str]:
+    """What is wrong with the models that only judge; their shape is checked with the other settings."""
+    rows = [row for row in scorers or () if isinstance(row, Mapping)] if isinstance(scorers, list | tuple) else []
+    taken = {str(member["name"]) for member in members if isinstance(member, Mapping) and "name" in member}
+    for index, row in enumerate(rows):
+        if (name := str(row.get("name"))) in taken:
+            yield f"$.scorers[{index}].name: {name!r} is the name of another model; choose one that differs."
+        taken.add(name)
+        if "model" in row and row["model"] not in (DIFFUSION, SCORED):
+            yield f"$.scorers[{index}].model: got {row['model']!r}, expected {DIFFUSION} or {SCORED}."
+        else:
+            yield from _argument_faults(index, row, {}, "scorers")
+
+
 def parse_settings(kind: type[Settings], values: Mapping[str, Any], where: str = "$") -> Settings:
     """Validate ``values``; every fault stands in one ``ConfigError``, with its path."""
-    if faults := list(_faults(kind, values, where)):
+    if faults := list(faults_of(kind, values, where)):
         raise ConfigError("\n".join(faults))
     return kind.model_validate(dict(values))
-
-
-def _faults(
-    kind: type[BaseModel], values: Mapping[str, Any], where: str, renamed: Mapping[str, str] | None = None
-) -> Iterator[str]:
-    """One line per fault. ``renamed`` gives the path of settings that were typed elsewhere."""
-    try:
-        kind.model_validate(dict(values))
-    except ValidationError as error:
-        for fault in error.errors():
-            if fault["type"] == "too_short" and fault["input"]:
-                continue  # the rows it misses are those with faults of their own
-            first, *rest = fault["loc"]
-            start = (renamed or {}).get(str(first)) or where + _step(first)
-            path = start + "".join(map(_step, rest))
-            yield _fault(kind, path, fault)
-
-
-def _step(part: int | str) -> str:
-    """A part of a path; names that would be misread are quoted."""
-    if isinstance(part, int):
-        return f"[{part}]"
-    return f".{part}" if re.fullmatch(r"[\w.\[\]-]+", part) else f"[{json.dumps(part)}]"
-
-
-def _fault(kind: type[BaseModel], path: str, fault: Any) -> str:
-    if fault["type"] == "extra_forbidden":
-        known = _innermost(kind, fault["loc"][:-1]).model_fields
-        return f"{path}: not a setting here.{did_you_mean(str(fault['loc'][-1]), known)}"
-    if fault["type"] == "missing":
-        return f"{path}: missing, expected a value."
-    found = repr(fault["input"])
-    found = found if len(found) <= 80 else f"{found[:77]}..."
-    return f"{path}: got {found}, expected {_expected(fault)}"
-
-
-#: what a value of another type should have been, by the first word of pydantic's name for the fault.
-_TYPES = {
-    "int": "a whole number",
-    "float": "a number",
-    "finite": "a number",
-    "bool": "true or false",
-    "string": "text",
-    "dict": "a mapping of names to values",
-    "model": "a mapping of names to values",
-    "tuple": "a list",
-}
-_LIMITS = {"greater_than_equal": ">= {ge}", "greater_than": "> {gt}", "less_than_equal": "<= {le}", "less_than": "< {lt}"}
-
-
-def _expected(fault: Any) -> str:
-    kind, context = fault["type"], fault.get("ctx") or {}
-    if kind in _LIMITS:
-        return _LIMITS[kind].format(**{name: f"{value:g}" for name, value in context.items()})
-    if kind == "value_error":
-        return str(context["error"])
-    if kind == "string_pattern_mismatch":
-        return f"text that matches {context['pattern']}"
-    if kind == "too_short":
-        return f"at least {context['min_length']}"
-    return _TYPES.get(kind.partition("_")[0]) or str(fault["msg"])
-
-
-def _innermost(kind: type[BaseModel], path: Iterable[int | str]) -> type[BaseModel]:
-    """The model that the value at ``path`` should be."""
-    for part in path:
-        if isinstance(part, str) and part in kind.model_fields:
-            kind = next(_models(kind.model_fields[part].annotation), kind)
-    return kind
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for inner in typing.get_args(annotation):
-        yield from _models(inner)
 
 
 def preset_names() -> list[str]:

@@ -13,7 +13,7 @@ from lm_eval_ensemble.selection import Case, make_selector
 from lm_eval_ensemble.selection.routing import parse_route
 from lm_eval_ensemble.types import Candidate, Completion, InfillRequest, Scored, Selection
 
-__all__ = ["Settings", "by_device", "run"]
+__all__ = ["Settings", "by_device", "run", "score_candidates"]
 
 #: what members proposed: member -> number of the gap -> its candidates.
 Proposals = dict[str, dict[int, list[Candidate]]]
@@ -24,7 +24,8 @@ class Settings:
     """``rule`` names the score (lower wins), ``selector`` the function that compares and ``selector_file`` what it was fitted
     to, ``prefer`` the member that wins a tie, ``samples`` the number of candidates per member, ``seed`` the random stream of
     selectors that draw. ``route`` is a rule that picks one member per gap before anything is generated; ``concurrent`` lets
-    members on different devices work at the same time."""
+    members on different devices work at the same time. ``extra_scores`` are further scores to record, ``token_scores`` says
+    whether to record those of single tokens."""
 
     rule: str = DEFAULT_RULE
     selector: str = "argmin"
@@ -34,6 +35,8 @@ class Settings:
     seed: int = 0
     route: str | None = None
     concurrent: bool = True
+    extra_scores: str = ""
+    token_scores: bool = False
 
 
 def run(requests: Sequence[InfillRequest], members: Sequence[Member], scorers: Scorers, settings: Settings) -> list[Completion]:
@@ -48,7 +51,7 @@ def run(requests: Sequence[InfillRequest], members: Sequence[Member], scorers: S
     """
     # 1) route
     names = [member.name for member in members]
-    select = make_selector(settings.selector, settings.selector_file)
+    select = make_selector(settings.selector, settings.selector_file, names)
     router = parse_route(settings.route, names) if settings.route else None
     routed = [[router.choose(request)] if router else names for request in requests]
 
@@ -64,14 +67,14 @@ def run(requests: Sequence[InfillRequest], members: Sequence[Member], scorers: S
     gathered = [tuple(c for name in names for c in proposals[name].get(i, ())) for i in range(len(requests))]
 
     # 4) score
-    pairs = [(request, c.text) for request, proposed in zip(requests, gathered, strict=True) for c in proposed]
-    scores = iter(score_all(scorers, pairs, settings.rule))
+    pairs = [(request, c) for request, proposed in zip(requests, gathered, strict=True) for c in proposed]
+    found = iter(score_candidates(scorers, pairs, settings))
 
     # 5) select, 6) return
     how = {"selector": settings.selector, "prefer": settings.prefer, **({"route": settings.route} if router else {})}
     completions = []
     for request, proposed in zip(requests, gathered, strict=True):
-        scored = tuple(Scored(candidate, next(scores)) for candidate in proposed)
+        scored = tuple(next(found) for _ in proposed)
         case = Case(scored, settings.rule, settings.prefer, request.prefix, request.suffix, request.key, settings.seed)
         winner, reason = select(case)
         trace = Selection(scored, winner, reason, settings.rule, how)
@@ -144,3 +147,16 @@ def _side_by_side(groups: Sequence[Sequence[Member]], ask: Callable[[Member], No
         thread.join()
     if errors:
         raise errors[0]
+
+
+def score_candidates(scorers: Scorers, pairs: Sequence[tuple[InfillRequest, Candidate]], settings: Settings) -> list[Scored]:
+    """Every candidate with all the scores the settings ask for, in order."""
+    sheets = score_all(
+        scorers,
+        [(request, candidate.text) for request, candidate in pairs],
+        settings.rule,
+        extra=settings.extra_scores,
+        token_scores=settings.token_scores,
+        written=[candidate for _, candidate in pairs],
+    )
+    return [Scored(c, sheet.values, facts=sheet.facts) for (_, c), sheet in zip(pairs, sheets, strict=True)]

@@ -1,6 +1,6 @@
 """Drawing tokens: the nucleus without a full sort, and random numbers that belong to a row.
 
-Letters: M = number of positions, V = vocabulary, K = columns kept, R = rows.
+Letters: M = number of positions, V = vocabulary, K = columns kept, R = rows, S = draws of one position.
 Everything is float32, on contiguous last dimensions.
 """
 
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Nucleus", "draw", "nucleus", "row_uniforms"]
+__all__ = ["Draws", "Nucleus", "draw", "draw_ahead", "nucleus", "row_uniforms"]
 
 
 class Nucleus(NamedTuple):
@@ -26,6 +26,20 @@ class Nucleus(NamedTuple):
     ids: Tensor
     probs: Tensor
     logprobs: Tensor
+
+
+class Draws(NamedTuple):
+    """Several draws of each position, and what the distribution looks like.
+
+    ids, probs, logprobs ``(M, S)`` as in ``Nucleus``; margin ``(M,)``: difference of the two highest ``probs``;
+    certainty ``(M,)``: negative entropy of ``probs`` in nats, 0 where it was not asked for.
+    """
+
+    ids: Tensor
+    probs: Tensor
+    logprobs: Tensor
+    margin: Tensor
+    certainty: Tensor
 
 
 def nucleus(logits: Tensor, temperature: float, top_p: float, first: int = 64) -> Nucleus:
@@ -84,15 +98,63 @@ def draw(choices: Nucleus, uniforms: Tensor | None) -> tuple[Tensor, Tensor, Ten
     return ids, probs, logprobs
 
 
-def row_uniforms(seed: int, names: Sequence[tuple[object, ...]], steps: int, widths: Sequence[int]) -> Tensor:
-    """Uniform numbers ``(R, steps, max(widths))``, one stream per row, on the CPU; zero beyond a row's width.
+def draw_ahead(logits: Tensor, temperature: float, top_p: float, uniforms: Tensor | None, certainty: bool = False) -> Draws:
+    """All draws that a position may need while its distribution stays the same, so that nothing of the size of the
+    vocabulary has to be kept.
+
+    :param logits: ``(M, V)``.
+    :param uniforms: ``(M, S)`` in [0, 1), for the inverse transform: over the tokens of the nucleus, most probable first,
+        or over the whole vocabulary in the order of ids (``top_p=1``, without any sort). None: the best token, S = 1.
+    """
+    greedy = uniforms is None or temperature <= 0
+    if top_p < 1:
+        kept = nucleus(logits, temperature, top_p)
+        # Padded by a column, for vocabularies and nuclei of one token.
+        best = torch.nn.functional.pad(kept.probs[:, :2], (0, 1))
+        if greedy:
+            # argmax: of equal logits the lowest id, which topk does not promise.
+            column = (kept.ids == logits.argmax(-1, keepdim=True)).long().argmax(-1, keepdim=True)
+        else:
+            column = _inverse_transform(kept.probs, uniforms)
+        ids, picked, logprobs = (part.gather(-1, column) for part in kept)
+        return Draws(ids, picked, logprobs, best[:, 0] - best[:, 1], _negative_entropy(kept.probs, certainty))
+    raw = logits.float()
+    log_total = torch.logsumexp(raw, -1, keepdim=True)
+    # Greedy decoding reads confidences off the untempered distribution.
+    scaled = raw / temperature if temperature > 0 else raw
+    probs = scaled.softmax(-1)
+    best = torch.nn.functional.pad(probs.topk(min(2, probs.shape[-1]), dim=-1).values, (0, 1))
+    ids = raw.argmax(-1, keepdim=True) if greedy else _inverse_transform(probs, uniforms)
+    logprobs = raw.gather(-1, ids) - log_total
+    return Draws(ids, probs.gather(-1, ids), logprobs, best[:, 0] - best[:, 1], _negative_entropy(probs, certainty))
+
+
+def _negative_entropy(probs: Tensor, wanted: bool) -> Tensor:
+    return torch.xlogy(probs, probs).sum(-1) if wanted else torch.zeros_like(probs[:, 0])
+
+
+def _inverse_transform(probs: Tensor, uniforms: Tensor | None) -> Tensor:
+    """Columns ``(M, S)`` of ``probs`` ``(M, K)``: the first whose cumulated probability exceeds the uniform number."""
+    assert uniforms is not None
+    cumulative = probs.cumsum(-1)
+    total = cumulative[:, -1:].contiguous()
+    column = torch.searchsorted(cumulative, uniforms * total, right=True)
+    # Rounding may step past the last token that has any probability.
+    return torch.minimum(column, torch.searchsorted(cumulative, total))
+
+
+def row_uniforms(seed: int, names: Sequence[tuple[object, ...]], steps: int | Sequence[int], widths: Sequence[int]) -> Tensor:
+    """Uniform numbers ``(R, max(steps), max(widths))``, one stream per row, on the CPU; zero beyond a row's own size.
 
     A stream is named by (seed, member, task, document, sample): the numbers of a row do not depend on its batch,
     on the order of rows, on the device or on how often the run was resumed.
+
+    :param steps: how many numbers each position gets, for all rows or one by one.
     """
-    out = torch.zeros(len(names), steps, max(widths, default=0))
-    for row, (name, width) in enumerate(zip(names, widths, strict=True)):
+    counts = [steps] * len(names) if isinstance(steps, int) else list(steps)
+    out = torch.zeros(len(names), max(counts, default=0), max(widths, default=0))
+    for row, (name, count, width) in enumerate(zip(names, counts, widths, strict=True)):
         digest = hashlib.sha256(repr((seed, *name)).encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-        out[row, :, :width] = torch.rand(steps, width, generator=generator)
+        out[row, :count, :width] = torch.rand(count, width, generator=generator)
     return out

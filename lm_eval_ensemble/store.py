@@ -256,8 +256,9 @@ def _decode(record: str) -> Candidate | None:
     """A record as a candidate without a member's name; None if it is none."""
     try:
         value = json.loads(record)
-        rows = {name: None if value[name] is None else tuple(value[name]) for name in ("logprobs", "tokens")}
-        return Candidate("", str(value["text"]), str(value["raw"]), info=dict(value["info"]), **rows)
+        logprobs, tokens = (None if value[name] is None else tuple(value[name]) for name in ("logprobs", "tokens"))
+        text, raw, info = str(value["text"]), str(value["raw"]), dict(value["info"])
+        return Candidate("", text, raw, logprobs=logprobs, tokens=tokens, info=info)
     except (ValueError, TypeError, KeyError):
         return None
 

@@ -57,7 +57,9 @@ def test_the_better_scored_text_is_returned_with_everything_recorded(tokenizer: 
     completion = fill(tokenizer, Speaker("a", "long = 1 + 2 + 3 + 4\n"), Speaker("b", "x\n"))[0]
     assert completion == "x\n"
     assert trace(completion).chosen.member == "b"
-    assert [set(c.scores) for c in trace(completion).candidates] == [{"causal", "joint"}] * 2
+    assert [set(c.scores) for c in trace(completion).candidates] == [
+        {"causal", "causal_byte", "causal_worst", "joint", "joint_mean"}
+    ] * 2
 
 
 def test_a_member_that_wants_a_partner_is_asked_last_and_told_the_answer(tokenizer: Any) -> None:

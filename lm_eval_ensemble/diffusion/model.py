@@ -9,7 +9,8 @@ Letters: B = rows, L = row length, N = positions asked for, V = vocabulary rows 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +21,12 @@ from lm_eval_ensemble.tokens import PlainEncoder
 
 __all__ = ["MaskedDiffusionModel", "make_bidirectional", "resolve_mask_id"]
 
+#: mask tokens that training is known to have added: Open-dCoder, Dream and DreamOn, LLaDA, others.
 _MASK_TOKENS = ("<M>", "<|mask|>", "<|mdm_mask|>", "[MASK]")
+#: their ids, for checkpoints of these types whose tokenizer files have lost the token's name.
+_MASK_IDS = {"dream": 151666, "llada": 126336}
+#: model types that are another type in all but name; loaded by the stock class unless remote code is asked for.
+_SHAPES = {"Dream": "qwen2"}
 
 # A short program in the style of the data every code model has seen: the text the load-time probe masks.
 _PROBE_TEXT = '''def mean(values):
@@ -44,15 +50,20 @@ class MaskedDiffusionModel:
     autoregressive ones, as Open-dCoder and Dream) or from hidden state i (``shift=False``: LLaDA).
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, mask_token: str | None = None, shift: bool = True) -> None:
+    def __init__(self, model: Any, tokenizer: Any, *, mask_token: str | int | None = None, shift: bool = True) -> None:
         self.model = make_bidirectional(model.eval())
         self.encoder = PlainEncoder(tokenizer)
-        self.mask_id = resolve_mask_id(tokenizer, mask_token)
+        self.vocabulary_rows = rows = int(model.get_input_embeddings().weight.shape[0])
+        self.mask_id = resolve_mask_id(tokenizer, mask_token, model.config, rows)
         self.shift = shift
-        rows = int(model.get_input_embeddings().weight.shape[0])
         # Never sampled: the mask, padding rows of the vocabulary, and control tokens (a middle is plain text).
         forbidden = sorted(self.encoder.control_ids | {self.mask_id} | set(range(self.encoder.vocabulary, rows)))
         self._forbidden = torch.tensor([i for i in forbidden if i < rows], device=self.device)
+        #: ids that end a text; drawn only where nothing follows the gap.
+        self.end_ids = sorted(i for i in _end_ids(tokenizer, model) if i < rows and i != self.mask_id)
+        #: what the published code puts after the suffix of the shorter rows of a batch.
+        self.pad_id = int(next((i for i in (tokenizer.eos_token_id, tokenizer.pad_token_id) if i is not None), self.mask_id))
+        self._backbone_takes_direction = _takes(model.base_model.forward, "is_causal")
         self._probe()
 
     @classmethod
@@ -65,23 +76,28 @@ class MaskedDiffusionModel:
         revision: str = "main",
         trust_remote_code: bool = False,
         attn_implementation: str | None = None,
-        mask_token: str | None = None,
+        device_map: str | Mapping[str, Any] | None = None,
+        mask_token: str | int | None = None,
         shift: bool = True,
     ) -> MaskedDiffusionModel:
         """Load a checkpoint from a folder or the Hub.
 
+        :param device_map: spreads the layers over devices as transformers does; ``device`` is not used then.
+        :param mask_token: the mask by its text or id, where it cannot be found.
         :raises ModelError: weights not found, no mask token, or not a masked-diffusion model.
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        extra = {"attn_implementation": attn_implementation} if attn_implementation else {}
+        extra: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
+        extra |= {"device_map": device_map} if device_map else {}
         common = {"revision": revision, "trust_remote_code": trust_remote_code}
         try:
             tokenizer = AutoTokenizer.from_pretrained(pretrained, **common)
+            extra |= {} if trust_remote_code else _stock_config(pretrained, revision)
             model = AutoModelForCausalLM.from_pretrained(pretrained, dtype=dtype, **common, **extra)
         except (OSError, ValueError) as error:
             raise missing_weights(pretrained, error) from error
-        return cls(model.to(device), tokenizer, mask_token=mask_token, shift=shift)
+        return cls(model if device_map else model.to(device), tokenizer, mask_token=mask_token, shift=shift)
 
     @property
     def device(self) -> torch.device:
@@ -102,17 +118,34 @@ class MaskedDiffusionModel:
         :param rows: ``(N,)`` and ``columns`` ``(N,)``: the positions asked for. Only they pass the LM head.
         :returns: ``(N, V)`` float32 with mask, control and out-of-vocabulary ids at minus infinity.
         """
+        return self.logits_of(self.states_at(ids, lengths, rows, columns))
+
+    @torch.no_grad()
+    def states_at(self, ids: Tensor, lengths: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """The hidden states ``(N, H)`` behind ``logits_at``: small enough to keep for a whole batch."""
         mask = torch.arange(ids.shape[1], device=ids.device)[None] < lengths[:, None]
         attention = None if bool(mask.all()) else mask.long()
-        hidden = self._backbone(ids, attention)
         source = (columns - 1).clamp_min(0) if self.shift else columns
-        logits: Tensor = self.model.get_output_embeddings()(hidden[rows, source]).float()
-        logits[:, self._forbidden] = float("-inf")
+        hidden = self._backbone(ids, attention)
+        return hidden[rows.to(hidden.device), source.to(hidden.device)]
+
+    @torch.no_grad()
+    def logits_of(self, states: Tensor, ending: Tensor | None = None) -> Tensor:
+        """Logits ``(N, V)`` of hidden states, as ``logits_at`` gives them.
+
+        :param ending: ``(N,)`` bool: where an id that ends a text is allowed too.
+        """
+        logits: Tensor = self.model.get_output_embeddings()(states).float()
+        ends = logits[:, self.end_ids] if ending is not None else None
+        logits[:, self._forbidden.to(logits.device)] = float("-inf")
+        if ending is not None and ends is not None:
+            logits[:, self.end_ids] = ends.masked_fill(~ending.to(logits.device)[:, None], float("-inf"))
         return logits
 
     def _backbone(self, ids: Tensor, attention: Tensor | None) -> Tensor:
         """Hidden states ``(B, L, H)``; the keyword makes every mask builder of transformers 5 bidirectional."""
-        output = self.model.base_model(input_ids=ids, attention_mask=attention, use_cache=False, is_causal=False)
+        direction = {"is_causal": False} if self._backbone_takes_direction else {}
+        output = self.model.base_model(input_ids=ids, attention_mask=attention, use_cache=False, **direction)
         hidden: Tensor = output.last_hidden_state
         return hidden
 
@@ -171,24 +204,53 @@ def _set_causal(model: Any, causal: bool) -> None:
             module.is_causal = causal
 
 
-def resolve_mask_id(tokenizer: Any, mask_token: str | None = None) -> int:
-    """The mask's id: the one asked for, else the tokenizer's, else a token training is known to have added.
+def resolve_mask_id(tokenizer: Any, mask_token: str | int | None = None, config: Any = None, rows: int | None = None) -> int:
+    """The mask's id: the one asked for (text or id); else the tokenizer's; else the model configuration's; else a token
+    that training is known to have added, by its name or, for Dream and LLaDA, by its id.
 
     It is never added to the vocabulary: that would be an untrained row.
 
+    :param rows: rows of the embedding; an id beyond them is no mask.
     :raises ModelError: no mask token.
     """
-    names = (mask_token,) if mask_token else (tokenizer.mask_token, *_MASK_TOKENS)
+    names: tuple[Any, ...] = (tokenizer.mask_token, getattr(config, "mask_token_id", None), *_MASK_TOKENS)
+    kind = str(getattr(config, "model_type", "")).lower()
+    names = (*names, *(found for name, found in _MASK_IDS.items() if name in kind))
+    names = names if mask_token is None or mask_token == "" else (mask_token,)
     for name in names:
-        if name is None:
+        found = name if isinstance(name, int) else None if name is None else tokenizer.convert_tokens_to_ids(name)
+        if found is None or (found == tokenizer.unk_token_id and not isinstance(name, int)):
             continue
-        found = tokenizer.convert_tokens_to_ids(name)
-        if found is not None and found != tokenizer.unk_token_id:
+        if 0 <= found < (rows if rows is not None else found + 1):
             return int(found)
     raise ModelError(
-        f"The tokenizer of the diffusion model has no mask token (looked for {', '.join(map(repr, filter(None, names)))}): "
+        f"The diffusion model has no mask token (looked for {', '.join(repr(n) for n in names if n is not None)}): "
         "the checkpoint was not trained by masking. Give a masked-diffusion checkpoint, or name its token with mask_token=."
     )
+
+
+def _end_ids(tokenizer: Any, model: Any) -> set[int]:
+    """Ids that end a text, by the tokenizer and by the checkpoint's generation settings."""
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    found = [tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])]
+    return {int(i) for i in found if i is not None}
+
+
+def _takes(function: Any, name: str) -> bool:
+    parameters = inspect.signature(function).parameters.values()
+    return any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _stock_config(pretrained: str, revision: str) -> dict[str, Any]:
+    """The configuration under the stock class's name, for checkpoints that differ from it in nothing else."""
+    from transformers import AutoConfig, PretrainedConfig
+
+    settings, _ = PretrainedConfig.get_config_dict(pretrained, revision=revision)
+    shape = _SHAPES.get(settings.get("model_type", ""))
+    if shape is None:
+        return {}
+    kept = {name: value for name, value in settings.items() if name not in ("auto_map", "architectures", "model_type")}
+    return {"config": AutoConfig.for_model(shape, **kept)}
 
 
 def pad_right(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:

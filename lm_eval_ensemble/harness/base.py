@@ -86,9 +86,13 @@ class InfillLM(LM):  # type: ignore[misc]
         state = PartialState()
         self._rank, self._world_size = state.process_index, state.num_processes
 
+    def to_requests(self, instances: Sequence[Instance]) -> list[InfillRequest]:
+        """What lm_eval asks, as gaps."""
+        return to_requests(instances)
+
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Fill the gaps of lm_eval's requests."""
-        asked = to_requests(requests)
+        asked = self.to_requests(requests)
         refuse_cached_repeats(self.cache_hook, asked)
         completions = [alone(candidate) for candidate in self.propose(asked)]
         for instance, completion in zip(requests, completions, strict=True):

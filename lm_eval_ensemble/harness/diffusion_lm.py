@@ -10,15 +10,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from lm_eval.api.instance import Instance
 
 from lm_eval_ensemble.batching import Batcher, starting_size
 from lm_eval_ensemble.config import DIFFUSION, DiffusionConfig, asset_path, parse_settings, preset_settings
+from lm_eval_ensemble.diffusion.algorithms import find_algorithm
+from lm_eval_ensemble.diffusion.decode import Canvas, fill
 from lm_eval_ensemble.diffusion.length import Length, LengthPolicy
-from lm_eval_ensemble.diffusion.likelihood import onepass_logprobs
 from lm_eval_ensemble.diffusion.model import MaskedDiffusionModel, pad_right
-from lm_eval_ensemble.diffusion.p2 import Canvas, p2
-from lm_eval_ensemble.harness.base import InfillLM, default_device, default_dtype
-from lm_eval_ensemble.harness.requests import Draw, resolve
+from lm_eval_ensemble.diffusion.schedules import auto_steps
+from lm_eval_ensemble.harness.base import default_device, default_dtype
+from lm_eval_ensemble.harness.likelihood_lm import LikelihoodLM
+from lm_eval_ensemble.harness.requests import Draw, mixed_requests, resolve
 from lm_eval_ensemble.members.base import Ledger
 from lm_eval_ensemble.members.identity import checkpoint_identity, versions
 from lm_eval_ensemble.sampling import row_uniforms
@@ -38,6 +41,11 @@ class _Row:
     draw: Draw
 
     @property
+    def ending(self) -> bool:
+        """True if nothing follows the gap: end-of-text may be drawn, and ends the answer."""
+        return not self.request.suffix
+
+    @property
     def tokens(self) -> int:
         return len(self.window.prefix) + self.length.tokens + len(self.window.suffix)
 
@@ -47,10 +55,13 @@ class _Fill:
     tokens: list[int]
     logprobs: list[float]
     row_forwards: int
+    finished: int
+    steps: int
+    history: list[list[int | None]] | None
 
 
-class DiffusionInfill(InfillLM):
-    """P2 decoding of the middle between a prefix and a suffix; arguments in ``DiffusionConfig``."""
+class DiffusionInfill(LikelihoodLM):
+    """Fills the middle between a prefix and a suffix, or continues a text; arguments in ``DiffusionConfig``."""
 
     def __init__(self, name: str = DIFFUSION, preset: str | None = None, **arguments: Any) -> None:
         super().__init__()
@@ -66,9 +77,11 @@ class DiffusionInfill(InfillLM):
             revision=self.config.revision,
             trust_remote_code=self.config.trust_remote_code,
             attn_implementation=self.config.attn_implementation,
+            device_map=self.config.device_map,
             mask_token=self.config.mask_token,
             shift=self.config.shift,
         )
+        self._device = self.network.device
         self.encoder = self.network.encoder
         self.window = self.config.max_length or self.network.max_positions
         limit = min(self.config.max_new_tokens or 512, self.window - 1)
@@ -84,6 +97,10 @@ class DiffusionInfill(InfillLM):
     def wants_partner(self) -> bool:
         return self.policy.wants_partner
 
+    def to_requests(self, instances: Sequence[Instance]) -> list[InfillRequest]:
+        """Gaps are filled; the prompts of other tasks are continued, as a gap that nothing follows."""
+        return mixed_requests(instances)
+
     def fingerprint(self) -> dict[str, Any]:
         """Everything that decides an answer, beside the request. Batch size is not in it; the kind of device is."""
         return {
@@ -92,6 +109,7 @@ class DiffusionInfill(InfillLM):
             "settings": self.config.model_dump(exclude={"pretrained", "batch_size", "max_batch_size", "device", "seed"}),
             "stream": [self.name, self.seed],
             "computed": [self._device.type, str(self.network.model.dtype), self.window],
+            "batch": self._batcher.size if self.config.parity else None,
             "versions": versions("torch", "transformers"),
         }
 
@@ -118,7 +136,8 @@ class DiffusionInfill(InfillLM):
             note = functools.partial(self._note, ledger, rows, members)
             self._batcher.run(
                 [rows[i] for i in members],
-                lambda row: row.tokens,
+                # The published code takes rows as they come, and there a row depends on its batch.
+                lambda row: 0 if self.config.parity else row.tokens,
                 self._fill,
                 title=f"{self.name}: filling",
                 quiet=self.rank > 0,
@@ -130,16 +149,6 @@ class DiffusionInfill(InfillLM):
     def _note(self, ledger: Ledger, rows: Sequence[_Row], members: Sequence[int], found: Mapping[int, _Fill]) -> None:
         ledger.add({members[j]: self._candidate(rows[members[j]], fill) for j, fill in found.items()})
 
-    def onepass_logprobs(self, rows: Sequence[tuple[list[int], list[int], list[int]]]) -> list[list[float]]:
-        """See ``diffusion.likelihood``; batched."""
-        return self._batcher.run(
-            rows,
-            lambda row: sum(map(len, row)),
-            lambda batch: onepass_logprobs(self.network, batch),
-            title=f"{self.name}: scoring",
-            quiet=self.rank > 0,
-        )
-
     def get_model_info(self) -> dict[str, Any]:
         return {"diffusion_infill": self.config.model_dump(), "model_dtype": str(self.network.model.dtype)}
 
@@ -147,6 +156,7 @@ class DiffusionInfill(InfillLM):
         draw = resolve(self.config, request, self.policy.limit)
         length = self.policy.choose(request, lambda text: len(self.encoder.encode(text)))
         length = replace(length, tokens=min(length.tokens, draw.max_new_tokens))
+        length = self._open_ended(request, length, draw)
         if length.mode == "oracle" and not self._warned:
             self._warned = True
             logger.warning(
@@ -159,38 +169,62 @@ class DiffusionInfill(InfillLM):
         )
         return _Row(request, window, length, draw)
 
+    def _open_ended(self, request: InfillRequest, length: Length, draw: Draw) -> Length:
+        """A text to continue, of which nothing is known, gets the room it may take: end-of-text ends it."""
+        if self.policy.mode != "auto" or request.suffix or request.reference is not None or request.hint is not None:
+            return length
+        return Length(max(min(draw.max_new_tokens, self.window // 2), 1), "limit")
+
     def _fill(self, rows: Sequence[_Row]) -> list[_Fill]:
-        mask = self.network.mask_id
-        ids, lengths = pad_right(
-            [[*row.window.prefix, *([mask] * row.length.tokens), *row.window.suffix] for row in rows],
-            mask,
-            self._device,
-        )
-        starts = torch.tensor([len(row.window.prefix) for row in rows], device=self._device)
         sizes = [row.length.tokens for row in rows]
-        draw = rows[0].draw
-        uniforms = None
+        steps = [auto_steps(size) if self.config.steps == "auto" else int(self.config.steps) for size in sizes]
+        draw, alg, alg_temp = rows[0].draw, self.config.alg, self.config.alg_temp
+        uniforms = order = None
         if draw.temperature > 0:
-            names = [(self.name, *row.request.key) for row in rows]
-            uniforms = row_uniforms(self.seed, names, self.config.steps, sizes)
-        canvas = Canvas(ids, lengths, starts, torch.tensor(sizes, device=self._device))
-        filled = p2(
+            uniforms = row_uniforms(self.seed, [(self.name, *row.request.key) for row in rows], steps, sizes)
+        if find_algorithm(alg, alg_temp).needs_order(alg_temp):
+            order = row_uniforms(self.seed, [(self.name, "order", *row.request.key) for row in rows], steps, sizes)
+        filled = fill(
             self.network,
-            canvas,
-            steps=self.config.steps,
+            self._canvas(rows, sizes),
+            alg=alg,
+            steps=steps,
             temperature=draw.temperature,
             top_p=draw.top_p,
             uniforms=uniforms,
+            order=order,
+            alg_temp=alg_temp,
+            early_commit=self.config.early_commit,
+            history=self.config.history,
+            parity=self.config.parity,
         )
-        return [_Fill(*row) for row in zip(*filled, strict=True)]
+        histories: Sequence[Any] = filled.history or [None] * len(rows)
+        return [_Fill(*found) for found in zip(*filled[:4], steps, histories, strict=True)]
+
+    def _canvas(self, rows: Sequence[_Row], sizes: Sequence[int]) -> Canvas:
+        mask = self.network.mask_id
+        pad = self.network.pad_id if self.config.parity else mask
+        texts = [[*row.window.prefix, *([mask] * row.length.tokens), *row.window.suffix] for row in rows]
+        ids, lengths = pad_right(texts, pad, self._device)
+        if self.config.parity:
+            lengths = torch.full_like(lengths, ids.shape[1])  # pads are ordinary context
+        starts = torch.tensor([len(row.window.prefix) for row in rows], device=self._device)
+        ending = torch.tensor([row.ending for row in rows], device=self._device)
+        return Canvas(ids, lengths, starts, torch.tensor(sizes, device=self._device), ending=ending)
 
     def _candidate(self, row: _Row, fill: _Fill) -> Candidate:
-        raw = self.encoder.decode(fill.tokens)
-        logprobs = fill.logprobs
-        cut = min((raw.find(stop) for stop in row.request.until if stop and stop in raw), default=-1)
+        tokens, logprobs, stop, extra = fill.tokens, fill.logprobs, "length", {}
+        end = next((i for i, token in enumerate(tokens) if token in self.network.end_ids), None) if row.ending else None
+        if end is not None:
+            extra, stop = {"stop_logprob": logprobs[end]}, "stop_token"
+            tokens, logprobs = tokens[:end], logprobs[:end]
+        raw = self.encoder.decode(tokens)
+        cut = min((raw.find(text) for text in row.request.until if text and text in raw), default=-1)
         if cut >= 0:
-            raw = raw[:cut]
-            logprobs = logprobs[: self.encoder.count_for(fill.tokens, cut)]
-        info = {"length_mode": row.length.mode, "length": row.length.tokens, "row_forwards": fill.row_forwards}
-        info |= row.window.trims
+            raw, stop, extra = raw[:cut], "stop_string", {}
+            logprobs = logprobs[: self.encoder.count_for(tokens, cut)]
+        info: dict[str, Any] = {"length_mode": row.length.mode, "length": row.length.tokens, "stop": stop, **extra}
+        info |= {"steps": fill.steps, "row_forwards": fill.row_forwards, **row.window.trims}
+        info |= {"parity": self.config.parity} if self.config.parity else {}
+        info |= {} if fill.history is None else {"history": fill.history}
         return Candidate(self.name, normalise(raw, row.request.cut), raw, logprobs=tuple(logprobs), info=info)

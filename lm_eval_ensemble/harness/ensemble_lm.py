@@ -15,12 +15,11 @@ from lm_eval_ensemble import ensemble
 from lm_eval_ensemble.config import DIFFUSION, SCORED, EnsembleConfig, MemberConfig
 from lm_eval_ensemble.errors import ConfigError, HostError
 from lm_eval_ensemble.harness.base import InfillLM, default_device
-from lm_eval_ensemble.harness.diffusion_lm import DiffusionInfill
 from lm_eval_ensemble.harness.loading import LazyModel, Shelf
 from lm_eval_ensemble.harness.member import as_member, build_lm, find_kinds
 from lm_eval_ensemble.harness.requests import to_requests
-from lm_eval_ensemble.harness.scored_lm import ScoredHF
-from lm_eval_ensemble.scoring import DEFAULT_RULE, Scorers, parse_rule
+from lm_eval_ensemble.harness.scorers import build_scorers, check_scorers
+from lm_eval_ensemble.scoring import DEFAULT_RULE, check_terms, parse_rule, parse_terms
 from lm_eval_ensemble.selection import make_selector
 from lm_eval_ensemble.selection.routing import parse_route
 from lm_eval_ensemble.store import Remembered, open_store
@@ -38,10 +37,13 @@ class EnsemblePPL(InfillLM):
         super().__init__()
         # Settings first: a misspelt name must not cost the loading of two models.
         self.config = config = EnsembleConfig.from_arguments(arguments, _rule_faults(arguments))
-        kinds = find_kinds(config.members)
+        kinds = find_kinds((*config.members, *config.scorers))
         rule = self._rule()
+        check_scorers(config, rule)
+        names = [member.name for member in config.members]
+        make_selector(config.selector, config.selector_file, names)
         if config.route:
-            parse_route(config.route, [member.name for member in config.members])
+            parse_route(config.route, names)
         self._refuse_identical_samples()
         self._device = torch.device(default_device(config.device))
         seed = torch.initial_seed() if config.seed is None else config.seed
@@ -51,15 +53,12 @@ class EnsemblePPL(InfillLM):
         def build(member: MemberConfig) -> Any:
             return as_member(member, build_lm(kinds[member.name], member, host, seed, config.store), seed)
 
-        self._shelf = Shelf(
-            {member.name: functools.partial(build, member) for member in config.members}, config.load == "one-at-a-time"
-        )
-        models = {name: self._member(name) for name in self._shelf.builders}
-        self.members = [Remembered(model, self.store) if self.store else model for model in models.values()]
-        self.scorers = Scorers(
-            causal=next((models[name] for name, kind in kinds.items() if _is(kind, ScoredHF)), None),
-            diffusion=next((models[name] for name, kind in kinds.items() if _is(kind, DiffusionInfill)), None),
-        )
+        rows = (*config.members, *config.scorers)
+        self._shelf = Shelf({row.name: functools.partial(build, row) for row in rows}, config.load == "one-at-a-time")
+        models = {row.name: self._model(row.name) for row in rows}
+        self.members = [Remembered(models[name], self.store) if self.store else models[name] for name in names]
+        self.scorers = build_scorers(models, kinds)
+        check_terms(self.scorers, rule, config.extra_scores)
         self.settings = ensemble.Settings(
             rule=rule,
             selector=config.selector,
@@ -69,6 +68,8 @@ class EnsemblePPL(InfillLM):
             seed=seed,
             route=config.route,
             concurrent=not self._shelf.one,
+            extra_scores=config.extra_scores,
+            token_scores=config.record == "token_scores",
         )
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
@@ -93,16 +94,12 @@ class EnsemblePPL(InfillLM):
         store = self.store and {"path": str(self.store.path), "reused": self.store.reused, "added": self.store.added}
         return {"ensemble": {**self.config.model_dump(mode="json"), "score": self.settings.rule, "store": store or "off"}}
 
-    def _member(self, name: str) -> Any:
-        """A member, or what stands for it where only one model is in memory at a time.
+    def _model(self, name: str) -> Any:
+        """A model, or what stands for it where only one is in memory at a time.
 
         Each is loaded now in both cases: what is wrong with the last must not show after hours of the first.
         """
-        if not self._shelf.one:
-            return self._shelf.get(name)
-        stand_in = LazyModel(name, self._shelf)
-        _ = stand_in.wants_partner, stand_in.offers, stand_in.device, getattr(stand_in, "resumes", False)
-        return stand_in
+        return LazyModel(name, self._shelf) if self._shelf.one else self._shelf.get(name)
 
     def _rule(self) -> str:
         """The score asked for, else the default, else what the kinds of members allow."""
@@ -141,29 +138,17 @@ class EnsemblePPL(InfillLM):
 
 
 def _rule_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with score, selector and route; text is all they may be, which the settings themselves check."""
-    score, selector, route = (arguments.get(name) for name in ("score", "selector", "route"))
-    members = _names(arguments.get("members"))
+    """What is wrong with score, extra_scores and selector; text is all they may be, which the settings themselves check."""
+    score, extra, selector, file = (arguments.get(name) for name in ("score", "extra_scores", "selector", "selector_file"))
     checks: list[Callable[[], Any]] = []
     if score and isinstance(score, str):
         checks.append(lambda: parse_rule(score))
+    if extra and isinstance(extra, str):
+        checks.append(lambda: parse_terms(extra, "extra_scores"))
     if isinstance(selector, str):
-        file = arguments.get("selector_file")
-        checks.append(lambda: make_selector(selector, file if isinstance(file, str) else None, members))
-    if isinstance(route, str) and members:
-        checks.append(lambda: parse_route(route, members))
+        checks.append(lambda: make_selector(selector, file if isinstance(file, str) else None))
     for check in checks:
         try:
             check()
         except ConfigError as error:
             yield f"$.{error}"
-
-
-def _names(members: Any) -> list[str]:
-    """Names of members as they were typed, as far as they are names."""
-    rows = members if isinstance(members, list | tuple) else ()
-    return [str(row["name"]) for row in rows if isinstance(row, Mapping) and "name" in row]
-
-
-def _is(kind: Any, wanted: type) -> bool:
-    return isinstance(kind, type) and issubclass(kind, wanted)

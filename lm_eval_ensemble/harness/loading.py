@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import inspect
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -44,19 +46,26 @@ class Shelf:
 
 
 class LazyModel:
-    """Stands for a model on a shelf: whatever is asked of it loads the model.
+    """Stands for a model on a shelf, which holds it in memory only while it is the one in use.
 
-    Plain values (name, device, encoder, window, ...) are remembered, so that reading them does not load it again; methods are
-    not, for they would keep the model in memory.
+    The model is loaded once to learn what it has. Plain values (name, device, encoder, window, ...) are remembered; a method,
+    when it is called, loads the model again if need be. Methods themselves are not kept: they would keep the model.
     """
 
     def __init__(self, name: str, shelf: Shelf) -> None:
-        self._name, self._shelf = name, shelf
+        self._label, self._shelf = name, shelf
+        self._names = frozenset(dir(shelf.get(name)))
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        value = getattr(self._shelf.get(self._name), name)
-        if not callable(value):
-            self.__dict__[name] = value
+        if name.startswith("_") or name not in self._names:
+            raise AttributeError(f"{self._label} has no attribute {name!r}")
+        value = getattr(self._shelf.get(self._label), name)
+        if inspect.ismethod(value):
+            value = functools.partial(self._call, name)
+        elif callable(value):
+            return value
+        self.__dict__[name] = value
         return value
+
+    def _call(self, name: str, *arguments: Any, **options: Any) -> Any:
+        return getattr(self._shelf.get(self._label), name)(*arguments, **options)

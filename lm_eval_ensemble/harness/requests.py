@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lm_eval.api.instance import Instance
 
@@ -14,7 +14,7 @@ from lm_eval_ensemble.errors import DataError
 from lm_eval_ensemble.fim import parse_prompt
 from lm_eval_ensemble.types import InfillRequest
 
-__all__ = ["Draw", "is_infill", "resolve", "to_requests"]
+__all__ = ["Draw", "is_infill", "mixed_requests", "resolve", "to_requests"]
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,13 @@ def to_requests(instances: Sequence[Instance], plain: bool = False) -> list[Infi
         )
         seen[task, doc_id] += 1
     return requests
+
+
+def mixed_requests(instances: Sequence[Instance]) -> list[InfillRequest]:
+    """Gaps where there are any; other prompts as text to continue, of which no reference is known."""
+    gaps = iter(to_requests([i for i in instances if is_infill(i)]))
+    texts = iter(to_requests([i for i in instances if not is_infill(i)], plain=True))
+    return [next(gaps) if is_infill(i) else replace(next(texts), reference=None) for i in instances]
 
 
 def _gap(instance: Instance) -> tuple[str, str] | None:

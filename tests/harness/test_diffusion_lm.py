@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from lm_eval_ensemble.errors import ConfigError, HostError
+from lm_eval_ensemble.errors import ConfigError
 from lm_eval_ensemble.harness.diffusion_lm import DiffusionInfill
 from lm_eval_ensemble.types import InfillRequest
 
@@ -86,24 +86,17 @@ def test_long_context_is_trimmed_around_the_gap(diffusion: DiffusionInfill) -> N
 def test_out_of_memory_halves_the_batch(assets: Path, toy: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     model = DiffusionInfill(pretrained=str(assets / "mdm"), steps=2, batch_size=8)
     expected = [c.raw for c in model.propose(requests(toy[:8]))]
-    real = model.network.logits_at
+    real = model.network.states_at
 
     def small(ids: torch.Tensor, *rest: Any) -> torch.Tensor:
         if len(ids) > 3:
             raise RuntimeError("CUDA out of memory. Tried to allocate")
         return real(ids, *rest)
 
-    monkeypatch.setattr(model.network, "logits_at", small)
+    monkeypatch.setattr(model.network, "states_at", small)
     model._batcher.size = 8
     assert [c.raw for c in model.propose(requests(toy[:8]))] == expected
     assert model._batcher.size == 2
-
-
-def test_likelihood_requests_are_refused(diffusion: DiffusionInfill) -> None:
-    with pytest.raises(HostError, match="hf-scored"):
-        diffusion.loglikelihood([])
-    with pytest.raises(HostError, match="loglikelihood_rolling"):
-        diffusion.loglikelihood_rolling([])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,67 @@
+"""Values of settings that a plain type cannot describe, and the names they may take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from lm_eval_ensemble.errors import did_you_mean
+
+__all__ = ["DECODERS", "PARITIES", "BatchSize", "Dtype", "Positive", "Steps", "one_of", "takes_alg_temp"]
+
+#: names of the decoding algorithms of a diffusion member -> whether ``alg_temp`` has a meaning there.
+DECODERS = {"p2": False, "origin": False, "maskgit_plus": True, "topk_margin": True, "entropy": True}
+#: published programs whose padding and order of equal confidences can be switched on by name.
+PARITIES = ("open-dllm",)
+
+_DTYPES = ("auto", "bfloat16", "float16", "float32", "float64")
+
+
+def _batch_size(value: Any) -> Any:
+    if value is None or re.fullmatch(r"auto(:[0-9]+)?|0*[1-9][0-9]*", str(value)):
+        return value
+    raise ValueError("a whole number >= 1, or auto")
+
+
+def _dtype(value: Any) -> Any:
+    name = str(value).removeprefix("torch.")
+    if value is None or name in _DTYPES:
+        return None if value is None else name
+    raise ValueError(f"a torch dtype.{did_you_mean(name, _DTYPES)}")
+
+
+def one_of(known: Iterable[str]) -> BeforeValidator:
+    """A validator of names; None passes."""
+    names = sorted(known)
+
+    def check(value: Any) -> Any:
+        if value is None or value in names:
+            return value
+        raise ValueError(f"a known name.{did_you_mean(str(value), names)}")
+
+    return BeforeValidator(check)
+
+
+def _steps(value: Any) -> Any:
+    if value == "auto" or (re.fullmatch(r"[0-9]+", str(value)) and 1 <= int(value) <= 4096):
+        return value if value == "auto" else int(value)
+    if re.fullmatch(r"-?[0-9]+", str(value)):
+        raise ValueError(">= 1" if int(value) < 1 else "<= 4096")
+    raise ValueError(f"a whole number from 1 to 4096, or auto.{did_you_mean(str(value), ['auto'])}")
+
+
+def takes_alg_temp(name: str) -> str:
+    """Why ``alg_temp`` has no meaning for a decoding algorithm; empty where it has one."""
+    if DECODERS.get(name, True):
+        return ""
+    known = ", ".join(found for found, takes in DECODERS.items() if takes)
+    return f"nothing: with alg={name} it would change nothing. It has a meaning for {known}."
+
+
+BatchSize = Annotated[int | str | None, BeforeValidator(_batch_size)]
+Dtype = Annotated[str | None, BeforeValidator(_dtype)]
+Positive = Annotated[int, Field(ge=1)]
+Steps = Annotated[int | str, BeforeValidator(_steps)]
