@@ -76,7 +76,7 @@ def test_an_unknown_preset_is_a_line(healthy: Callable[..., None], capsys: pytes
 def test_weights_that_are_not_there_are_a_line(
     healthy: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def absent(kind: Any, member: Any, host: Any) -> None:
+    def absent(kind: Any, member: Any, *_: Any) -> None:
         raise missing_weights(member.args["pretrained"], OSError("not in the cache.\nand a page more"))
 
     healthy()
