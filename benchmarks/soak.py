@@ -3,8 +3,8 @@
     python benchmarks/soak.py                                                   # HumanEval-Infilling, 60 gaps, ten kills
     python benchmarks/soak.py --task infill_toy --limit 12 --kills 3 --no-distributed
 
-The tiny pair samples at temperature 0.6. One run goes through; another is killed (SIGKILL) at random moments, drawn from a fixed
-seed, and started again until it ends. Their samples files must be the same bytes. The same with two processes
+The tiny pair samples at temperature 0.6. One run goes through; another is killed (SIGKILL) at random moments, drawn from a
+fixed seed, and started again until it ends. Their samples files must be the same bytes. The same with two processes
 (torch.distributed.run), whose samples, sorted by document, must tell the same as those of one process: texts, winners,
 reasons, verdicts, and scores within 1e-4. The last line is JSON; the exit status is 1 if anything differs.
 """
@@ -172,7 +172,6 @@ def main() -> int:
     # Everything slow to import, so that the forks need not.
     import lm_eval.__main__
     import lm_eval.models
-    import lm_eval.tasks
     from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM  # noqa: F401
 
     import lm_eval_ensemble.harness.ensemble_lm

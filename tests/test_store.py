@@ -201,11 +201,11 @@ def test_a_store_that_is_damaged_while_it_is_used_does_not_end_the_run(path: Pat
     assert "set aside" in caplog.text
 
 
-@pytest.mark.parametrize("record", ['{"text": "forged"}', "[]", "{", '{"text": "a", "raw": "a", "logprobs": 3, "tokens": null}'])
+@pytest.mark.parametrize(
+    "record", ['{"text": "forged"}', "[]", "{", '{"text": "a", "raw": "a", "logprobs": 3, "tokens": null}']
+)
 @pytest.mark.parametrize("checked", [False, True])
-def test_a_damaged_record_is_not_trusted(
-    path: Path, record: str, checked: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_record_is_not_trusted(path: Path, record: str, checked: bool, caplog: pytest.LogCaptureFixture) -> None:
     store = opened(path)
     right = Remembered(Counter(), store).propose(asked(2))
     (key,) = (row[0] for row in store._attempt(lambda c: c.execute("SELECT key FROM candidates LIMIT 1").fetchall(), []))
