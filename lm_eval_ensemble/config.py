@@ -6,21 +6,21 @@
 
 from __future__ import annotations
 
-import json
 import re
-import typing
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from lm_eval_ensemble.errors import ConfigError, did_you_mean
+from lm_eval_ensemble.faults import faults_of, step
 from lm_eval_ensemble.values import DECODERS, PARITIES, BatchSize, Dtype, Positive, Steps, one_of, takes_alg_temp
 
 __all__ = [
     "DIFFUSION",
+    "ENSEMBLE",
     "SCORED",
     "Decoding",
     "DiffusionConfig",
@@ -36,6 +36,8 @@ __all__ = [
 
 #: registered names of our two kinds of member.
 DIFFUSION, SCORED = "diffusion-infill", "hf-scored"
+#: an ensemble may be a member of another; its members take their settings from its own arguments.
+ENSEMBLE = "ensemble-ppl"
 
 _FOLDER = Path(__file__).parent
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -45,6 +47,11 @@ def _length(value: Any) -> Any:
     if value is None or re.fullmatch(r"oracle|ar|fixed:0*[1-9][0-9]*", str(value)):
         return value
     raise ValueError(f"oracle, ar, or fixed:N with N >= 1.{did_you_mean(str(value), ['oracle', 'ar', 'fixed:N'])}")
+
+
+def _store(value: Any) -> Any:
+    # YAML reads off and on as false and true.
+    return {False: "off", True: None}[value] if isinstance(value, bool) else value
 
 
 def _likelihood(value: Any) -> Any:
@@ -125,11 +132,13 @@ class ScoredConfig(Decoding):
 
 
 class MemberConfig(Strict):
-    """One member: ``model`` is a registered lm_eval model, ``args`` are its arguments."""
+    """One member: ``model`` is a registered lm_eval model, ``args`` are its arguments. ``gen_kwargs`` are generation
+    settings of its own, over those of lm_eval; for members that are not of our kinds, which take theirs as ``args``."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
     model: str
     args: dict[str, Any] = Field(default_factory=dict)
+    gen_kwargs: dict[str, Any] = Field(default_factory=dict)
 
 
 class EnsembleConfig(Strict):
@@ -138,8 +147,12 @@ class EnsembleConfig(Strict):
     members: Annotated[tuple[MemberConfig, ...], Field(min_length=1)]
     score: str | None = None
     selector: str = "argmin"
+    selector_file: str | None = None
+    route: str | None = None
     prefer: str | None = None
     samples: Positive = 1
+    store: Annotated[str | None, BeforeValidator(_store)] = None
+    load: Literal["together", "one-at-a-time"] = "together"
     seed: int | None = None
     scorers: tuple[MemberConfig, ...] = ()
     extra_scores: str = ""
@@ -163,7 +176,7 @@ class EnsembleConfig(Strict):
         known = {*cls.model_fields, *_SPREAD}
         for name in [name for name in given if name not in known]:
             del given[name]
-            found.append(f"${_step(name)}: not a setting of ensemble-ppl.{did_you_mean(name, known)}")
+            found.append(f"${step(name)}: not a setting of ensemble-ppl.{did_you_mean(name, known)}")
         given = _with_preset(given, found)
         members = given["members"]
         if isinstance(members, list | tuple):
@@ -172,7 +185,7 @@ class EnsembleConfig(Strict):
                 found.extend(_argument_faults(index, member, flat))
             found.extend(_name_faults(given["members"], given.get("prefer")))
             found.extend(_scorer_faults(given["members"], given.get("scorers")))
-        found.extend(_faults(cls, given, "$"))
+        found.extend(faults_of(cls, given, "$"))
         if found:
             raise ConfigError("\n".join(dict.fromkeys(found)))
         return cls.model_validate(given)
@@ -218,7 +231,19 @@ def _spread_over(member: Any, flat: Mapping[str, Any]) -> Any:
     """The member with the flat settings that concern it; a member of another shape is left for validation."""
     if not isinstance(member, Mapping) or not isinstance(member.get("args") or {}, Mapping):
         return member
+    if member.get("model") not in (DIFFUSION, SCORED, ENSEMBLE) and isinstance(member.get("gen_kwargs") or {}, Mapping):
+        return {**member, "gen_kwargs": {**(member.get("gen_kwargs") or {}), **_as_gen_kwargs(flat)}}
     return {**member, "args": {**(member.get("args") or {}), **{_SPREAD[n][1]: flat[n] for n in _concerning(member, flat)}}}
+
+
+def _as_gen_kwargs(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The decoding settings as other LMs know them."""
+    found = {name: flat[name] for name in ("temperature", "top_p") if name in flat}
+    if "max_new_tokens" in flat:
+        found["max_gen_toks"] = flat["max_new_tokens"]
+    if flat.get("greedy") is True:
+        found["temperature"] = 0.0
+    return found
 
 
 def _concerning(member: Mapping[str, Any], flat: Mapping[str, Any]) -> list[str]:
@@ -235,7 +260,7 @@ def _argument_faults(index: int, member: Any, flat: Mapping[str, Any], setting: 
         return []
     where, args = f"$.{setting}[{index}].args", dict(member.get("args") or {})
     kind: type[BaseModel] = DiffusionConfig if model == DIFFUSION else ScoredConfig
-    found = []
+    found = [f"$.{setting}[{index}].gen_kwargs: {model} takes these as args."] if member.get("gen_kwargs") else []
     if preset := args.pop("preset", None):
         try:
             args = {**preset_settings(preset, model, where), **args}
@@ -245,7 +270,7 @@ def _argument_faults(index: int, member: Any, flat: Mapping[str, Any], setting: 
     if kind is ScoredConfig:  # the others are for `hf` to check
         args = {name: value for name, value in args.items() if name in kind.model_fields}
     renamed = {_SPREAD[name][1]: f"$.{name}" for name in _concerning(member, flat)}
-    return [*found, *_faults(kind, args, where, renamed)]
+    return [*found, *faults_of(kind, args, where, renamed)]
 
 
 def _name_faults(members: Iterable[Any], prefer: Any) -> Iterator[str]:
@@ -279,85 +304,9 @@ def _scorer_faults(members: Iterable[Any], scorers: Any) -> Iterator[str]:
 
 def parse_settings(kind: type[Settings], values: Mapping[str, Any], where: str = "$") -> Settings:
     """Validate ``values``; every fault stands in one ``ConfigError``, with its path."""
-    if faults := list(_faults(kind, values, where)):
+    if faults := list(faults_of(kind, values, where)):
         raise ConfigError("\n".join(faults))
     return kind.model_validate(dict(values))
-
-
-def _faults(
-    kind: type[BaseModel], values: Mapping[str, Any], where: str, renamed: Mapping[str, str] | None = None
-) -> Iterator[str]:
-    """One line per fault. ``renamed`` gives the path of settings that were typed elsewhere."""
-    try:
-        kind.model_validate(dict(values))
-    except ValidationError as error:
-        for fault in error.errors():
-            if fault["type"] == "too_short" and fault["input"]:
-                continue  # the rows it misses are those with faults of their own
-            first, *rest = fault["loc"]
-            start = (renamed or {}).get(str(first)) or where + _step(first)
-            path = start + "".join(map(_step, rest))
-            yield _fault(kind, path, fault)
-
-
-def _step(part: int | str) -> str:
-    """A part of a path; names that would be misread are quoted."""
-    if isinstance(part, int):
-        return f"[{part}]"
-    return f".{part}" if re.fullmatch(r"[\w.\[\]-]+", part) else f"[{json.dumps(part)}]"
-
-
-def _fault(kind: type[BaseModel], path: str, fault: Any) -> str:
-    if fault["type"] == "extra_forbidden":
-        known = _innermost(kind, fault["loc"][:-1]).model_fields
-        return f"{path}: not a setting here.{did_you_mean(str(fault['loc'][-1]), known)}"
-    if fault["type"] == "missing":
-        return f"{path}: missing, expected a value."
-    found = repr(fault["input"])
-    found = found if len(found) <= 80 else f"{found[:77]}..."
-    return f"{path}: got {found}, expected {_expected(fault)}"
-
-
-#: what a value of another type should have been, by the first word of pydantic's name for the fault.
-_TYPES = {
-    "int": "a whole number",
-    "float": "a number",
-    "finite": "a number",
-    "bool": "true or false",
-    "string": "text",
-    "dict": "a mapping of names to values",
-    "model": "a mapping of names to values",
-    "tuple": "a list",
-}
-_LIMITS = {"greater_than_equal": ">= {ge}", "greater_than": "> {gt}", "less_than_equal": "<= {le}", "less_than": "< {lt}"}
-
-
-def _expected(fault: Any) -> str:
-    kind, context = fault["type"], fault.get("ctx") or {}
-    if kind in _LIMITS:
-        return _LIMITS[kind].format(**{name: f"{value:g}" for name, value in context.items()})
-    if kind == "value_error":
-        return str(context["error"])
-    if kind == "string_pattern_mismatch":
-        return f"text that matches {context['pattern']}"
-    if kind == "too_short":
-        return f"at least {context['min_length']}"
-    return _TYPES.get(kind.partition("_")[0]) or str(fault["msg"])
-
-
-def _innermost(kind: type[BaseModel], path: Iterable[int | str]) -> type[BaseModel]:
-    """The model that the value at ``path`` should be."""
-    for part in path:
-        if isinstance(part, str) and part in kind.model_fields:
-            kind = next(_models(kind.model_fields[part].annotation), kind)
-    return kind
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for inner in typing.get_args(annotation):
-        yield from _models(inner)
 
 
 def preset_names() -> list[str]:

@@ -8,9 +8,10 @@ Letters: B = rows, T = generated tokens, V = vocabulary.
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ from lm_eval_ensemble.fim import LAYOUTS, FimLayout, layout_for, layout_named
 from lm_eval_ensemble.harness.base import alone, default_device, default_dtype, live_models, refuse_cached_repeats
 from lm_eval_ensemble.harness.reading import SpanReader, pad_left
 from lm_eval_ensemble.harness.requests import Draw, is_infill, resolve, to_requests
+from lm_eval_ensemble.members.base import Ledger
+from lm_eval_ensemble.members.identity import checkpoint_identity, identified, versions
 from lm_eval_ensemble.sampling import draw, nucleus, row_uniforms
 from lm_eval_ensemble.scoring.base import Span
 from lm_eval_ensemble.tokens import PlainEncoder
@@ -125,6 +128,7 @@ class ScoredHF(HFLM):  # type: ignore[misc]
                 f"$.{name}: {error}. Arguments are those of --model hf, and fim, preset, {', '.join(Decoding.model_fields)}."
             ) from error
         live_models.add(self)
+        self._others = arguments
         self._join_ranks()
         self.encoder = PlainEncoder(self.tokenizer)
         self.layout: FimLayout | None = chosen_layout or layout_for(path, self.encoder)
@@ -136,6 +140,7 @@ class ScoredHF(HFLM):  # type: ignore[misc]
 
     wants_partner = False
     offers = 1
+    resumes = True
 
     @property
     def window(self) -> int:
@@ -152,9 +157,26 @@ class ScoredHF(HFLM):  # type: ignore[misc]
             self.cache_hook.add_partial("generate_until", instance.args, completion)
         return list(completions)
 
-    def propose(self, requests: Sequence[InfillRequest]) -> list[Candidate]:
-        """One filled gap per request."""
-        return self._answer([self._gap_row(request) for request in requests])
+    def propose(self, requests: Sequence[InfillRequest], ledger: Ledger | None = None) -> list[Candidate]:
+        """One filled gap per request; each batch is added to the ledger as soon as it is finished."""
+        return self._answer([self._gap_row(request) for request in requests], ledger)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything that decides an answer, beside the request. Batch size is not in it; the kind of device is."""
+        return {
+            "model": SCORED,
+            "weights": checkpoint_identity(str(self.pretrained), str(self._others.get("revision", "main"))),
+            "settings": self.decoding.model_dump(exclude={"pretrained", "batch_size", "max_batch_size", "device", "seed"}),
+            "others": identified(self._others),
+            "layout": None if self.layout is None else self.layout.model_dump(exclude={"source"}),
+            "stream": [self.name, self.seed],
+            "computed": [torch.device(self.device).type, str(self.model.dtype), self.window],
+            "versions": versions("torch", "transformers"),
+        }
+
+    def relevant(self, request: InfillRequest) -> InfillRequest:
+        """Without what this model does not look at: the prompt text, the reference, the hint."""
+        return replace(request, context="", reference=None, hint=None)
 
     def token_logprobs(self, spans: Sequence[Span]) -> list[list[float]]:
         """Log-probability (nats, untempered, float32) of each token ``ids[start:]`` given all before it; batched."""
@@ -201,22 +223,26 @@ class ScoredHF(HFLM):  # type: ignore[misc]
             )
         return room
 
-    def _answer(self, rows: Sequence[_Row]) -> list[Candidate]:
+    def _answer(self, rows: Sequence[_Row], ledger: Ledger | None = None) -> list[Candidate]:
+        ledger = Ledger() if ledger is None else ledger
         groups: dict[Any, list[int]] = defaultdict(list)
         for i, row in enumerate(rows):
             groups[row.group].append(i)
-        candidates: dict[int, Candidate] = {}
         for members in groups.values():
-            found = self._batcher.run(
+            note = functools.partial(self._note, ledger, rows, members)
+            self._batcher.run(
                 [rows[i] for i in members],
                 lambda row: len(row.ids),
                 self._generate,
                 title=f"{self.name}: generating",
                 quiet=self.rank > 0,
+                known={j for j, i in enumerate(members) if i in ledger},
+                done=note,
             )
-            for i, answer in zip(members, found, strict=True):
-                candidates[i] = self._candidate(rows[i], answer)
-        return [candidates[i] for i in range(len(rows))]
+        return [ledger[i] for i in range(len(rows))]
+
+    def _note(self, ledger: Ledger, rows: Sequence[_Row], members: Sequence[int], found: Mapping[int, _Answer]) -> None:
+        ledger.add({members[j]: self._candidate(rows[members[j]], answer) for j, answer in found.items()})
 
     @torch.no_grad()
     def _generate(self, rows: Sequence[_Row]) -> list[_Answer]:

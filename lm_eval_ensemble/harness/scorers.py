@@ -15,13 +15,20 @@ from lm_eval_ensemble.scoring.base import DIFFUSION_PASSES
 __all__ = ["build_scorers", "check_scorers"]
 
 
-def build_scorers(models: Mapping[str, Any]) -> Scorers:
-    """Members and judges by name; plain score names mean the first autoregressive and the first diffusion model."""
-    able = {name: lm for name, lm in models.items() if isinstance(lm, ScoredHF | DiffusionInfill)}
+def build_scorers(models: Mapping[str, Any], kinds: Mapping[str, Any]) -> Scorers:
+    """Members and judges by name; plain score names mean the first autoregressive and the first diffusion model.
+
+    :param kinds: the LM class of each; the model itself may not be loaded.
+    """
+
+    def named(*wanted: type) -> dict[str, Any]:
+        return {name: lm for name, lm in models.items() if isinstance(kinds[name], type) and issubclass(kinds[name], wanted)}
+
+    causal, diffusion = named(ScoredHF), named(DiffusionInfill)
     return Scorers(
-        causal=next((lm for lm in able.values() if isinstance(lm, ScoredHF)), None),
-        diffusion=next((lm for lm in able.values() if isinstance(lm, DiffusionInfill)), None),
-        named=able,
+        causal=next(iter(causal.values()), None),
+        diffusion=next(iter(diffusion.values()), None),
+        named=named(ScoredHF, DiffusionInfill),
     )
 
 

@@ -62,7 +62,10 @@ def score_all(
     requests = {key: request for key, (request, _) in zip(keys, pairs, strict=True)}
     jobs = [Job(requests[key], key[2], tuple(found)) for key, found in authors.items()]
     logger.debug("scoring %d distinct candidates of %d: %s", len(jobs), len(keys), ", ".join(map(_title, runs)))
-    statistics = {run: run_pass(run[0], model, jobs) for run, model in runs.items()}
+    # All passes of a model together: only one model may be in memory at a time.
+    order = list(dict.fromkeys(map(id, runs.values())))
+    done = {run: run_pass(run[0], runs[run], jobs) for run in sorted(runs, key=lambda run: order.index(id(runs[run])))}
+    statistics = {run: done[run] for run in runs}
     sheets = {}
     for i, key in enumerate(authors):
         own = {run: found[i] for run, found in statistics.items()}

@@ -1,0 +1,132 @@
+"""Cross-fitted probabilities, Platt's fit, ECE and Brier; thresholds with a guarantee; Holm."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.special import expit
+from scipy.stats import binomtest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import brier_score_loss
+
+from lm_eval_ensemble.metrics.abstention import GRID, abstain, clopper_pearson
+from lm_eval_ensemble.metrics.calibration import METHODS, brier, calibrate, equal_mass_ece, folds_of, platt
+from lm_eval_ensemble.metrics.multiple import holm
+
+
+def drawn(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Scores whose probability of being right is known: P(right) = 1 / (1 + exp(score))."""
+    generator = np.random.default_rng(seed)
+    score = generator.normal(size=n) * 2
+    return score, generator.random(n) > expit(-score)
+
+
+def test_ece_and_brier_by_hand() -> None:
+    probability = np.array([0.1, 0.3, 0.6, 1.0])
+    right = np.array([False, True, False, True])
+    # two bins of two: |0.2 - 0.5| and |0.8 - 0.5|
+    ece, bins = equal_mass_ece(probability, right, bins=2)
+    assert ece == pytest.approx(0.3)
+    assert bins == [(pytest.approx(0.2), 0.5, 2), (0.8, 0.5, 2)]
+    assert brier(probability, right) == pytest.approx((0.01 + 0.49 + 0.36 + 0) / 4)
+    assert brier(probability, right) == pytest.approx(brier_score_loss(right, probability))
+
+
+def test_platt_is_the_logistic_fit_on_smoothed_targets() -> None:
+    score, wrong = drawn(300)
+    a, b = platt(score, ~wrong)
+    n1, n0 = int((~wrong).sum()), int(wrong.sum())
+    target = np.where(~wrong, (n1 + 1) / (n1 + 2), 1 / (n0 + 2))
+    fit = LogisticRegression(C=1e9, tol=1e-10).fit(
+        np.r_[score, score][:, None], np.r_[np.ones(300), np.zeros(300)], sample_weight=np.r_[target, 1 - target]
+    )
+    assert -a == pytest.approx(fit.coef_[0, 0], rel=1e-3)
+    assert -b == pytest.approx(fit.intercept_[0], abs=1e-3)
+    # separated classes stay finite
+    assert all(map(math.isfinite, platt(np.arange(10.0), np.arange(10) < 5)))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_cross_fitting_finds_the_probabilities(method: str) -> None:
+    score, wrong = drawn(3000)
+    found = calibrate(score, wrong, method)
+    assert found.brier.value is not None
+    assert found.ece.value is not None
+    best = brier(expit(-score), ~wrong)
+    assert found.base is not None
+    assert best - 0.01 < found.brier.value < best + 0.01 < found.base
+    assert found.ece.value < 0.035
+    assert sum(size for _, _, size in found.bins) == 3000
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_noise_is_not_called_calibrated_knowledge(method: str) -> None:
+    """A score of pure noise: a fit judged on its own answers would beat the base rate, a cross-fitted one may not."""
+    generator = np.random.default_rng(1)
+    found = calibrate(generator.normal(size=400), generator.random(400) < 0.5, method)
+    assert found.brier.value is not None
+    assert found.base is not None
+    assert found.brier.value > found.base
+
+
+def test_what_cannot_be_fitted_has_a_reason() -> None:
+    assert calibrate([1.0, 2.0], [1, 1]).ece.reason == "all answers are wrong"
+    assert "no cross-fitting" in str(calibrate([1.0, 2.0, 3.0], [1, 0, 0]).brier.reason)
+    assert calibrate([1.0, math.inf, 3.0, 2.0, None], [0, 1, 1, 0, 0]).ece.n == 4
+    with pytest.raises(ValueError, match="known: isotonic, platt"):
+        calibrate([1, 2, 3, 4], [0, 1, 0, 1], "beta")
+
+
+def test_folds_spread_each_class() -> None:
+    right = np.arange(50) < 20
+    assigned = folds_of(right, 5)
+    assert [(int((assigned[right] == f).sum()), int((assigned[~right] == f).sum())) for f in range(5)] == [(4, 6)] * 5
+
+
+def test_exact_interval_against_scipy() -> None:
+    for errors, n in ((0, 10), (3, 10), (10, 10)):
+        exact = binomtest(errors, n).proportion_ci(0.95, method="exact")
+        assert clopper_pearson(errors, n) == pytest.approx((exact.low, exact.high))
+
+
+def test_abstention_by_hand() -> None:
+    # 400 answers, the last 100 wrong. All of the first 300 are right: coverage 0.75 has 0 errors, 0.9^300 <= 0.05/20.
+    # At 0.80 there are 20 errors in 320: P(Bin(320, 0.1) <= 20) = 0.0126 > 0.0025, so 0.75 it is.
+    found = abstain(np.arange(400.0), np.arange(400) >= 300)
+    assert (found.threshold, found.coverage, found.error) == (300.0, 0.75, 0.0)
+    assert found.bound == pytest.approx(1 - (0.05 / 20) ** (1 / 300))
+    # all right: always answer
+    assert abstain(np.arange(400.0), np.zeros(400)).threshold == math.inf
+    # ln(0.0025) / ln(0.9) = 56.9
+    assert "it takes 57 answers" in str(abstain(np.arange(50.0), np.zeros(50)).reason)
+    assert abstain([], []).reason == "no document has this score"
+
+
+def test_the_promise_is_kept() -> None:
+    """1,000 draws of 500 documents: the true error behind the threshold exceeds alpha in at most delta of them.
+
+    P(right) = 1 - min(1, u) for u uniform: the error below t is t/2, so alpha = 0.25 is broken where t > 0.5.
+    """
+    generator = np.random.default_rng(7)
+    broken = answered = 0
+    for _ in range(1000):
+        score = generator.random(500)
+        found = abstain(score, generator.random(500) < score, alpha=0.25, delta=0.1)
+        answered += found.threshold is not None
+        broken += found.threshold is not None and found.threshold > 0.5
+    assert answered > 900
+    assert broken <= 0.1 * 1000
+
+
+def test_ties_abstain_together() -> None:
+    found = abstain([0.0] * 200 + [1.0] * 200, [0] * 200 + [1] * 200)
+    assert (found.threshold, found.coverage) == (1.0, 0.5)
+    assert len(GRID) == 20
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []

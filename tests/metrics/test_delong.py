@@ -1,0 +1,145 @@
+"""DeLong's interval and tests: a case by hand, the published formula, and agreement with the bootstrap."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from lm_eval_ensemble.metrics.delong import delong, paired, unpaired
+from lm_eval_ensemble.metrics.uncertainty import auroc, usable
+
+
+def test_by_hand() -> None:
+    # wrong: 3, 1; right: 2, 0. Pairs won: 3>2, 3>0, 1>0 of 4: area 3/4. V10 = (1, 1/2), V01 = (1/2, 1):
+    # both have sample variance 1/8, so the variance is (1/8)/2 + (1/8)/2 = 1/8.
+    areas, covariance = delong(np.array([[3.0, 1.0, 2.0, 0.0]]), np.array([True, True, False, False]))
+    assert areas[0] == 0.75
+    assert covariance[0, 0] == pytest.approx(1 / 8)
+    found = auroc([3, 1, 2, 0], [1, 1, 0, 0])
+    assert found.low == pytest.approx(0.75 - 1.959964 * math.sqrt(1 / 8), abs=1e-6)
+    assert found.high == 1.0
+
+
+def test_against_the_definition_with_ties() -> None:
+    """The quadratic definition of 1988: psi = 1 above, 1/2 equal, 0 below; S10 and S01 its sample covariances."""
+    generator = np.random.default_rng(3)
+    scores = generator.integers(0, 6, (3, 50)).astype(float)
+    wrong = generator.random(50) < 0.4
+    areas, covariance = delong(scores, wrong)
+    psi = np.stack([(s[wrong][:, None] > s[~wrong]) + 0.5 * (s[wrong][:, None] == s[~wrong]) for s in scores])
+    n1, n0 = int(wrong.sum()), int((~wrong).sum())
+    expected = np.cov(psi.mean(axis=2)) / n1 + np.cov(psi.mean(axis=1)) / n0
+    assert areas == pytest.approx([roc_auc_score(wrong, s) for s in scores])
+    assert covariance == pytest.approx(expected)
+
+
+numbers = st.lists(st.tuples(st.integers(-50, 50), st.booleans()), min_size=2, max_size=60)
+
+
+@given(numbers)
+@settings(deadline=None)
+def test_laws_of_the_area(pairs: list[tuple[int, bool]]) -> None:
+    score, wrong = np.array([p[0] for p in pairs], float), np.array([p[1] for p in pairs])
+    found = auroc(score, wrong)
+    if wrong.all() or not wrong.any():
+        assert found.value is None
+        assert found.reason in ("all answers are wrong", "all answers are right")
+        return
+    assert found.value is not None
+    assert found.value == pytest.approx(float(roc_auc_score(wrong, score)))
+    # a monotone map changes nothing, not even the interval; a turned sign turns the area
+    assert auroc(np.exp(score / 7), wrong) == found
+    assert auroc(-score, wrong).value == pytest.approx(1 - found.value)
+    if found.low is not None and found.high is not None:
+        assert 0 <= found.low <= found.value <= found.high <= 1
+
+
+def test_unknown_and_infinite_scores() -> None:
+    found = auroc([None, float("nan"), math.inf, 1.0, 0.5], [1, 0, 1, 0, 0])
+    assert (found.value, found.n, found.excluded) == (1.0, 3, 2)
+    assert auroc([None, None], [1, 0]).reason == "no document has this score"
+    assert auroc([], []).value is None
+    with pytest.raises(ValueError, match="2 scores for 1 answers"):
+        usable([1.0, 2.0], [True])
+
+
+def test_separated_classes_get_an_exact_bound() -> None:
+    # 20 disjoint pairs, all in order: (alpha/2)^(1/20)
+    found = auroc(range(40), [0] * 20 + [1] * 20)
+    assert (found.value, found.high, found.method) == (1.0, 1.0, "exact pairs")
+    assert found.low == pytest.approx(0.025 ** (1 / 20))
+    turned = auroc(range(40), [1] * 20 + [0] * 20)
+    assert (turned.value, turned.low) == (0.0, 0.0)
+    assert turned.high == pytest.approx(1 - 0.025 ** (1 / 20))
+
+
+def test_where_there_is_no_variance() -> None:
+    assert auroc([1, 1, 1, 1], [1, 0, 1, 0]).reason == "all scores are equal"
+    single = auroc([1, 3, 2], [0, 0, 1])
+    assert (single.value, single.low, single.reason) == (0.5, None, "one wrong or one right answer only: no variance")
+
+
+def test_coverage_of_the_interval() -> None:
+    """Normal scores with a known area: about 95 % of 400 intervals hold it (3 standard errors are 3.3 points)."""
+    generator = np.random.default_rng(11)
+    shift = 0.9538726  # sqrt(2) * Phi^-1(0.75): the area is 0.75
+    held = 0
+    for _ in range(400):
+        wrong = generator.random(150) < 0.4
+        found = auroc(generator.normal(size=150) + shift * wrong, wrong)
+        assert found.low is not None
+        assert found.high is not None
+        held += found.low <= 0.75 <= found.high
+    assert 0.915 <= held / 400 <= 0.985
+
+
+def test_paired_scores_of_one_run() -> None:
+    generator = np.random.default_rng(5)
+    wrong = generator.random(200) < 0.5
+    first = generator.normal(size=200) + wrong
+    second = first + 0.5 * generator.normal(size=200)
+    found = paired(first, second, wrong)
+    areas, covariance = delong(np.stack([first, second]), wrong)
+    error = math.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
+    assert found.value == pytest.approx(areas[0] - areas[1])
+    assert found.low == pytest.approx(areas[0] - areas[1] - 1.959964 * error, abs=1e-6)
+    # the same documents make the test sharper than two independent sets would
+    loose = unpaired(first, second, wrong, wrong)
+    assert found.p is not None
+    assert loose.p is not None
+    assert found.p < loose.p
+    alike = paired(first, np.exp(first), wrong)
+    assert (alike.value, alike.p) == (0.0, 1.0)
+
+
+def test_two_models_on_the_same_documents() -> None:
+    generator = np.random.default_rng(9)
+    ease = generator.normal(size=500)
+    wrong = [ease + generator.normal(size=500) > 0 for _ in range(2)]
+    score = [ease + generator.normal(size=500) for _ in range(2)]
+    # with one set of labels it must be DeLong's own test, up to the n/(n-1) of the variances
+    same = paired(score[0], score[1], wrong[0], wrong[0].copy())
+    own = paired(score[0], score[1], wrong[0])
+    assert same.low == pytest.approx(own.low, rel=0.02)
+    # with two, the spread is that of a bootstrap of documents
+    found = paired(score[0], score[1], wrong[0], wrong[1])
+    draws = []
+    for _ in range(500):
+        pick = generator.integers(0, 500, 500)
+        draws.append(
+            np.subtract(*[roc_auc_score(w[pick], s[pick]) for s, w in zip(score, wrong, strict=True)]),
+        )
+    assert found.value is not None
+    assert found.high is not None
+    assert (found.high - found.value) / 1.959964 == pytest.approx(float(np.std(draws)), rel=0.12)
+
+
+def test_one_class_is_a_reason() -> None:
+    zeros, ones = np.zeros(3), np.ones(3, bool)
+    assert paired(zeros, zeros, ones).reason == "all answers are wrong"
+    assert unpaired(zeros, zeros, ~ones, ones).reason == "all answers are right"
