@@ -16,6 +16,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line. Rooms that need torch or lm_eval are imported only by the commands that use them."""
     from lm_eval_ensemble import doctor
     from lm_eval_ensemble.execution import files
+    from lm_eval_ensemble.harness import score_file
 
     parser = argparse.ArgumentParser(
         prog="lm-eval-ensemble",
@@ -46,6 +47,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     files.add_arguments(judge)
     judge.set_defaults(handler=files.main)
+    score = commands.add_parser(
+        "score",
+        help="score a file of completions with given models, for `select`",
+        description="Score a file of completions from elsewhere with the models of an ensemble, judge them, and write what a "
+        "run would have written. The lines of one task_id are candidates for the same gap. An interrupted run goes on where "
+        "it stopped when the same command is given again.",
+    )
+    score_file.add_arguments(score)
+    score.set_defaults(handler=score_file.main)
     return parser
 
 

@@ -21,12 +21,14 @@ from lm_eval_ensemble.values import DECODERS, PARITIES, BatchSize, Dtype, Positi
 __all__ = [
     "DIFFUSION",
     "ENSEMBLE",
+    "REFINE",
     "SCORED",
     "Decoding",
     "DiffusionConfig",
     "EnsembleConfig",
     "HostDecoding",
     "MemberConfig",
+    "RefineConfig",
     "ScoredConfig",
     "asset_path",
     "parse_settings",
@@ -38,6 +40,8 @@ __all__ = [
 DIFFUSION, SCORED = "diffusion-infill", "hf-scored"
 #: an ensemble may be a member of another; its members take their settings from its own arguments.
 ENSEMBLE = "ensemble-ppl"
+#: a member that corrects another's completion with a diffusion model of the same ensemble.
+REFINE = "refine"
 
 _FOLDER = Path(__file__).parent
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -131,6 +135,20 @@ class ScoredConfig(Decoding):
     max_batch_size: Positive | None = None
 
 
+class RefineConfig(Strict):
+    """Arguments of a ``refine`` member. ``of`` names a diffusion-infill member (or scorer), whose weights it shares;
+    ``fraction`` and ``threshold`` (nats) say which tokens are written anew, ``by`` how their likelihood is found: ``pseudo``
+    (each given all others, n forwards) or ``onepass`` (all masked, one forward). ``steps``: None takes those of ``of``."""
+
+    of: str
+    fraction: Annotated[float, Field(gt=0, le=1)] = 0.3
+    threshold: Annotated[float, Field(ge=0)] = 1.0
+    by: Literal["pseudo", "onepass"] = "pseudo"
+    steps: Steps | None = None
+    temperature: Annotated[float, Field(ge=0, le=100)] = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
 class MemberConfig(Strict):
     """One member: ``model`` is a registered lm_eval model, ``args`` are its arguments. ``gen_kwargs`` are generation
     settings of its own, over those of lm_eval; for members that are not of our kinds, which take theirs as ``args``."""
@@ -185,6 +203,7 @@ class EnsembleConfig(Strict):
                 found.extend(_argument_faults(index, member, flat))
             found.extend(_name_faults(given["members"], given.get("prefer")))
             found.extend(_scorer_faults(given["members"], given.get("scorers")))
+            found.extend(_refine_faults(given["members"], given.get("scorers")))
         found.extend(faults_of(cls, given, "$"))
         if found:
             raise ConfigError("\n".join(dict.fromkeys(found)))
@@ -231,7 +250,7 @@ def _spread_over(member: Any, flat: Mapping[str, Any]) -> Any:
     """The member with the flat settings that concern it; a member of another shape is left for validation."""
     if not isinstance(member, Mapping) or not isinstance(member.get("args") or {}, Mapping):
         return member
-    if member.get("model") not in (DIFFUSION, SCORED, ENSEMBLE) and isinstance(member.get("gen_kwargs") or {}, Mapping):
+    if member.get("model") not in (DIFFUSION, SCORED, ENSEMBLE, REFINE) and isinstance(member.get("gen_kwargs") or {}, Mapping):
         return {**member, "gen_kwargs": {**(member.get("gen_kwargs") or {}), **_as_gen_kwargs(flat)}}
     return {**member, "args": {**(member.get("args") or {}), **{_SPREAD[n][1]: flat[n] for n in _concerning(member, flat)}}}
 
@@ -300,6 +319,22 @@ def _scorer_faults(members: Iterable[Any], scorers: Any) -> Iterator[str]:
             yield f"$.scorers[{index}].model: got {row['model']!r}, expected {DIFFUSION} or {SCORED}."
         else:
             yield from _argument_faults(index, row, {}, "scorers")
+
+
+def _refine_faults(members: Iterable[Any], scorers: Any) -> Iterator[str]:
+    """What is wrong with the arguments of refine members."""
+    rows = [row for row in (*members, *(scorers if isinstance(scorers, list | tuple) else ())) if isinstance(row, Mapping)]
+    able = [str(row.get("name")) for row in rows if row.get("model") == DIFFUSION]
+    for index, member in enumerate(members):
+        if not isinstance(member, Mapping) or member.get("model") != REFINE:
+            continue
+        args = member.get("args") or {}
+        if not isinstance(args, Mapping):
+            continue
+        yield from faults_of(RefineConfig, args, f"$.members[{index}].args")
+        if "of" in args and args["of"] not in able:
+            known = did_you_mean(str(args["of"]), able) if able else " There is none; add one."
+            yield f"$.members[{index}].args.of: {args['of']!r} is no {DIFFUSION} member or scorer.{known}"
 
 
 def parse_settings(kind: type[Settings], values: Mapping[str, Any], where: str = "$") -> Settings:

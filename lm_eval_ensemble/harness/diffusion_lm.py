@@ -20,7 +20,7 @@ from lm_eval_ensemble.diffusion.length import Length, LengthPolicy
 from lm_eval_ensemble.diffusion.model import MaskedDiffusionModel, pad_right
 from lm_eval_ensemble.diffusion.schedules import auto_steps
 from lm_eval_ensemble.harness.base import default_device, default_dtype
-from lm_eval_ensemble.harness.likelihood_lm import LikelihoodLM
+from lm_eval_ensemble.harness.refill_lm import RefillLM
 from lm_eval_ensemble.harness.requests import Draw, mixed_requests, resolve
 from lm_eval_ensemble.members.base import Ledger
 from lm_eval_ensemble.members.identity import checkpoint_identity, versions
@@ -60,7 +60,7 @@ class _Fill:
     history: list[list[int | None]] | None
 
 
-class DiffusionInfill(LikelihoodLM):
+class DiffusionInfill(RefillLM):
     """Fills the middle between a prefix and a suffix, or continues a text; arguments in ``DiffusionConfig``."""
 
     def __init__(self, name: str = DIFFUSION, preset: str | None = None, **arguments: Any) -> None:

@@ -12,11 +12,12 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
 
 from lm_eval_ensemble import ensemble
-from lm_eval_ensemble.config import DIFFUSION, SCORED, EnsembleConfig, MemberConfig
+from lm_eval_ensemble.config import DIFFUSION, REFINE, SCORED, EnsembleConfig, MemberConfig, RefineConfig, parse_settings
 from lm_eval_ensemble.errors import ConfigError, HostError
 from lm_eval_ensemble.harness.base import InfillLM, default_device
 from lm_eval_ensemble.harness.loading import LazyModel, Shelf
 from lm_eval_ensemble.harness.member import as_member, build_lm, find_kinds
+from lm_eval_ensemble.harness.refine_member import RefineMember
 from lm_eval_ensemble.harness.requests import to_requests
 from lm_eval_ensemble.harness.scorers import build_scorers, check_scorers
 from lm_eval_ensemble.scoring import DEFAULT_RULE, check_terms, parse_rule, parse_terms
@@ -53,9 +54,13 @@ class EnsemblePPL(InfillLM):
         def build(member: MemberConfig) -> Any:
             return as_member(member, build_lm(kinds[member.name], member, host, seed, config.store), seed)
 
-        rows = (*config.members, *config.scorers)
+        rows = [row for row in (*config.members, *config.scorers) if row.model != REFINE]
         self._shelf = Shelf({row.name: functools.partial(build, row) for row in rows}, config.load == "one-at-a-time")
         models = {row.name: self._model(row.name) for row in rows}
+        for row in config.members:
+            if row.model == REFINE:
+                own = parse_settings(RefineConfig, row.args)
+                models[row.name] = RefineMember(row.name, own, models[own.of], seed)
         self.members = [Remembered(models[name], self.store) if self.store else models[name] for name in names]
         self.scorers = build_scorers(models, kinds)
         check_terms(self.scorers, rule, config.extra_scores)

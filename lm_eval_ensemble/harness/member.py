@@ -15,9 +15,10 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 from lm_eval.models.api_models import TemplateAPI
 
-from lm_eval_ensemble.config import DIFFUSION, ENSEMBLE, SCORED, HostDecoding, MemberConfig, parse_settings
+from lm_eval_ensemble.config import DIFFUSION, ENSEMBLE, REFINE, SCORED, HostDecoding, MemberConfig, parse_settings
 from lm_eval_ensemble.errors import ConfigError, did_you_mean
 from lm_eval_ensemble.harness.base import InfillLM
+from lm_eval_ensemble.harness.refine_member import RefineMember
 from lm_eval_ensemble.members.identity import identified, versions
 from lm_eval_ensemble.types import Candidate, Completion, InfillRequest, normalise
 
@@ -36,10 +37,13 @@ def find_kinds(members: Sequence[MemberConfig]) -> dict[str, Any]:
     """
     kinds, faults = {}, []
     for index, member in enumerate(members):
+        if member.model == REFINE:  # no LM: it cannot answer alone
+            kinds[member.name] = RefineMember
+            continue
         try:
             kinds[member.name] = get_model(member.model)
         except (ValueError, KeyError):
-            known = [DIFFUSION, SCORED, "hf", "local-completions", "vllm"]
+            known = [DIFFUSION, SCORED, REFINE, "hf", "local-completions", "vllm"]
             faults.append(
                 f"$.members[{index}].model: {member.model!r} is not registered in lm_eval.{did_you_mean(member.model, known)}"
             )
