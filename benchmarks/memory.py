@@ -4,7 +4,9 @@
 
 Two random Qwen2-shaped checkpoints of at least one gigabyte each (float32) are saved to a temporary folder. Each way of
 loading runs in a process of its own, on two gaps; its base is its resident memory after everything is imported, its peak is
-that of the whole process. The answers must be the same. The last line is JSON; the exit status is 1 if one-at-a-time needs 65 % or more.
+that of the whole process. The answers must be the same.
+
+The last line is JSON; the exit status is 1 if one-at-a-time needs 65 % or more.
 """
 
 from __future__ import annotations

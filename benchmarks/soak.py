@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import importlib
 import json
 import os
 import random
@@ -170,12 +171,14 @@ def main() -> int:
     parser.add_argument("--no-distributed", dest="distributed", action="store_false")
     given = parser.parse_args()
     # Everything slow to import, so that the forks need not.
-    import lm_eval.__main__
-    import lm_eval.models
-    from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM  # noqa: F401
-
-    import lm_eval_ensemble.harness.ensemble_lm
-    import lm_eval_ensemble.harness.task  # noqa: F401
+    for module in (
+        "lm_eval.__main__",
+        "lm_eval.tasks",
+        "lm_eval_ensemble.harness.ensemble_lm",
+        "lm_eval_ensemble.harness.task",
+    ):
+        importlib.import_module(module)
+    importlib.import_module("transformers").Qwen2ForCausalLM  # noqa: B018
 
     draw, total = random.Random(given.seed), 2 * given.limit
     with tempfile.TemporaryDirectory() as name:
