@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 TOLERANCE = 1e-4
+HARNESS = "lm_eval_ensemble.harness"
 
 
 def arguments_of_lm_eval(task: str, limit: int, folder: Path) -> list[str]:

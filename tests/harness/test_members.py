@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import logging
 import sys
 import textwrap
@@ -179,9 +180,7 @@ def fake_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.syspath_prepend(str(tmp_path))
     # Before the test: what transformers finds installed. After it: no trace of the package.
     before = set(sys.modules)
-    import vllm
-
-    yield vllm
+    yield importlib.import_module("vllm")
     for name in set(sys.modules) - before:
         if name.split(".")[0] == "vllm" or name == "lm_eval.models.vllm_causallms":
             del sys.modules[name]
