@@ -43,9 +43,10 @@ class CompletionsServer:
     :param style: ``vllm`` lists the tokens of the stop (or end of text) among the log-probabilities and names what stopped the
         answer (``stop_reason``); ``openai`` does neither.
     :param failures: the first so many requests are answered with status 500.
+    :param port: 0 takes a free one.
     """
 
-    def __init__(self, folder: str | Path, *, style: str = "vllm", failures: int = 0) -> None:
+    def __init__(self, folder: str | Path, *, style: str = "vllm", failures: int = 0, port: int = 0) -> None:
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         self.style, self.failures = style, failures
@@ -57,7 +58,7 @@ class CompletionsServer:
         class Handler(_Handler):
             owner = server
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
 
     @property

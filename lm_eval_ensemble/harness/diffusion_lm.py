@@ -101,11 +101,13 @@ class DiffusionInfill(RefillLM):
         """Gaps are filled; the prompts of other tasks are continued, as a gap that nothing follows."""
         return mixed_requests(instances)
 
-    def fingerprint(self) -> dict[str, Any]:
-        """Everything that decides an answer, beside the request. Batch size is not in it; the kind of device is."""
-        return {
+    def fingerprint(self) -> dict[str, Any] | None:
+        """Everything that decides an answer, beside the request; None if nobody can say which weights these are. Batch size
+        is not in it; the kind of device is."""
+        weights = checkpoint_identity(asset_path(self.config.pretrained), self.config.revision)
+        return weights and {
             "model": DIFFUSION,
-            "weights": checkpoint_identity(asset_path(self.config.pretrained), self.config.revision),
+            "weights": weights,
             "settings": self.config.model_dump(exclude={"pretrained", "batch_size", "max_batch_size", "device", "seed"}),
             "stream": [self.name, self.seed],
             "computed": [self._device.type, str(self.network.model.dtype), self.window],

@@ -19,7 +19,7 @@ from lm_eval_ensemble.config import DIFFUSION, ENSEMBLE, REFINE, SCORED, HostDec
 from lm_eval_ensemble.errors import ConfigError, did_you_mean
 from lm_eval_ensemble.harness.base import InfillLM
 from lm_eval_ensemble.harness.refine_member import RefineMember
-from lm_eval_ensemble.members.identity import identified, versions
+from lm_eval_ensemble.members.identity import checkpoint_identity, identified, versions
 from lm_eval_ensemble.types import Candidate, Completion, InfillRequest, normalise
 
 __all__ = ["ForeignMember", "as_member", "build_lm", "find_kinds"]
@@ -103,17 +103,21 @@ class ForeignMember:
         return max(16, rows) * max(1, int(getattr(self.lm, "_concurrent", 1)))
 
     def fingerprint(self) -> dict[str, Any] | None:
-        """What decides its answers, as far as can be known. None for an ensemble (its members are stored) and for an LM whose
-        code cannot be found."""
-        kind = type(self.lm)
-        code = {"version": "lm_eval"} if kind.__module__.startswith("lm_eval.") else _source(kind)
-        if self._nested or code is None:
+        """What decides its answers, as far as can be known: a server's weights cannot. None, which means not stored, for an
+        ensemble (its members are) and for an LM whose code or weights cannot be found."""
+        kind, args = type(self.lm), self.config.args
+        code = "lm_eval" if kind.__module__.startswith("lm_eval.") else _source(kind)
+        weights: Any = "unseen"
+        if "pretrained" in args and not self.server:
+            weights = checkpoint_identity(str(args["pretrained"]), str(args.get("revision", "main")))
+        if self._nested or code is None or weights is None:
             return None
         network = getattr(self.lm, "model", None)
         return {
             "model": self.config.model,
             "code": [kind.__module__, kind.__qualname__, code],
-            "args": identified({k: v for k, v in self.config.args.items() if k not in _INDIFFERENT}),
+            "weights": weights,
+            "args": identified({k: v for k, v in args.items() if k not in _INDIFFERENT}),
             "gen_kwargs": self.config.gen_kwargs,
             "stream": [self.name, self.seed],
             "computed": [self.device.partition(":")[0], str(getattr(network, "dtype", None))],

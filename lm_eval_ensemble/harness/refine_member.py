@@ -29,10 +29,10 @@ class RefineMember:
     def device(self) -> str:
         return str(self.model.device)
 
-    def fingerprint(self) -> dict[str, Any]:
-        """Everything that decides an answer, beside the request and its hint."""
-        settings = self.config.model_dump(exclude={"of"})
-        return {"model": REFINE, "settings": settings, "of": self.model.fingerprint(), "stream": [self.name, self.seed]}
+    def fingerprint(self) -> dict[str, Any] | None:
+        """Everything that decides an answer, beside the request and its hint; None if its model has none."""
+        settings, of = self.config.model_dump(exclude={"of"}), self.model.fingerprint()
+        return of and {"model": REFINE, "settings": settings, "of": of, "stream": [self.name, self.config.of, self.seed]}
 
     def relevant(self, request: InfillRequest) -> InfillRequest:
         """Without the prompt text and the reference; the hint is what it works on."""

@@ -161,11 +161,13 @@ class ScoredHF(HFLM):  # type: ignore[misc]
         """One filled gap per request; each batch is added to the ledger as soon as it is finished."""
         return self._answer([self._gap_row(request) for request in requests], ledger)
 
-    def fingerprint(self) -> dict[str, Any]:
-        """Everything that decides an answer, beside the request. Batch size is not in it; the kind of device is."""
-        return {
+    def fingerprint(self) -> dict[str, Any] | None:
+        """Everything that decides an answer, beside the request; None if nobody can say which weights these are. Batch size
+        is not in it; the kind of device is."""
+        weights = checkpoint_identity(str(self.pretrained), str(self._others.get("revision", "main")))
+        return weights and {
             "model": SCORED,
-            "weights": checkpoint_identity(str(self.pretrained), str(self._others.get("revision", "main"))),
+            "weights": weights,
             "settings": self.decoding.model_dump(exclude={"pretrained", "batch_size", "max_batch_size", "device", "seed"}),
             "others": identified(self._others),
             "layout": None if self.layout is None else self.layout.model_dump(exclude={"source"}),

@@ -194,7 +194,7 @@ def test_members_must_be_known_and_able_to_score() -> None:
 
 
 def test_the_hosts_answer_cache_is_refused(evaluate: Run, tmp_path: Any) -> None:
-    with pytest.raises(HostError, match="--use_cache"):
+    with pytest.raises(HostError, match=r"--use_cache.* store=PATH"):
         evaluate("ensemble-ppl", model_args=TINY, limit=1, use_cache=str(tmp_path / "cache"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import json
 import logging
 import sys
 import textwrap
@@ -269,3 +270,43 @@ def test_faults_are_found_before_anything_is_loaded(
     monkeypatch.setattr("lm_eval_ensemble.harness.ensemble_lm.build_lm", None)
     with pytest.raises(ConfigError, match=message):
         EnsemblePPL(**TINY, **arguments)
+
+
+def test_fingerprints_name_what_decides_an_answer(diffusion: Any, scored: Any, assets: Path) -> None:
+    from lm_eval_ensemble.harness.diffusion_lm import DiffusionInfill
+
+    for lm in (diffusion, scored):
+        found = json.loads(json.dumps(lm.fingerprint()))
+        assert "model.safetensors" in found["weights"]["files"]
+        assert found["computed"][:2] == ["cpu", "torch.float32"]
+    plain = diffusion.fingerprint()
+    # Batch size, device number and the path do not count; everything else does.
+    moved = DiffusionInfill(preset="tiny", batch_size=2, seed=diffusion.seed)
+    assert moved.fingerprint() == plain
+    for changed in (
+        {"steps": 3},
+        {"temperature": 0.5},
+        {"length": "fixed:3"},
+        {"seed": 99},
+        {"name": "other"},
+        {"dtype": "bfloat16"},
+    ):
+        settings = {"preset": "tiny", "seed": diffusion.seed, **changed}
+        assert DiffusionInfill(**settings).fingerprint() != plain, changed
+
+
+def test_what_of_a_request_counts(diffusion: Any, scored: Any) -> None:
+    request = InfillRequest("p", "s", "t", reference="ref", hint="hint", context="prompt")
+    blind = InfillRequest("p", "s", "t")
+    assert scored.relevant(request) == blind
+    kept = diffusion.relevant(request)  # length: auto, which takes the reference where there is one
+    assert (kept.reference, kept.hint, kept.context) == ("ref", None, "")
+    assert diffusion.relevant(InfillRequest("p", "s", "t", hint="hint")).hint == "hint"
+    foreign = ForeignMember(config.MemberConfig(name="m", model="hf"), object())
+    assert foreign.relevant(request) == InfillRequest("p", "s", "t", context="prompt")
+
+
+def test_weights_nobody_can_name_are_not_stored() -> None:
+    row = config.MemberConfig(name="m", model="vllm", args={"pretrained": "someone/not-on-this-disk"})
+    assert ForeignMember(row, object()).fingerprint() is None
+    assert ForeignMember(config.MemberConfig(name="m", model="own"), object()).fingerprint() is None
