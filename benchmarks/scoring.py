@@ -179,7 +179,7 @@ def share(arguments: argparse.Namespace) -> None:
         spent["scoring"] += time.process_time() - start
         return found
 
-    ensemble.score_candidates = timed
+    ensemble.score_candidates = timed  # type: ignore[assignment]
     start = time.process_time()
     ensemble.run(requests, model.members, model.scorers, model.settings)
     total = time.process_time() - start

@@ -89,7 +89,8 @@ def test_an_interrupted_run_goes_on(file: Path, tmp_path: Path, monkeypatch: pyt
     from lm_eval_ensemble.harness import scored_run
 
     options = Options(tmp_path / "out", TINY, chunk=1, judge=None)
-    original, asked = scored_run.ScoredRun.samples, []
+    original = scored_run.ScoredRun.samples
+    asked: list[list[int]] = []
 
     def counted(self: Any, gaps: Any) -> Any:
         if len(asked) == 2:
