@@ -87,6 +87,9 @@ class Store:
                 self._connection.close()
             self._connection = None
 
+    def __del__(self) -> None:
+        self.close()
+
     def read(self, keys: Sequence[str]) -> dict[str, Candidate]:
         """The candidates stored under these keys, without a member's name; damaged records are left out."""
         rows: list[tuple[str, str, str]] = []

@@ -13,6 +13,9 @@ import torch
 
 __all__ = ["LazyModel", "Shelf"]
 
+#: plain values of members and scorers, small enough to keep (an encoder holds the tokenizer).
+_FACTS = ("name", "wants_partner", "offers", "device", "resumes", "chunk", "encoder", "layout", "end_id", "window")
+
 logger = logging.getLogger(__name__)
 
 
@@ -48,24 +51,23 @@ class Shelf:
 class LazyModel:
     """Stands for a model on a shelf, which holds it in memory only while it is the one in use.
 
-    The model is loaded once to learn what it has. Plain values (name, device, encoder, window, ...) are remembered; a method,
-    when it is called, loads the model again if need be. Methods themselves are not kept: they would keep the model.
+    The model is loaded once to learn what it has. What the pipeline asks of it again and again is remembered; a method, when
+    it is called, loads the model again if need be. Methods themselves are not kept: they would keep the model.
     """
 
     def __init__(self, name: str, shelf: Shelf) -> None:
         self._label, self._shelf = name, shelf
-        self._names = frozenset(dir(shelf.get(name)))
+        model = shelf.get(name)
+        self._names = frozenset(dir(model))
+        self._methods = frozenset(n for n in dir(type(model)) if inspect.isroutine(inspect.getattr_static(type(model), n)))
+        self.__dict__.update({fact: getattr(model, fact) for fact in _FACTS if hasattr(model, fact)})
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in self._names:
             raise AttributeError(f"{self._label} has no attribute {name!r}")
-        value = getattr(self._shelf.get(self._label), name)
-        if inspect.ismethod(value):
-            value = functools.partial(self._call, name)
-        elif callable(value):
-            return value
-        self.__dict__[name] = value
-        return value
+        if name in self._methods:
+            return functools.partial(self._call, name)
+        return getattr(self._shelf.get(self._label), name)
 
     def _call(self, name: str, *arguments: Any, **options: Any) -> Any:
         return getattr(self._shelf.get(self._label), name)(*arguments, **options)

@@ -62,9 +62,9 @@ def score_all(
     requests = {key: request for key, (request, _) in zip(keys, pairs, strict=True)}
     jobs = [Job(requests[key], key[2], tuple(found)) for key, found in authors.items()]
     logger.debug("scoring %d distinct candidates of %d: %s", len(jobs), len(keys), ", ".join(map(_title, runs)))
-    # All passes of a model together: only one model may be in memory at a time.
+    # All passes of a model together, for only one model may be in memory; the diffusion model first, which was asked last.
     order = list(dict.fromkeys(map(id, runs.values())))
-    done = {run: run_pass(run[0], runs[run], jobs) for run in sorted(runs, key=lambda run: order.index(id(runs[run])))}
+    done = {run: run_pass(run[0], runs[run], jobs) for run in sorted(runs, key=lambda run: -order.index(id(runs[run])))}
     statistics = {run: done[run] for run in runs}
     sheets = {}
     for i, key in enumerate(authors):
