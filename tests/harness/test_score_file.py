@@ -41,7 +41,7 @@ def test_a_file_becomes_a_run(file: Path, tmp_path: Path, toy: list[dict[str, An
     assert main([*command, "--member", "gpt", "--confirm_run_unsafe_code"]) == 0
     printed = capsys.readouterr().out
     assert "infill_toy: 3 documents" in printed
-    assert "pass@1_oracle                 1.00000" in printed
+    assert f"{'pass@1_oracle':36}1.00000" in printed
     results = next((tmp_path / "out" / "gpt").glob("results_*.json"))
     content = json.loads(results.read_text(encoding="utf-8"))
     rows = content["results"]["infill_toy"]
