@@ -165,7 +165,7 @@ def share(arguments: argparse.Namespace) -> None:
     from lm_eval_ensemble.harness.ensemble_lm import EnsemblePPL
     from lm_eval_ensemble.types import InfillRequest
 
-    model = EnsemblePPL(preset="tiny", batch_size=arguments.batch_size)
+    model = EnsemblePPL(preset="tiny", batch_size=arguments.batch_size, store="off")
     requests = [
         InfillRequest(d["prefix"], d["suffix"], "infill_toy", i, reference=d["middle"], cut=d["cut"])
         for i, d in enumerate(load_documents("infill_toy")[: arguments.limit])
@@ -179,7 +179,7 @@ def share(arguments: argparse.Namespace) -> None:
         spent["scoring"] += time.process_time() - start
         return found
 
-    ensemble.score_candidates = timed
+    ensemble.score_candidates = timed  # type: ignore[assignment]
     start = time.process_time()
     ensemble.run(requests, model.members, model.scorers, model.settings)
     total = time.process_time() - start

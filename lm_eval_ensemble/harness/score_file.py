@@ -263,7 +263,7 @@ def main(arguments: argparse.Namespace) -> int:
             metric, comma, _ = name.partition(",")
             if comma and not metric.endswith("_stderr"):
                 error = rows.get(f"{metric}_stderr,none")
-                sys.stdout.write(f"  {metric:30}{_shown(value)}{f' ± {error:.5f}' if isinstance(error, float) else ''}\n")
+                sys.stdout.write(f"  {metric:36}{_shown(value)}{f' ± {error:.5f}' if isinstance(error, float) else ''}\n")
     sys.stdout.write(f"results: {results}\nnext: lm-eval-ensemble select {results.parent}\n")
     return 0
 

@@ -82,7 +82,7 @@ def write_run(path: Path, gaps: Sequence[Gap], samples: Sequence[dict[str, Any]]
     """Write samples and results as lm_eval names them, into ``output/NAME``; returns the results file."""
     date = datetime.datetime.now().isoformat().replace(":", "-")
     name = options.member if options.member_field is None else path.name
-    folder = options.output / sanitize_model_name(name)
+    folder = options.output / str(sanitize_model_name(name))
     folder.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = {key: {} for key in ("results", "configs", "versions", "n-samples", "higher_is_better")}
     for task in dict.fromkeys(gap.task for gap in gaps):

@@ -83,8 +83,8 @@ def test_it_is_a_member_that_shares_weights(evaluate: Any) -> None:
         if not hybrid["changed"]:
             assert hybrid["text"] == fim["text"]
             assert sample["selection"]["winner"] != "hybrid"
-    model = EnsemblePPL(**{**arguments, "batch_size": 8})
-    assert model.members[2].model is model.members[0]
+    members: list[Any] = EnsemblePPL(**{**arguments, "batch_size": 8}).members
+    assert members[2].model is members[0]
 
 
 def test_faults_are_named() -> None:

@@ -41,7 +41,7 @@ def test_a_file_becomes_a_run(file: Path, tmp_path: Path, toy: list[dict[str, An
     assert main([*command, "--member", "gpt", "--confirm_run_unsafe_code"]) == 0
     printed = capsys.readouterr().out
     assert "infill_toy: 3 documents" in printed
-    assert "pass@1_oracle                 1.00000" in printed
+    assert f"{'pass@1_oracle':36}1.00000" in printed
     results = next((tmp_path / "out" / "gpt").glob("results_*.json"))
     content = json.loads(results.read_text(encoding="utf-8"))
     rows = content["results"]["infill_toy"]
@@ -89,7 +89,8 @@ def test_an_interrupted_run_goes_on(file: Path, tmp_path: Path, monkeypatch: pyt
     from lm_eval_ensemble.harness import scored_run
 
     options = Options(tmp_path / "out", TINY, chunk=1, judge=None)
-    original, asked = scored_run.ScoredRun.samples, []
+    original = scored_run.ScoredRun.samples
+    asked: list[list[int]] = []
 
     def counted(self: Any, gaps: Any) -> Any:
         if len(asked) == 2:

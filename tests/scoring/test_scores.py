@@ -222,7 +222,7 @@ def test_a_score_under_a_named_model(tokenizer: Any) -> None:
     assert values["fim@qwen"] == values["fim"]
     assert values["causal@judge"] == pytest.approx(math.log(8))
     assert values["causal"] == pytest.approx(math.log(first.vocabulary))
-    expected = (values["fim"] + values["onepass"] + values["causal@judge"]) / 3
+    expected = sum(values[name] or 0.0 for name in ("fim", "onepass", "causal@judge")) / 3
     assert values["fim@qwen+onepass@dllm+causal@judge"] == pytest.approx(expected)
     # The pass of fim@qwen is that of fim: it is not run twice; the judge runs only what was asked for.
     assert len(first.asked) == 2
@@ -291,6 +291,8 @@ def test_the_chain_rule_holds(scored: Any) -> None:
     suffix = score_all(scorers, [(later, request.suffix)], "causal", extra="causal_sum")[0].values
     encode = scored.encoder.encode
     assert encode(later.prefix) == encode(request.prefix) + encode(middle)  # or the law would not apply
+    assert whole["causal_sum"] is not None
+    assert suffix["causal_sum"] is not None
     assert whole["joint"] == pytest.approx(whole["causal_sum"] + suffix["causal_sum"], abs=1e-3)
 
 
@@ -341,14 +343,20 @@ def test_a_models_own_answer_is_not_read_again(scored: Any, toy: list[dict[str, 
     fresh = score_all(scorers, pairs, "fim")
     asked: list[Span] = []
     original = scored.token_logprobs
-    monkeypatch.setattr(scored, "token_logprobs", lambda spans: asked.extend(spans) or original(spans))
+
+    def noted(spans: Sequence[Span]) -> Any:
+        asked.extend(spans)
+        return original(spans)
+
+    monkeypatch.setattr(scored, "token_logprobs", noted)
     reused = score_all(scorers, pairs, "fim", written=written)
     distinct = len({(r.prefix, r.suffix, text) for r, text in pairs if scored.encoder.encode(text)})
     assert len(asked) < 2 * distinct  # some of the fim passes were not run
     for one, other in zip(fresh, reused, strict=True):
         assert other.values["fim"] == pytest.approx(one.values["fim"], abs=1e-4)
     # Another member's text, a cut text or one that was trimmed is read.
-    for change in ({"member": "other"}, {"raw": "x"}, {"info": {}}):
+    changes: list[dict[str, Any]] = [{"member": "other"}, {"raw": "x"}, {"info": {}}]
+    for change in changes:
         asked.clear()
         score_all(scorers, pairs, "fim", written=[replace(candidate, **change) for candidate in written])
         assert len(asked) == 2 * distinct
