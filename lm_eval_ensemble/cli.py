@@ -17,6 +17,7 @@ def build_parser() -> argparse.ArgumentParser:
     from lm_eval_ensemble import doctor
     from lm_eval_ensemble.execution import files
     from lm_eval_ensemble.uncertainty import command as uncertainty
+    from lm_eval_ensemble.harness import score_file
 
     parser = argparse.ArgumentParser(
         prog="lm-eval-ensemble",
@@ -55,6 +56,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     uncertainty.add_arguments(uncertain)
     uncertain.set_defaults(handler=uncertainty.main)
+    score = commands.add_parser(
+        "score",
+        help="score a file of completions with given models, for `select`",
+        description="Score a file of completions from elsewhere with the models of an ensemble, judge them, and write what a "
+        "run would have written. The lines of one task_id are candidates for the same gap. An interrupted run goes on where "
+        "it stopped when the same command is given again.",
+    )
+    score_file.add_arguments(score)
+    score.set_defaults(handler=score_file.main)
     return parser
 
 

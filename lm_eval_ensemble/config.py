@@ -6,27 +6,29 @@
 
 from __future__ import annotations
 
-import json
 import re
-import typing
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from lm_eval_ensemble.errors import ConfigError, did_you_mean
+from lm_eval_ensemble.faults import faults_of, step
 from lm_eval_ensemble.values import DECODERS, PARITIES, BatchSize, Dtype, Positive, Steps, one_of, takes_alg_temp
 
 __all__ = [
     "DIFFUSION",
+    "ENSEMBLE",
+    "REFINE",
     "SCORED",
     "Decoding",
     "DiffusionConfig",
     "EnsembleConfig",
     "HostDecoding",
     "MemberConfig",
+    "RefineConfig",
     "ScoredConfig",
     "asset_path",
     "parse_settings",
@@ -36,6 +38,10 @@ __all__ = [
 
 #: registered names of our two kinds of member.
 DIFFUSION, SCORED = "diffusion-infill", "hf-scored"
+#: an ensemble may be a member of another; its members take their settings from its own arguments.
+ENSEMBLE = "ensemble-ppl"
+#: a member that corrects another's completion with a diffusion model of the same ensemble.
+REFINE = "refine"
 
 _FOLDER = Path(__file__).parent
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -45,6 +51,17 @@ def _length(value: Any) -> Any:
     if value is None or re.fullmatch(r"oracle|ar|fixed:0*[1-9][0-9]*", str(value)):
         return value
     raise ValueError(f"oracle, ar, or fixed:N with N >= 1.{did_you_mean(str(value), ['oracle', 'ar', 'fixed:N'])}")
+
+
+def _store(value: Any) -> Any:
+    # YAML reads off and on as false and true.
+    return {False: "off", True: None}[value] if isinstance(value, bool) else value
+
+
+def _likelihood(value: Any) -> Any:
+    if re.fullmatch(r"chain|elbo:0*([2-9]|[1-9][0-9]+)", str(value)):
+        return value
+    raise ValueError(f"chain, or elbo:K with K >= 2 samples.{did_you_mean(str(value), ['chain', 'elbo:K'])}")
 
 
 class Strict(BaseModel):
@@ -79,6 +96,7 @@ class DiffusionConfig(Decoding):
 
     pretrained: str
     length: Annotated[str | None, BeforeValidator(_length)] = None
+    likelihood: Annotated[str, BeforeValidator(_likelihood)] = "chain"
     steps: Steps = 64
     alg: Annotated[str, one_of(DECODERS)] = "p2"
     alg_temp: Annotated[float, Field(gt=0)] | None = None
@@ -117,12 +135,28 @@ class ScoredConfig(Decoding):
     max_batch_size: Positive | None = None
 
 
+class RefineConfig(Strict):
+    """Arguments of a ``refine`` member. ``of`` names a diffusion-infill member (or scorer), whose weights it shares;
+    ``fraction`` and ``threshold`` (nats) say which tokens are written anew, ``by`` how their likelihood is found: ``pseudo``
+    (each given all others, n forwards) or ``onepass`` (all masked, one forward). ``steps``: None takes those of ``of``."""
+
+    of: str
+    fraction: Annotated[float, Field(gt=0, le=1)] = 0.3
+    threshold: Annotated[float, Field(ge=0)] = 1.0
+    by: Literal["pseudo", "onepass"] = "pseudo"
+    steps: Steps | None = None
+    temperature: Annotated[float, Field(ge=0, le=100)] = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
 class MemberConfig(Strict):
-    """One member: ``model`` is a registered lm_eval model, ``args`` are its arguments."""
+    """One member: ``model`` is a registered lm_eval model, ``args`` are its arguments. ``gen_kwargs`` are generation
+    settings of its own, over those of lm_eval; for members that are not of our kinds, which take theirs as ``args``."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
     model: str
     args: dict[str, Any] = Field(default_factory=dict)
+    gen_kwargs: dict[str, Any] = Field(default_factory=dict)
 
 
 class EnsembleConfig(Strict):
@@ -131,9 +165,16 @@ class EnsembleConfig(Strict):
     members: Annotated[tuple[MemberConfig, ...], Field(min_length=1)]
     score: str | None = None
     selector: str = "argmin"
+    selector_file: str | None = None
+    route: str | None = None
     prefer: str | None = None
     samples: Positive = 1
+    store: Annotated[str | None, BeforeValidator(_store)] = None
+    load: Literal["together", "one-at-a-time"] = "together"
     seed: int | None = None
+    scorers: tuple[MemberConfig, ...] = ()
+    extra_scores: str = ""
+    record: Annotated[str | None, Field(pattern=r"^token_scores$")] = None
     batch_size: BatchSize = 1
     max_batch_size: Positive | None = None
     device: str | None = None
@@ -153,7 +194,7 @@ class EnsembleConfig(Strict):
         known = {*cls.model_fields, *_SPREAD}
         for name in [name for name in given if name not in known]:
             del given[name]
-            found.append(f"${_step(name)}: not a setting of ensemble-ppl.{did_you_mean(name, known)}")
+            found.append(f"${step(name)}: not a setting of ensemble-ppl.{did_you_mean(name, known)}")
         given = _with_preset(given, found)
         members = given["members"]
         if isinstance(members, list | tuple):
@@ -161,7 +202,9 @@ class EnsembleConfig(Strict):
             for index, member in enumerate(given["members"]):
                 found.extend(_argument_faults(index, member, flat))
             found.extend(_name_faults(given["members"], given.get("prefer")))
-        found.extend(_faults(cls, given, "$"))
+            found.extend(_scorer_faults(given["members"], given.get("scorers")))
+            found.extend(_refine_faults(given["members"], given.get("scorers")))
+        found.extend(faults_of(cls, given, "$"))
         if found:
             raise ConfigError("\n".join(dict.fromkeys(found)))
         return cls.model_validate(given)
@@ -207,7 +250,19 @@ def _spread_over(member: Any, flat: Mapping[str, Any]) -> Any:
     """The member with the flat settings that concern it; a member of another shape is left for validation."""
     if not isinstance(member, Mapping) or not isinstance(member.get("args") or {}, Mapping):
         return member
+    if member.get("model") not in (DIFFUSION, SCORED, ENSEMBLE, REFINE) and isinstance(member.get("gen_kwargs") or {}, Mapping):
+        return {**member, "gen_kwargs": {**(member.get("gen_kwargs") or {}), **_as_gen_kwargs(flat)}}
     return {**member, "args": {**(member.get("args") or {}), **{_SPREAD[n][1]: flat[n] for n in _concerning(member, flat)}}}
+
+
+def _as_gen_kwargs(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The decoding settings as other LMs know them."""
+    found = {name: flat[name] for name in ("temperature", "top_p") if name in flat}
+    if "max_new_tokens" in flat:
+        found["max_gen_toks"] = flat["max_new_tokens"]
+    if flat.get("greedy") is True:
+        found["temperature"] = 0.0
+    return found
 
 
 def _concerning(member: Mapping[str, Any], flat: Mapping[str, Any]) -> list[str]:
@@ -215,16 +270,16 @@ def _concerning(member: Mapping[str, Any], flat: Mapping[str, Any]) -> list[str]
     return [name for name in flat if kind in ((_SPREAD[name][0],) if _SPREAD[name][0] else (DIFFUSION, SCORED))]
 
 
-def _argument_faults(index: int, member: Any, flat: Mapping[str, Any]) -> list[str]:
+def _argument_faults(index: int, member: Any, flat: Mapping[str, Any], setting: str = "members") -> list[str]:
     """What is wrong with the arguments of a member of our kinds, by the name under which the user gave them."""
     if not isinstance(member, Mapping) or not isinstance(member.get("args") or {}, Mapping):
         return []
     model = member.get("model")
     if model not in (DIFFUSION, SCORED):
         return []
-    where, args = f"$.members[{index}].args", dict(member.get("args") or {})
+    where, args = f"$.{setting}[{index}].args", dict(member.get("args") or {})
     kind: type[BaseModel] = DiffusionConfig if model == DIFFUSION else ScoredConfig
-    found = []
+    found = [f"$.{setting}[{index}].gen_kwargs: {model} takes these as args."] if member.get("gen_kwargs") else []
     if preset := args.pop("preset", None):
         try:
             args = {**preset_settings(preset, model, where), **args}
@@ -234,7 +289,7 @@ def _argument_faults(index: int, member: Any, flat: Mapping[str, Any]) -> list[s
     if kind is ScoredConfig:  # the others are for `hf` to check
         args = {name: value for name, value in args.items() if name in kind.model_fields}
     renamed = {_SPREAD[name][1]: f"$.{name}" for name in _concerning(member, flat)}
-    return [*found, *_faults(kind, args, where, renamed)]
+    return [*found, *faults_of(kind, args, where, renamed)]
 
 
 def _name_faults(members: Iterable[Any], prefer: Any) -> Iterator[str]:
@@ -252,87 +307,41 @@ def _name_faults(members: Iterable[Any], prefer: Any) -> Iterator[str]:
         yield f"$.prefer: {prefer!r} is not a member.{did_you_mean(prefer, names)}"
 
 
+def _scorer_faults(members: Iterable[Any], scorers: Any) -> Iterator[str]:
+    """What is wrong with the models that only judge; their shape is checked with the other settings."""
+    rows = [row for row in scorers or () if isinstance(row, Mapping)] if isinstance(scorers, list | tuple) else []
+    taken = {str(member["name"]) for member in members if isinstance(member, Mapping) and "name" in member}
+    for index, row in enumerate(rows):
+        if (name := str(row.get("name"))) in taken:
+            yield f"$.scorers[{index}].name: {name!r} is the name of another model; choose one that differs."
+        taken.add(name)
+        if "model" in row and row["model"] not in (DIFFUSION, SCORED):
+            yield f"$.scorers[{index}].model: got {row['model']!r}, expected {DIFFUSION} or {SCORED}."
+        else:
+            yield from _argument_faults(index, row, {}, "scorers")
+
+
+def _refine_faults(members: Iterable[Any], scorers: Any) -> Iterator[str]:
+    """What is wrong with the arguments of refine members."""
+    rows = [row for row in (*members, *(scorers if isinstance(scorers, list | tuple) else ())) if isinstance(row, Mapping)]
+    able = [str(row.get("name")) for row in rows if row.get("model") == DIFFUSION]
+    for index, member in enumerate(members):
+        if not isinstance(member, Mapping) or member.get("model") != REFINE:
+            continue
+        args = member.get("args") or {}
+        if not isinstance(args, Mapping):
+            continue
+        yield from faults_of(RefineConfig, args, f"$.members[{index}].args")
+        if "of" in args and args["of"] not in able:
+            known = did_you_mean(str(args["of"]), able) if able else " There is none; add one."
+            yield f"$.members[{index}].args.of: {args['of']!r} is no {DIFFUSION} member or scorer.{known}"
+
+
 def parse_settings(kind: type[Settings], values: Mapping[str, Any], where: str = "$") -> Settings:
     """Validate ``values``; every fault stands in one ``ConfigError``, with its path."""
-    if faults := list(_faults(kind, values, where)):
+    if faults := list(faults_of(kind, values, where)):
         raise ConfigError("\n".join(faults))
     return kind.model_validate(dict(values))
-
-
-def _faults(
-    kind: type[BaseModel], values: Mapping[str, Any], where: str, renamed: Mapping[str, str] | None = None
-) -> Iterator[str]:
-    """One line per fault. ``renamed`` gives the path of settings that were typed elsewhere."""
-    try:
-        kind.model_validate(dict(values))
-    except ValidationError as error:
-        for fault in error.errors():
-            if fault["type"] == "too_short" and fault["input"]:
-                continue  # the rows it misses are those with faults of their own
-            first, *rest = fault["loc"]
-            start = (renamed or {}).get(str(first)) or where + _step(first)
-            path = start + "".join(map(_step, rest))
-            yield _fault(kind, path, fault)
-
-
-def _step(part: int | str) -> str:
-    """A part of a path; names that would be misread are quoted."""
-    if isinstance(part, int):
-        return f"[{part}]"
-    return f".{part}" if re.fullmatch(r"[\w.\[\]-]+", part) else f"[{json.dumps(part)}]"
-
-
-def _fault(kind: type[BaseModel], path: str, fault: Any) -> str:
-    if fault["type"] == "extra_forbidden":
-        known = _innermost(kind, fault["loc"][:-1]).model_fields
-        return f"{path}: not a setting here.{did_you_mean(str(fault['loc'][-1]), known)}"
-    if fault["type"] == "missing":
-        return f"{path}: missing, expected a value."
-    found = repr(fault["input"])
-    found = found if len(found) <= 80 else f"{found[:77]}..."
-    return f"{path}: got {found}, expected {_expected(fault)}"
-
-
-#: what a value of another type should have been, by the first word of pydantic's name for the fault.
-_TYPES = {
-    "int": "a whole number",
-    "float": "a number",
-    "finite": "a number",
-    "bool": "true or false",
-    "string": "text",
-    "dict": "a mapping of names to values",
-    "model": "a mapping of names to values",
-    "tuple": "a list",
-}
-_LIMITS = {"greater_than_equal": ">= {ge}", "greater_than": "> {gt}", "less_than_equal": "<= {le}", "less_than": "< {lt}"}
-
-
-def _expected(fault: Any) -> str:
-    kind, context = fault["type"], fault.get("ctx") or {}
-    if kind in _LIMITS:
-        return _LIMITS[kind].format(**{name: f"{value:g}" for name, value in context.items()})
-    if kind == "value_error":
-        return str(context["error"])
-    if kind == "string_pattern_mismatch":
-        return f"text that matches {context['pattern']}"
-    if kind == "too_short":
-        return f"at least {context['min_length']}"
-    return _TYPES.get(kind.partition("_")[0]) or str(fault["msg"])
-
-
-def _innermost(kind: type[BaseModel], path: Iterable[int | str]) -> type[BaseModel]:
-    """The model that the value at ``path`` should be."""
-    for part in path:
-        if isinstance(part, str) and part in kind.model_fields:
-            kind = next(_models(kind.model_fields[part].annotation), kind)
-    return kind
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for inner in typing.get_args(annotation):
-        yield from _models(inner)
 
 
 def preset_names() -> list[str]:

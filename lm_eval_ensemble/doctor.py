@@ -26,6 +26,7 @@ from lm_eval_ensemble.config import asset_path, preset_names, preset_settings
 from lm_eval_ensemble.data import DATA_VARIABLE, SETS, find_file, load_documents
 from lm_eval_ensemble.errors import ConfigError
 from lm_eval_ensemble.execution import Job, Judge
+from lm_eval_ensemble.store import STORE_VARIABLE, Store, default_path
 
 __all__ = ["Finding", "add_arguments", "examine", "main"]
 
@@ -100,6 +101,7 @@ def examine(data_dir: str | None = None, trial: str | None = None) -> Iterator[F
         ("data", False, lambda: data_sets(data_dir)),
         ("models", False, models),
         ("gpu", False, gpu),
+        ("store", False, store),
         ("machine", False, machine),
     ]
     if trial is not None:
@@ -268,6 +270,21 @@ def gpu() -> Iterator[Finding]:
         yield Finding("gpu", "warn", built, "preset=tiny needs none; preset=paper is slow on a CPU (use --limit)")
 
 
+def store() -> Iterator[Finding]:
+    """Where candidates are kept between runs; nothing is created."""
+    path = default_path()
+    if path == "off":
+        yield Finding(
+            "store", "warn", "off", f"a killed run starts afresh; unset {STORE_VARIABLE} or give --model_args store=PATH"
+        )
+    elif not Path(path).exists():
+        yield Finding("store", "ok", f"{path} (none yet)")
+    else:
+        kept = Store(Path(path))
+        found = f"{path}, {kept.count()} candidates, {Path(path).stat().st_size / 1e6:.1f} MB" if kept.usable else path
+        yield Finding("store", "ok" if kept.usable else "warn", found, "" if kept.usable else "it cannot be used")
+
+
 def machine() -> Iterator[Finding]:
     """Room for the weights of preset=paper: about 2 GB on disk, 4 GB in memory."""
     home = Path(os.environ.get("HF_HOME") or Path.home())
@@ -291,7 +308,7 @@ def fill_one_line(preset: str) -> Iterator[Finding]:
     from lm_eval_ensemble.harness.judging import JudgeSettings, judge_all
     from lm_eval_ensemble.types import InfillRequest
 
-    lm = EnsemblePPL(preset=preset, pretrained=preset)
+    lm = EnsemblePPL(preset=preset, pretrained=preset, store="off")
     doc = next(document for document in load_documents("infill_toy") if document["cut"] == "line")
     request = InfillRequest(doc["prefix"], doc["suffix"], "doctor", reference=doc["middle"], cut="line")
     (completion,) = ensemble.run([request], lm.members, lm.scorers, lm.settings)

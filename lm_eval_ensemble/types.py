@@ -89,15 +89,17 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Scored:
-    """A candidate with its scores: name -> nats (lower is better), None where undefined (empty text).
+    """A candidate with its scores: name -> number (lower is better), None where undefined (empty text).
 
-    ``verdict`` is pass, fail or timeout once the judge has run it, and ``why`` the reason for the last two.
+    ``verdict`` is pass, fail or timeout once the judge has run it, and ``why`` the reason for the last two. ``facts`` holds
+    what goes with the scores, as JSON (``scoring.sheets``).
     """
 
     candidate: Candidate
     scores: Mapping[str, float | None]
     verdict: str | None = None
     why: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

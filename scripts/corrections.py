@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_ensemble.harness.scored_lm import ScoredHF
-from lm_eval_ensemble.scoring import Scorers
 from lm_eval_ensemble.scoring.base import Statistic, mean_nll
-from lm_eval_ensemble.scoring.passes import run_pass
+from lm_eval_ensemble.scoring.passes import Job, run_pass
 from lm_eval_ensemble.selection import Case, argmin
 from lm_eval_ensemble.types import Candidate, InfillRequest, Scored
 
@@ -30,12 +29,12 @@ def shifted(statistic: Statistic) -> float | None:
 def picks_right(samples: Sequence[dict[str, Any]]) -> dict[str, int]:
     """Right choices by ``causal`` with the corrected span and with the shifted one, and on how many they differ."""
     model = ScoredHF(preset="tiny", batch_size=16)
-    pairs = [
-        (InfillRequest(s["doc"]["prefix"], s["doc"]["suffix"]), c["text"])
+    jobs = [
+        Job(InfillRequest(s["doc"]["prefix"], s["doc"]["suffix"]), c["text"])
         for s in samples
         for c in s["selection"]["candidates"]
     ]
-    statistics = iter(run_pass("sequence", Scorers(causal=model), pairs))
+    statistics = iter(run_pass("sequence", model, jobs))
     counts = {"causal": 0, "shifted": 0, "different_choice": 0}
     for sample in samples:
         record = sample["selection"]

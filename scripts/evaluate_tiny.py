@@ -19,12 +19,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lm_eval_ensemble.scoring import SCORES
 from lm_eval_ensemble.selection import Case, argmin
 from lm_eval_ensemble.types import Candidate, Scored
 
 TASK, TOTAL = "humaneval_infill", 1033
-RULES = ("fim+onepass", *SCORES)
+RULES = ("fim+onepass", "causal", "joint", "fim", "onepass")
 
 
 def chosen_documents(first: int, last: int) -> list[int]:

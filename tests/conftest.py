@@ -12,6 +12,8 @@ import pytest
 # Before any library reads them: nothing in the tests reaches a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Nor do they read or fill the candidates of the account that runs them.
+os.environ["LM_EVAL_ENSEMBLE_STORE"] = "off"
 
 DATA = os.environ.get("LM_EVAL_ENSEMBLE_DATA")
 

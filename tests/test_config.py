@@ -93,7 +93,7 @@ def test_the_members_arguments_are_checked_before_anything_is_loaded() -> None:
         "$.stepz": faults["$.stepz"],
         "$.batch_size": "got 'many', expected a whole number >= 1, or auto",
         "$.members[0].model": "missing, expected a value.",
-        "$.members[0].modle": "not a setting here. Did you mean 'model'? Known: args, model, name.",
+        "$.members[0].modle": "not a setting here. Did you mean 'model'? Known: args, gen_kwargs, model, name.",
         "$.members[1].name": "got 'b b', expected text that matches ^[A-Za-z0-9_.-]+$",
         "$.members[1].args.pretrained": "missing, expected a value.",
         "$.members[1].args.steps": "got 0, expected >= 1",

@@ -76,7 +76,7 @@ def test_an_unknown_preset_is_a_line(healthy: Callable[..., None], capsys: pytes
 def test_weights_that_are_not_there_are_a_line(
     healthy: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def absent(kind: Any, member: Any, host: Any) -> None:
+    def absent(kind: Any, member: Any, *_: Any) -> None:
         raise missing_weights(member.args["pretrained"], OSError("not in the cache.\nand a page more"))
 
     healthy()
@@ -224,3 +224,20 @@ def test_a_broken_check_is_a_line_and_the_others_go_on(monkeypatch: pytest.Monke
     assert (line.mark, line.found) == ("missing", "ImportError: libcudart.so.12: cannot open shared object file")
     assert not line.essential
     assert found[-1].name in ("disk", "memory")
+
+
+def test_the_store_is_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from lm_eval_ensemble.store import Store
+    from lm_eval_ensemble.types import Candidate
+
+    monkeypatch.setenv("LM_EVAL_ENSEMBLE_STORE", "off")
+    assert [(f.mark, f.found) for f in doctor.store()] == [("warn", "off")]
+    path = tmp_path / "store.sqlite"
+    monkeypatch.setenv("LM_EVAL_ENSEMBLE_STORE", str(path))
+    assert [(f.mark, f.found) for f in doctor.store()] == [("ok", f"{path} (none yet)")]
+    assert not path.exists()
+    Store(path).write({"k": Candidate("", "x", "x")})
+    (finding,) = doctor.store()
+    assert finding.found.startswith(f"{path}, 1 candidates, 0.0")
+    monkeypatch.setenv("LM_EVAL_ENSEMBLE_STORE", str(tmp_path))
+    assert [(f.mark, f.advice) for f in doctor.store()] == [("warn", "it cannot be used")]

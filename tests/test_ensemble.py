@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from lm_eval_ensemble.ensemble import Settings, run
+import pytest
+
+from lm_eval_ensemble.ensemble import Settings, by_device, run
 from lm_eval_ensemble.scoring import Scorers, Span
 from lm_eval_ensemble.tokens import PlainEncoder
 from lm_eval_ensemble.types import Candidate, Completion, InfillRequest, Selection
@@ -57,7 +61,9 @@ def test_the_better_scored_text_is_returned_with_everything_recorded(tokenizer: 
     completion = fill(tokenizer, Speaker("a", "long = 1 + 2 + 3 + 4\n"), Speaker("b", "x\n"))[0]
     assert completion == "x\n"
     assert trace(completion).chosen.member == "b"
-    assert [set(c.scores) for c in trace(completion).candidates] == [{"causal", "joint"}] * 2
+    assert [set(c.scores) for c in trace(completion).candidates] == [
+        {"causal", "causal_byte", "causal_worst", "joint", "joint_mean"}
+    ] * 2
 
 
 def test_a_member_that_wants_a_partner_is_asked_last_and_told_the_answer(tokenizer: Any) -> None:
@@ -84,3 +90,80 @@ def test_samples_have_streams_of_their_own_also_under_repeats(tokenizer: Any) ->
         [("u\n", 0), ("v\n", 1)],
         [("u\n", 0), ("v\n", 1)],
     ]
+
+
+def void(_: object) -> None:
+    """Takes a value where none is wanted."""
+
+
+class Placed(Speaker):
+    """A member on a device; tells when it works."""
+
+    def __init__(self, name: str, device: str, during: Callable[[], None]) -> None:
+        super().__init__(name, f"{name}\n")
+        self.device, self.during = device, during
+
+    def propose(self, requests: Sequence[InfillRequest]) -> list[Candidate]:
+        self.during()
+        return super().propose(requests)
+
+
+def test_members_on_different_devices_work_at_the_same_time(tokenizer: Any) -> None:
+    """Each waits inside its work until the other is inside its own."""
+    meeting = threading.Barrier(2, timeout=60)
+    members = [Placed("a", "cuda:0", lambda: void(meeting.wait())), Placed("b", "cuda:1", lambda: void(meeting.wait()))]
+    assert [s.candidate.text for s in trace(fill(tokenizer, *members)[0]).candidates] == ["a\n", "b\n"]
+
+
+@pytest.mark.parametrize(("devices", "concurrent"), [(("cpu", "cpu"), True), (("cuda:0", "cuda:1"), False)])
+def test_members_on_one_device_never_do(tokenizer: Any, devices: tuple[str, str], concurrent: bool) -> None:
+    busy = threading.Lock()
+
+    def during() -> None:
+        assert busy.acquire(blocking=False)
+        time.sleep(0.05)
+        busy.release()
+
+    members = [Placed(name, device, during) for name, device in zip("ab", devices, strict=True)]
+    fill(tokenizer, *members, concurrent=concurrent)
+    assert [len(member.asked) for member in members] == [1, 1]
+
+
+def test_groups_of_devices() -> None:
+    placed = [Placed(n, d, lambda: None) for n, d in [("a", "cuda"), ("b", "cpu"), ("c", "cuda:0"), ("d", "cuda:1")]]
+    plain = [Speaker("e", "x"), Speaker("f", "x")]
+    assert [[m.name for m in group] for group in by_device([*placed, *plain])] == [["a", "c"], ["b"], ["d"], ["e", "f"]]
+
+
+def test_the_first_error_of_a_device_ends_the_run(tokenizer: Any) -> None:
+    def fail() -> None:
+        raise ValueError("out of order")
+
+    with pytest.raises(ValueError, match="out of order"):
+        fill(tokenizer, Placed("a", "cpu", lambda: None), Placed("b", "cuda:1", fail))
+
+
+def test_a_routed_gap_is_asked_of_one_member_only(tokenizer: Any) -> None:
+    a, b = Speaker("a", "from a\n"), Speaker("b", "from b\n", wants_partner=True)
+    requests = [InfillRequest("p\n", suffix, "t", i) for i, suffix in enumerate(["", "s\n", ""])]
+    found = fill(tokenizer, a, b, requests=requests, route="suffix_empty?b:a")
+    assert found == ["from b\n", "from a\n", "from b\n"]
+    assert [r.doc_id for r in a.asked] == [1]
+    # A partner that was not asked gives no hint.
+    assert [(r.doc_id, r.hint) for r in b.asked] == [(0, None), (2, None)]
+    assert [trace(f).reason for f in found] == ["single"] * 3
+    assert trace(found[0]).settings == {"selector": "argmin", "prefer": None, "route": "suffix_empty?b:a"}
+
+
+def test_the_selector_that_was_named_decides(tokenizer: Any) -> None:
+    members = Speaker("a", "long = 1 + 2 + 3 + 4\n"), Speaker("b", "x\n")
+    assert fill(tokenizer, *members, selector="argmin") == ["x\n"]
+    assert fill(tokenizer, *members, selector="longest") == ["long = 1 + 2 + 3 + 4\n"]
+    assert fill(tokenizer, *members, selector="always:a") == ["long = 1 + 2 + 3 + 4\n"]
+
+
+def test_a_hint_is_the_first_variant_of_the_same_sample(tokenizer: Any) -> None:
+    partner, needy = Speaker("a", "s0v0\n", "s0v1\n", "s1v0\n", "s1v1\n"), Speaker("b", "y\n", wants_partner=True)
+    partner.offers = 2
+    fill(tokenizer, needy, partner, samples=2)
+    assert [(r.sample, r.hint) for r in needy.asked] == [(0, "s0v0\n"), (1, "s1v0\n")]

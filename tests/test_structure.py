@@ -20,11 +20,12 @@ NAME = "lm_eval_ensemble"
 # Each room may import from its own level and those before it, never from a later one.
 LEVELS = [
     {"types", "errors", "_autoload"},
-    {"values"},
+    {"values", "faults"},
     {"config", "data", "tokens", "fim", "sampling", "batching"},
     {"diffusion", "metrics", "execution"},
     {"report"},
     {"scoring", "selection", "members", "uncertainty"},
+    {"store"},
     {"ensemble"},
     {"harness"},
     {"doctor"},

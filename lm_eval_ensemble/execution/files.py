@@ -14,7 +14,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,11 @@ from lm_eval_ensemble.execution.pool import SANDBOXES, Judge
 from lm_eval_ensemble.metrics.passk import pass_at_k
 from lm_eval_ensemble.types import Cut, normalise
 
-__all__ = ["Report", "add_arguments", "judge_file", "main", "read_completions"]
+__all__ = ["TASKS", "Report", "Row", "add_arguments", "judge_file", "main", "read_completions"]
 
 _CHUNK = 500  # completions between two writes: what an interrupted run may lose
-_TASKS = {
+#: task -> data set.
+TASKS = {
     "humaneval_infill": "single-line",
     "humaneval_infill_multi_line": "multi-line",
     "humaneval_infill_random_span": "random-span",
@@ -42,12 +43,14 @@ _TASKS = {
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the file: ``index`` counts completions, ``line`` lines (both for messages and resuming)."""
+    """One completion of the file: ``index`` counts completions, ``line`` lines (both for messages and resuming). ``fields``
+    is the whole object it stands in."""
 
     index: int
     line: int
     task_id: str
     completion: str
+    fields: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def digest(self) -> str:
@@ -128,11 +131,11 @@ def read_completions(path: Path) -> Iterator[Row]:
         if not isinstance(row, dict):
             raise DataError(f"{where}: found {type(row).__name__}, expected an object with task_id and completion.")
         for answer in _answers(row):
-            for field in ("task_id", "completion"):
-                if not isinstance(answer.get(field), str):
-                    found = type(answer[field]).__name__ if field in answer else f"only {', '.join(sorted(row)) or 'nothing'}"
-                    raise DataError(f"{where}: found {found}, expected a string {field!r}.")
-            yield Row(index, number, answer["task_id"], answer["completion"])
+            for name in ("task_id", "completion"):
+                if not isinstance(answer.get(name), str):
+                    found = type(answer[name]).__name__ if name in answer else f"only {', '.join(sorted(row)) or 'nothing'}"
+                    raise DataError(f"{where}: found {found}, expected a string {name!r}.")
+            yield Row(index, number, answer["task_id"], answer["completion"], row)
             index += 1
 
 
@@ -182,9 +185,9 @@ def _documents(rows: Iterable[Row], path: Path, task: str | None, data_dir: str 
 
 
 def _set_of(task: str) -> str:
-    name = _TASKS.get(task, task)
+    name = TASKS.get(task, task)
     if name not in SETS and name != "infill_toy":
-        raise ConfigError(f"--task {task!r} is no data set.{did_you_mean(task, [*SETS, *_TASKS])}")
+        raise ConfigError(f"--task {task!r} is no data set.{did_you_mean(task, [*SETS, *TASKS])}")
     return name
 
 

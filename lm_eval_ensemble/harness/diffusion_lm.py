@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,11 +17,13 @@ from lm_eval_ensemble.config import DIFFUSION, DiffusionConfig, asset_path, pars
 from lm_eval_ensemble.diffusion.algorithms import find_algorithm
 from lm_eval_ensemble.diffusion.decode import Canvas, fill
 from lm_eval_ensemble.diffusion.length import Length, LengthPolicy
-from lm_eval_ensemble.diffusion.likelihood import onepass_logprobs
 from lm_eval_ensemble.diffusion.model import MaskedDiffusionModel, pad_right
 from lm_eval_ensemble.diffusion.schedules import auto_steps
-from lm_eval_ensemble.harness.base import InfillLM, default_device, default_dtype
+from lm_eval_ensemble.harness.base import default_device, default_dtype
+from lm_eval_ensemble.harness.refill_lm import RefillLM
 from lm_eval_ensemble.harness.requests import Draw, mixed_requests, resolve
+from lm_eval_ensemble.members.base import Ledger
+from lm_eval_ensemble.members.identity import checkpoint_identity, versions
 from lm_eval_ensemble.sampling import row_uniforms
 from lm_eval_ensemble.tokens import Window, fit_window
 from lm_eval_ensemble.types import Candidate, InfillRequest, normalise
@@ -57,7 +60,7 @@ class _Fill:
     history: list[list[int | None]] | None
 
 
-class DiffusionInfill(InfillLM):
+class DiffusionInfill(RefillLM):
     """Fills the middle between a prefix and a suffix, or continues a text; arguments in ``DiffusionConfig``."""
 
     def __init__(self, name: str = DIFFUSION, preset: str | None = None, **arguments: Any) -> None:
@@ -88,6 +91,7 @@ class DiffusionInfill(InfillLM):
         self._warned = False
 
     offers = 1
+    resumes = True
 
     @property
     def wants_partner(self) -> bool:
@@ -97,34 +101,55 @@ class DiffusionInfill(InfillLM):
         """Gaps are filled; the prompts of other tasks are continued, as a gap that nothing follows."""
         return mixed_requests(instances)
 
-    def propose(self, requests: Sequence[InfillRequest]) -> list[Candidate]:
-        """One filled gap per request."""
+    def fingerprint(self) -> dict[str, Any] | None:
+        """Everything that decides an answer, beside the request; None if nobody can say which weights these are. Batch size
+        is not in it; the kind of device is."""
+        weights = checkpoint_identity(asset_path(self.config.pretrained), self.config.revision)
+        return weights and {
+            "model": DIFFUSION,
+            "weights": weights,
+            "settings": self.config.model_dump(exclude={"pretrained", "batch_size", "max_batch_size", "device", "seed"}),
+            "stream": [self.name, self.seed],
+            "computed": [self._device.type, str(self.network.model.dtype), self.window],
+            "batch": self._batcher.size if self.config.parity else None,
+            "versions": versions("torch", "transformers"),
+        }
+
+    def relevant(self, request: InfillRequest) -> InfillRequest:
+        """Without the prompt text, and without the reference or the hint where the length does not come from it."""
+        mode = self.policy.mode
+        if mode == "auto":
+            mode = "oracle" if request.reference is not None else "ar"
+        return replace(
+            request,
+            context="",
+            reference=None if mode in ("ar", "fixed") else request.reference,
+            hint=None if mode in ("oracle", "fixed") else request.hint,
+        )
+
+    def propose(self, requests: Sequence[InfillRequest], ledger: Ledger | None = None) -> list[Candidate]:
+        """One filled gap per request; each batch is added to the ledger as soon as it is finished."""
+        ledger = Ledger() if ledger is None else ledger
         rows = [self._plan(request) for request in requests]
         groups: dict[tuple[float, float], list[int]] = defaultdict(list)
         for i, row in enumerate(rows):
             groups[row.draw.temperature, row.draw.top_p].append(i)
-        fills: dict[int, _Fill] = {}
         for members in groups.values():
-            found = self._batcher.run(
+            note = functools.partial(self._note, ledger, rows, members)
+            self._batcher.run(
                 [rows[i] for i in members],
                 # The published code takes rows as they come, and there a row depends on its batch.
                 lambda row: 0 if self.config.parity else row.tokens,
                 self._fill,
                 title=f"{self.name}: filling",
                 quiet=self.rank > 0,
+                known={j for j, i in enumerate(members) if i in ledger},
+                done=note,
             )
-            fills.update(zip(members, found, strict=True))
-        return [self._candidate(row, fills[i]) for i, row in enumerate(rows)]
+        return [ledger[i] for i in range(len(rows))]
 
-    def onepass_logprobs(self, rows: Sequence[tuple[list[int], list[int], list[int]]]) -> list[list[float]]:
-        """See ``diffusion.likelihood``; batched."""
-        return self._batcher.run(
-            rows,
-            lambda row: sum(map(len, row)),
-            lambda batch: onepass_logprobs(self.network, batch),
-            title=f"{self.name}: scoring",
-            quiet=self.rank > 0,
-        )
+    def _note(self, ledger: Ledger, rows: Sequence[_Row], members: Sequence[int], found: Mapping[int, _Fill]) -> None:
+        ledger.add({members[j]: self._candidate(rows[members[j]], fill) for j, fill in found.items()})
 
     def get_model_info(self) -> dict[str, Any]:
         return {"diffusion_infill": self.config.model_dump(), "model_dtype": str(self.network.model.dtype)}

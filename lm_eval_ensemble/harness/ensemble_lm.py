@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,17 +12,23 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
 
 from lm_eval_ensemble import ensemble
-from lm_eval_ensemble.config import DIFFUSION, SCORED, EnsembleConfig
-from lm_eval_ensemble.errors import ConfigError, HostError, did_you_mean
+from lm_eval_ensemble.config import DIFFUSION, REFINE, SCORED, EnsembleConfig, MemberConfig, RefineConfig, parse_settings
+from lm_eval_ensemble.errors import ConfigError, HostError
 from lm_eval_ensemble.harness.base import InfillLM, default_device
-from lm_eval_ensemble.harness.diffusion_lm import DiffusionInfill
-from lm_eval_ensemble.harness.member import ForeignMember, build_lm, find_kinds
+from lm_eval_ensemble.harness.loading import LazyModel, Shelf
+from lm_eval_ensemble.harness.member import as_member, build_lm, find_kinds
+from lm_eval_ensemble.harness.refine_member import RefineMember
 from lm_eval_ensemble.harness.requests import to_requests
-from lm_eval_ensemble.harness.scored_lm import ScoredHF
-from lm_eval_ensemble.scoring import DEFAULT_RULE, Scorers, parse_rule
-from lm_eval_ensemble.selection import SELECTORS
+from lm_eval_ensemble.harness.scorers import build_scorers, check_scorers
+from lm_eval_ensemble.scoring import DEFAULT_RULE, check_terms, parse_rule, parse_terms
+from lm_eval_ensemble.selection import make_selector
+from lm_eval_ensemble.selection.routing import parse_route
+from lm_eval_ensemble.store import Remembered, open_store
+from lm_eval_ensemble.types import InfillRequest
 
 __all__ = ["EnsemblePPL"]
+
+logger = logging.getLogger(__name__)
 
 
 class EnsemblePPL(InfillLM):
@@ -29,42 +37,74 @@ class EnsemblePPL(InfillLM):
     def __init__(self, **arguments: Any) -> None:
         super().__init__()
         # Settings first: a misspelt name must not cost the loading of two models.
-        self.config = EnsembleConfig.from_arguments(arguments, _rule_faults(arguments))
-        kinds = find_kinds(self.config.members)
+        self.config = config = EnsembleConfig.from_arguments(arguments, _rule_faults(arguments))
+        kinds = find_kinds((*config.members, *config.scorers))
         rule = self._rule()
+        check_scorers(config, rule)
+        names = [member.name for member in config.members]
+        make_selector(config.selector, config.selector_file, names)
+        if config.route:
+            parse_route(config.route, names)
         self._refuse_identical_samples()
-        self._device = torch.device(default_device(self.config.device))
-        seed = torch.initial_seed() if self.config.seed is None else self.config.seed
-        host = {
-            "batch_size": self.config.batch_size,
-            "max_batch_size": self.config.max_batch_size,
-            "device": str(self._device),
-        }
-        models = {}
-        for member in self.config.members:
-            seeded = {"seed": seed} if member.model in (DIFFUSION, SCORED) else {}
-            models[member.name] = build_lm(kinds[member.name], member, {**host, **seeded})
-        self.members = [lm if hasattr(lm, "propose") else ForeignMember(name, lm) for name, lm in models.items()]
-        self.scorers = Scorers(
-            causal=next((lm for lm in models.values() if isinstance(lm, ScoredHF)), None),
-            diffusion=next((lm for lm in models.values() if isinstance(lm, DiffusionInfill)), None),
+        self._device = torch.device(default_device(config.device))
+        seed = torch.initial_seed() if config.seed is None else config.seed
+        self.store = open_store(config.store)
+        host = {"batch_size": config.batch_size, "max_batch_size": config.max_batch_size, "device": str(self._device)}
+
+        def build(member: MemberConfig) -> Any:
+            return as_member(member, build_lm(kinds[member.name], member, host, seed, config.store), seed)
+
+        rows = [row for row in (*config.members, *config.scorers) if row.model != REFINE]
+        self._shelf = Shelf({row.name: functools.partial(build, row) for row in rows}, config.load == "one-at-a-time")
+        models = {row.name: self._model(row.name) for row in rows}
+        for row in config.members:
+            if row.model == REFINE:
+                own = parse_settings(RefineConfig, row.args)
+                models[row.name] = RefineMember(row.name, own, models[own.of], seed)
+        self.members = [Remembered(models[name], self.store) if self.store else models[name] for name in names]
+        self.scorers = build_scorers(models, kinds)
+        check_terms(self.scorers, rule, config.extra_scores)
+        self.settings = ensemble.Settings(
+            rule=rule,
+            selector=config.selector,
+            selector_file=config.selector_file,
+            prefer=config.prefer,
+            samples=config.samples,
+            seed=seed,
+            route=config.route,
+            concurrent=not self._shelf.one,
+            extra_scores=config.extra_scores,
+            token_scores=config.record == "token_scores",
         )
-        self.settings = ensemble.Settings(rule, self.config.selector, self.config.prefer, self.config.samples, seed)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """The winner of every gap, as ``Completion`` with the whole record as its trace."""
-        return list(ensemble.run(to_requests(requests), self.members, self.scorers, self.settings))
+        asked = to_requests(requests)
+        self._refuse_greedy_others(asked)
+        completions = ensemble.run(asked, self.members, self.scorers, self.settings)
+        if self.store is not None:
+            logger.info("%s: %d candidates reused, %d added.", self.store.path, self.store.reused, self.store.added)
+        return list(completions)
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
         if getattr(cache_hook, "dbdict", None) is not None:
             raise HostError(
                 "--use_cache stores answers under their prompt alone: after any change of members, decoding or score it "
-                "would serve the old answers. Run ensemble-ppl without it."
+                "would serve the old answers. Run ensemble-ppl without it: candidates are kept by store=PATH (on by default), "
+                "a killed run goes on where it stopped."
             )
         super().set_cache_hook(cache_hook)
 
     def get_model_info(self) -> dict[str, Any]:
-        return {"ensemble": {**self.config.model_dump(mode="json"), "score": self.settings.rule}}
+        store = self.store and {"path": str(self.store.path), "reused": self.store.reused, "added": self.store.added}
+        return {"ensemble": {**self.config.model_dump(mode="json"), "score": self.settings.rule, "store": store or "off"}}
+
+    def _model(self, name: str) -> Any:
+        """A model, or what stands for it where only one is in memory at a time.
+
+        Each is loaded now in both cases: what is wrong with the last must not show after hours of the first.
+        """
+        return LazyModel(name, self._shelf) if self._shelf.one else self._shelf.get(name)
 
     def _rule(self) -> str:
         """The score asked for, else the default, else what the kinds of members allow."""
@@ -81,23 +121,39 @@ class EnsemblePPL(InfillLM):
         return DEFAULT_RULE if len(names) == 2 else names[0]
 
     def _refuse_identical_samples(self) -> None:
-        if self.config.samples == 1:
-            return
-        for member in self.config.members:
+        """:raises ConfigError: a member of ours decodes greedily and several samples are asked for."""
+        for member in self.config.members if self.config.samples > 1 else ():
             if member.model in (DIFFUSION, SCORED) and (member.args.get("greedy") or not member.args.get("temperature")):
-                raise ConfigError(
-                    f"samples={self.config.samples}: member {member.name!r} decodes greedily, so its samples would all be "
-                    "the same. Set temperature= above 0."
-                )
+                raise ConfigError(self._all_the_same(member.name))
+
+    def _refuse_greedy_others(self, requests: Sequence[InfillRequest]) -> None:
+        """The same for other LMs, whose settings are only known with the requests; nothing is generated yet."""
+        if self.settings.samples == 1:
+            return
+        for member in self.members:
+            draws = getattr(getattr(member, "member", member), "draws", None)
+            if draws is not None and not all(map(draws, requests)):
+                raise ConfigError(self._all_the_same(member.name))
+
+    def _all_the_same(self, name: str) -> str:
+        return (
+            f"samples={self.config.samples}: member {name!r} decodes greedily, so its samples would all be the same. Set "
+            "temperature= above 0."
+        )
 
 
 def _rule_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with score and selector; text is all they may be, which the settings themselves check."""
-    score, selector = arguments.get("score"), arguments.get("selector")
-    if isinstance(selector, str) and selector not in SELECTORS:
-        yield f"$.selector: {selector!r} is not a selector.{did_you_mean(selector, SELECTORS)}"
+    """What is wrong with score, extra_scores and selector; text is all they may be, which the settings themselves check."""
+    score, extra, selector, file = (arguments.get(name) for name in ("score", "extra_scores", "selector", "selector_file"))
+    checks: list[Callable[[], Any]] = []
     if score and isinstance(score, str):
+        checks.append(lambda: parse_rule(score))
+    if extra and isinstance(extra, str):
+        checks.append(lambda: parse_terms(extra, "extra_scores"))
+    if isinstance(selector, str):
+        checks.append(lambda: make_selector(selector, file if isinstance(file, str) else None))
+    for check in checks:
         try:
-            parse_rule(score)
+            check()
         except ConfigError as error:
             yield f"$.{error}"

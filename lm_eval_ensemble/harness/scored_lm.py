@@ -8,10 +8,10 @@ Letters: B = rows, T = generated tokens, V = vocabulary.
 
 from __future__ import annotations
 
-import inspect
+import functools
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,7 +26,10 @@ from lm_eval_ensemble.config import SCORED, Decoding, ScoredConfig, asset_path, 
 from lm_eval_ensemble.errors import ConfigError, missing_weights
 from lm_eval_ensemble.fim import LAYOUTS, FimLayout, layout_for, layout_named
 from lm_eval_ensemble.harness.base import alone, default_device, default_dtype, live_models, refuse_cached_repeats
+from lm_eval_ensemble.harness.reading import SpanReader, pad_left
 from lm_eval_ensemble.harness.requests import Draw, is_infill, resolve, to_requests
+from lm_eval_ensemble.members.base import Ledger
+from lm_eval_ensemble.members.identity import checkpoint_identity, identified, versions
 from lm_eval_ensemble.sampling import draw, nucleus, row_uniforms
 from lm_eval_ensemble.scoring.base import Span
 from lm_eval_ensemble.tokens import PlainEncoder
@@ -54,12 +57,13 @@ class _Row:
 @dataclass(frozen=True)
 class _Answer:
     """Tokens before the stop, their log-probabilities (nats), and how the answer ended: ``stop_token``,
-    ``stop_string`` or ``length``."""
+    ``stop_string`` or ``length``. ``canonical``: the layout's end token ended it, and the text gives the same tokens back."""
 
     text: str
     logprobs: tuple[float, ...]
     stop: str
     stop_logprob: float | None
+    canonical: bool = False
 
 
 class _Recorder(LogitsProcessor):  # type: ignore[misc]
@@ -124,16 +128,19 @@ class ScoredHF(HFLM):  # type: ignore[misc]
                 f"$.{name}: {error}. Arguments are those of --model hf, and fim, preset, {', '.join(Decoding.model_fields)}."
             ) from error
         live_models.add(self)
+        self._others = arguments
         self._join_ranks()
         self.encoder = PlainEncoder(self.tokenizer)
         self.layout: FimLayout | None = chosen_layout or layout_for(path, self.encoder)
         self.end_id = int(self.eot_token_id)
         self.seed = torch.initial_seed() if self.decoding.seed is None else self.decoding.seed
         self._batcher = Batcher(starting_size(own.batch_size, self.device, own.max_batch_size))
-        self._selects = "logits_to_keep" in inspect.signature(self.model.forward).parameters
+        self._closing_id = self.layout.end_id(self.encoder, self.end_id) if self.layout else self.end_id
+        self._reader = SpanReader(self.model, self._pad_id, self.device)
 
     wants_partner = False
     offers = 1
+    resumes = True
 
     @property
     def window(self) -> int:
@@ -150,20 +157,32 @@ class ScoredHF(HFLM):  # type: ignore[misc]
             self.cache_hook.add_partial("generate_until", instance.args, completion)
         return list(completions)
 
-    def propose(self, requests: Sequence[InfillRequest]) -> list[Candidate]:
-        """One filled gap per request."""
-        return self._answer([self._gap_row(request) for request in requests])
+    def propose(self, requests: Sequence[InfillRequest], ledger: Ledger | None = None) -> list[Candidate]:
+        """One filled gap per request; each batch is added to the ledger as soon as it is finished."""
+        return self._answer([self._gap_row(request) for request in requests], ledger)
 
-    @torch.no_grad()
+    def fingerprint(self) -> dict[str, Any] | None:
+        """Everything that decides an answer, beside the request; None if nobody can say which weights these are. Batch size
+        is not in it; the kind of device is."""
+        weights = checkpoint_identity(str(self.pretrained), str(self._others.get("revision", "main")))
+        return weights and {
+            "model": SCORED,
+            "weights": weights,
+            "settings": self.decoding.model_dump(exclude={"pretrained", "batch_size", "max_batch_size", "device", "seed"}),
+            "others": identified(self._others),
+            "layout": None if self.layout is None else self.layout.model_dump(exclude={"source"}),
+            "stream": [self.name, self.seed],
+            "computed": [torch.device(self.device).type, str(self.model.dtype), self.window],
+            "versions": versions("torch", "transformers"),
+        }
+
+    def relevant(self, request: InfillRequest) -> InfillRequest:
+        """Without what this model does not look at: the prompt text, the reference, the hint."""
+        return replace(request, context="", reference=None, hint=None)
+
     def token_logprobs(self, spans: Sequence[Span]) -> list[list[float]]:
         """Log-probability (nats, untempered, float32) of each token ``ids[start:]`` given all before it; batched."""
-        return self._batcher.run(
-            spans,
-            lambda span: len(span.ids),
-            self._score,
-            title=f"{self.name}: scoring",
-            quiet=self.rank > 0,
-        )
+        return self._reader.read(spans, self._batcher, title=f"{self.name}: scoring", quiet=self.rank > 0)
 
     def _join_ranks(self) -> None:
         """hf takes its rank from the accelerator only where several GPUs are visible; elsewhere every process of a
@@ -206,28 +225,32 @@ class ScoredHF(HFLM):  # type: ignore[misc]
             )
         return room
 
-    def _answer(self, rows: Sequence[_Row]) -> list[Candidate]:
+    def _answer(self, rows: Sequence[_Row], ledger: Ledger | None = None) -> list[Candidate]:
+        ledger = Ledger() if ledger is None else ledger
         groups: dict[Any, list[int]] = defaultdict(list)
         for i, row in enumerate(rows):
             groups[row.group].append(i)
-        candidates: dict[int, Candidate] = {}
         for members in groups.values():
-            found = self._batcher.run(
+            note = functools.partial(self._note, ledger, rows, members)
+            self._batcher.run(
                 [rows[i] for i in members],
                 lambda row: len(row.ids),
                 self._generate,
                 title=f"{self.name}: generating",
                 quiet=self.rank > 0,
+                known={j for j, i in enumerate(members) if i in ledger},
+                done=note,
             )
-            for i, answer in zip(members, found, strict=True):
-                candidates[i] = self._candidate(rows[i], answer)
-        return [candidates[i] for i in range(len(rows))]
+        return [ledger[i] for i in range(len(rows))]
+
+    def _note(self, ledger: Ledger, rows: Sequence[_Row], members: Sequence[int], found: Mapping[int, _Answer]) -> None:
+        ledger.add({members[j]: self._candidate(rows[members[j]], answer) for j, answer in found.items()})
 
     @torch.no_grad()
     def _generate(self, rows: Sequence[_Row]) -> list[_Answer]:
         first = rows[0]
         width, count = max(len(row.ids) for row in rows), first.draw.max_new_tokens
-        ids, mask = self._pad_left([row.ids for row in rows], width)
+        ids, mask = pad_left([row.ids for row in rows], self._pad_id, self.device)
         uniforms = None
         if first.draw.temperature > 0:
             names = [(self.name, *row.request.key) for row in rows]
@@ -278,9 +301,10 @@ class ScoredHF(HFLM):  # type: ignore[misc]
         text = self.encoder.decode(kept, opening)
         cut = min((text.find(stop) for stop in until if stop and stop in text), default=-1)
         if cut < 0:
-            return _Answer(
-                text, tuple(logprobs[:end]), "stop_token" if stopped else "length", logprobs[end] if stopped else None
-            )
+            if not stopped:
+                return _Answer(text, tuple(logprobs[:end]), "length", None)
+            canonical = tokens[end] == self._closing_id and self.encoder.encode(text, opening) == kept
+            return _Answer(text, tuple(logprobs[:end]), "stop_token", logprobs[end], canonical)
         text = text[:cut]
         # The tokens that are needed to write what is left of the answer.
         needed = self.encoder.count_for(kept, cut, opening)
@@ -292,39 +316,12 @@ class ScoredHF(HFLM):  # type: ignore[misc]
             info["stop_logprob"] = answer.stop_logprob
         if row.layout is not None:
             info["layout"] = row.layout
+            if answer.canonical and self.model.dtype == torch.float32 and not row.trims:
+                info["fim_pass"] = True  # these log-probabilities are those the score `fim` asks for (scoring.passes)
         text = normalise(answer.text, row.request.cut)
         return Candidate(self.name, text, answer.text, logprobs=answer.logprobs, info=info)
-
-    def _score(self, spans: Sequence[Span]) -> list[list[float]]:
-        """Rows are padded on the left, so that the tokens to score are the last columns of all of them and only those
-        columns pass the LM head."""
-        width = max(len(span.ids) for span in spans)
-        count = max(len(span.ids) - span.start for span in spans)
-        ids, mask = self._pad_left([span.ids for span in spans], width)
-        positions = (mask.cumsum(-1) - 1).clamp_min(0)
-        extra = {"logits_to_keep": count + 1} if self._selects else {}
-        logits = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, **extra).logits
-        # Token i is predicted by the logits of column i-1.
-        logits = logits[:, -(count + 1) : -1]
-        out = []
-        for row, span in enumerate(spans):
-            n = len(span.ids) - span.start
-            target = ids[row, width - n :]
-            row_logits = logits[row, count - n :].float().contiguous()
-            chosen = row_logits.gather(-1, target[:, None])[:, 0] - row_logits.logsumexp(-1)
-            out.append(chosen.tolist())
-        return out
 
     @property
     def _pad_id(self) -> int:
         pad = self.tokenizer.pad_token_id
         return int(pad) if pad is not None else self.end_id
-
-    def _pad_left(self, rows: Sequence[list[int]], width: int) -> tuple[torch.Tensor, torch.Tensor]:
-        ids = torch.full((len(rows), width), self._pad_id, dtype=torch.long)
-        mask = torch.zeros((len(rows), width), dtype=torch.long)
-        for i, row in enumerate(rows):
-            if row:
-                ids[i, width - len(row) :] = torch.tensor(row, dtype=torch.long)
-                mask[i, width - len(row) :] = 1
-        return ids.to(self.device), mask.to(self.device)

@@ -25,7 +25,7 @@ from lm_eval_ensemble.harness.judging import JudgeSettings, check_judge, judge_a
 from lm_eval_ensemble.metrics import infill
 from lm_eval_ensemble.types import Candidate, Completion, Scored, Selection, normalise
 
-__all__ = ["InfillTask"]
+__all__ = ["InfillTask", "row_aggregation"]
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
         return rows
 
     def aggregation(self) -> dict[str, Callable[..., Any]]:
-        return {**super().aggregation(), **{name: _aggregation(name) for name in self._rows}}
+        return {**super().aggregation(), **{name: row_aggregation(name) for name in self._rows}}
 
     def higher_is_better(self) -> dict[str, bool]:
         return {**super().higher_is_better(), **{name: infill.higher_is_better(name) for name in self._rows}}
@@ -200,7 +200,8 @@ def _as_selection(answer: str, doc: Mapping[str, Any], layout: str) -> Selection
     return Selection((Scored(Candidate("", text, str(answer), info={"layout": layout}), {}),), 0, "single", "none")
 
 
-def _aggregation(name: str) -> Callable[..., Any]:
+def row_aggregation(name: str) -> Callable[..., Any]:
+    """How the values of a row become one: lm_eval's mean, or one of ours."""
     if name == "selection":
         return infill.selection_accuracy
     if name in ("length_mode", "layout"):

@@ -117,7 +117,7 @@ def _selection_record(selection: Selection, is_right: Measure) -> dict[str, Any]
                 "verdict": scored.verdict,
                 "why": scored.why,
                 "right": is_right(scored),
-                **{key: _number(value) for key, value in own.info.items()},
+                **{key: _number(value) for key, value in {**scored.facts, **own.info}.items()},
             }
         )
     return {
@@ -166,7 +166,11 @@ def _mean(values: Any) -> float:
 
 
 def _number(value: Any) -> Any:
-    """Floats to 5 decimals, not-a-number and infinity as None, anything else unchanged."""
+    """Floats to 5 decimals, not-a-number and infinity as None, also inside lists and mappings; anything else unchanged."""
     if isinstance(value, float):
         return round(value, 5) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _number(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_number(inner) for inner in value]
     return value

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from lm_eval_ensemble.scoring.base import Score, Statistic, mean_nll
+from lm_eval_ensemble.scoring.base import Statistic, per_token_family
+
+__all__ = ["CAUSAL"]
 
 
-def _causal(statistic: Statistic) -> float | None:
+def _causal(statistic: Statistic) -> tuple[float, ...]:
     # Token i is predicted by the logits of token i-1. Scoring logits[start:end] against tokens[start+1:end+1]
     # instead drops the first token of the middle and charges the first of the suffix.
-    return mean_nll(statistic.middle)
+    return statistic.middle
 
 
-CAUSAL = Score("causal", "sequence", "nats per token", _causal, "middle given prefix, autoregressive model")
+CAUSAL = per_token_family("causal", "sequence", _causal, "middle given prefix, autoregressive model")

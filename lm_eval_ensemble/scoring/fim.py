@@ -5,11 +5,13 @@ The stop token is part of it: without it, the beginning of a good answer would b
 
 from __future__ import annotations
 
-from lm_eval_ensemble.scoring.base import Score, Statistic, mean_nll
+from lm_eval_ensemble.scoring.base import Statistic, per_token_family
+
+__all__ = ["FIM"]
 
 
-def _fim(statistic: Statistic) -> float | None:
-    return mean_nll((*statistic.middle, *statistic.after)) if statistic.middle else None
+def _fim(statistic: Statistic) -> tuple[float, ...]:
+    return (*statistic.middle, *statistic.after) if statistic.middle else ()
 
 
-FIM = Score("fim", "fim", "nats per token", _fim, "middle and stop given prefix and suffix, autoregressive model")
+FIM = per_token_family("fim", "fim", _fim, "middle and stop given prefix and suffix, autoregressive model")

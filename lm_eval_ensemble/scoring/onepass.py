@@ -6,11 +6,13 @@ judge than masking one token at a time.
 
 from __future__ import annotations
 
-from lm_eval_ensemble.scoring.base import Score, Statistic, mean_nll
+from lm_eval_ensemble.scoring.base import Statistic, per_token_family
+
+__all__ = ["ONEPASS"]
 
 
-def _onepass(statistic: Statistic) -> float | None:
-    return mean_nll(statistic.middle)
+def _onepass(statistic: Statistic) -> tuple[float, ...]:
+    return statistic.middle
 
 
-ONEPASS = Score("onepass", "onepass", "nats per token", _onepass, "middle given prefix and suffix, diffusion model")
+ONEPASS = per_token_family("onepass", "onepass", _onepass, "middle given prefix and suffix, diffusion model")

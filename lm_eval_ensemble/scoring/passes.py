@@ -2,94 +2,162 @@
 
 Prefix, middle and suffix are tokenised apart and concatenated, so that no token straddles a border. Where they do not fit
 into the context together, prefix and suffix are trimmed for the longest candidate of the gap: all candidates of a gap
-share the same prefix and suffix ids, or their scores would not compare.
+share the same prefix and suffix ids, or their scores would not compare. (So a longer candidate may change the scores of the
+others, but only in a gap that has to be trimmed.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from lm_eval_ensemble.errors import ConfigError
-from lm_eval_ensemble.scoring.base import CausalScorer, DiffusionScorer, Pass, Scorers, Span, Statistic
+from lm_eval_ensemble.scoring.base import CausalScorer, Model, Pass, Span, Statistic
 from lm_eval_ensemble.tokens import Window, fit_window
-from lm_eval_ensemble.types import InfillRequest
+from lm_eval_ensemble.types import Candidate, InfillRequest
 
-__all__ = ["run_pass"]
+__all__ = ["ELBO_SAMPLES", "Job", "run_pass"]
 
-Pair = tuple[InfillRequest, str]
+#: random masks per candidate in the estimate of ``elbo``.
+ELBO_SAMPLES = 32
+
+
+@dataclass(frozen=True)
+class Job:
+    """One distinct candidate of one gap; ``written`` are the candidates of members with this text, if they are known."""
+
+    request: InfillRequest
+    text: str
+    written: tuple[Candidate, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Item:
-    """A gap, one candidate's tokens, and how many tokens the longest candidate of the gap has."""
+    """A job, its tokens, and how many tokens the longest candidate of the gap has."""
 
-    request: InfillRequest
+    job: Job
     middle: list[int]
     longest: int
 
+    @property
+    def request(self) -> InfillRequest:
+        return self.job.request
 
-def run_pass(name: Pass, scorers: Scorers, pairs: Sequence[Pair]) -> list[Statistic | None]:
-    """One statistic per (request, text); None where the text has no tokens.
 
-    :raises ConfigError: no member can run this pass.
-    """
-    model = scorers.diffusion if name == "onepass" else scorers.causal
-    if name not in scorers.passes() or model is None:
-        kind = "a diffusion-infill member" if name == "onepass" else "an hf-scored member with a FIM layout"
-        raise ConfigError(f"score needs the pass {name!r}: found no {kind} in this ensemble. Add one, or choose another score.")
-    middles = [model.encoder.encode(text) for _, text in pairs]
-    gaps = [(request.prefix, request.suffix) for request, _ in pairs]
+def run_pass(name: Pass, model: Model, jobs: Sequence[Job]) -> list[Statistic | None]:
+    """One statistic per job; None where the text has no tokens."""
+    middles = [model.encoder.encode(job.text) for job in jobs]
+    gaps = [(job.request.prefix, job.request.suffix) for job in jobs]
     longest: dict[tuple[str, str], int] = {}
     for gap, middle in zip(gaps, middles, strict=True):
         longest[gap] = max(longest.get(gap, 0), len(middle))
     todo = [i for i, middle in enumerate(middles) if middle]
-    chosen = [_Item(pairs[i][0], middles[i], longest[gaps[i]]) for i in todo]
-    if name == "onepass":
-        assert scorers.diffusion is not None
-        found = _onepass(scorers.diffusion, chosen)
-    else:
-        assert scorers.causal is not None
-        found = (_sequence if name == "sequence" else _fim)(scorers.causal, chosen)
-    statistics: list[Statistic | None] = [None] * len(pairs)
-    for i, statistic in zip(todo, found, strict=True):
-        statistics[i] = statistic
+    chosen = [_Item(jobs[i], middles[i], longest[gaps[i]]) for i in todo]
+    found = _PASSES[name](model, chosen)
+    statistics: list[Statistic | None] = [None] * len(jobs)
+    for i, item, statistic in zip(todo, chosen, found, strict=True):
+        statistics[i] = replace(statistic, size=len(item.job.text.encode()))
     return statistics
 
 
-def _sequence(model: CausalScorer, items: Sequence[_Item]) -> list[Statistic]:
+def _sequence(model: Any, items: Sequence[_Item]) -> list[Statistic]:
     """prefix, middle, suffix in reading order: log-probabilities of the middle and of the suffix."""
     spans = []
     for item in items:
-        window = _window(model, item, 1)
-        # A first token needs something before it.
+        bare = not item.request.suffix
+        window = _window(model, item, 2 if bare else 1)
+        # A first token needs something before it; a text without a suffix ends after the middle.
         prefix = window.prefix or [model.end_id]
-        spans.append(Span([*prefix, *item.middle, *window.suffix], len(prefix)))
-    return _split(model.token_logprobs(spans), items)
+        spans.append(Span([*prefix, *item.middle, *([model.end_id] if bare else window.suffix)], len(prefix)))
+    found = _split(model.token_logprobs(spans), items)
+    return [s if item.request.suffix else Statistic(s.middle, (), s.after) for s, item in zip(found, items, strict=True)]
 
 
-def _fim(model: CausalScorer, items: Sequence[_Item]) -> list[Statistic]:
-    """The FIM prompt, then the middle and the stop token."""
-    assert model.layout is not None
+def _fim(model: Any, items: Sequence[_Item]) -> list[Statistic]:
+    """The FIM prompt, then the middle and the stop token. What the model wrote itself, it has read already."""
     stop = model.layout.end_id(model.encoder, model.end_id)
-    spans = []
-    for item in items:
+    known: dict[int, Statistic] = {}
+    spans: list[Span] = []
+    for i, item in enumerate(items):
         room = model.window - item.longest - 1
         prompt = model.layout.encode(model.encoder, item.request.prefix, item.request.suffix, room)
-        spans.append(Span([*prompt.ids, *item.middle, stop], len(prompt.ids)))
-    return _split(model.token_logprobs(spans), items)
+        own = None if prompt.window.trims else _own(model, item)
+        if own is None:
+            spans.append(Span([*prompt.ids, *item.middle, stop], len(prompt.ids)))
+        else:
+            known[i] = own
+    rest = [item for i, item in enumerate(items) if i not in known]
+    read = iter(_split(model.token_logprobs(spans), rest) if spans else [])
+    return [known[i] if i in known else next(read) for i in range(len(items))]
 
 
-def _onepass(model: DiffusionScorer, items: Sequence[_Item]) -> list[Statistic]:
-    """The middle masked in one piece between prefix and suffix."""
-    rows = []
+def _own(model: CausalScorer, item: _Item) -> Statistic | None:
+    """The log-probabilities from generation, where that was this very pass: the same model, prompt, tokens and stop.
+
+    ``fim_pass`` in the candidate's ``info`` says that the text gives the generated tokens back and that the layout's own
+    stop token ended it (``hf-scored`` sets it, in float32 only: decoding step by step and reading at once differ by more
+    than the tolerance of a tie in half precision).
+    """
+    for own in item.job.written:
+        info = own.info
+        exact = own.member == getattr(model, "name", None) and info.get("fim_pass") and own.text == own.raw == item.job.text
+        if not exact or "trimmed_prefix" in info or own.logprobs is None or len(own.logprobs) != len(item.middle):
+            continue
+        return Statistic(tuple(own.logprobs), (float(info["stop_logprob"]),))
+    return None
+
+
+def _prior(model: Any, items: Sequence[_Item]) -> list[Statistic]:
+    """The middle with nothing before it but its own indentation; blank tokens at its beginning are not scored."""
+    spans, blanks = [], []
     for item in items:
-        window = _window(model, item, 0)
-        rows.append((window.prefix, item.middle, window.suffix))
-    return _split(model.onepass_logprobs(rows), items)
+        blank = 0
+        while blank < len(item.middle) and not model.encoder.decode(item.middle[: blank + 1]).strip():
+            blank += 1
+        blanks.append(blank)
+        room = model.window - 1
+        spans.append(Span([model.end_id, *item.middle[:room]], 1 + min(blank, room)))
+    todo = [span for span in spans if span.start < len(span.ids)]
+    found = iter(model.token_logprobs(todo) if todo else [])
+    return [Statistic(tuple(next(found)) if span.start < len(span.ids) else ()) for span in spans]
 
 
-def _window(model: CausalScorer | DiffusionScorer, item: _Item, extra: int) -> Window:
+def _onepass(model: Any, items: Sequence[_Item]) -> list[Statistic]:
+    """The middle masked in one piece between prefix and suffix."""
+    return _split(model.onepass_logprobs(_rows(model, items)), items)
+
+
+def _chain(model: Any, items: Sequence[_Item]) -> list[Statistic]:
+    """Token i with all from i on masked: as many rows as tokens."""
+    return _split(model.chain_logprobs(_rows(model, items)), items)
+
+
+def _elbo(model: Any, items: Sequence[_Item]) -> list[Statistic]:
+    """A Monte Carlo estimate; the masks are named by the gap, so that neither order nor batch changes them."""
+    names = [(item.request.prefix, item.request.suffix) for item in items]
+    found = model.elbo(_rows(model, items), samples=ELBO_SAMPLES, names=names)
+    return [
+        Statistic((float(estimate.value),), tokens=len(item.middle), stderr=float(estimate.stderr))
+        for estimate, item in zip(found, items, strict=True)
+    ]
+
+
+_PASSES: dict[Pass, Callable[[Any, Sequence[_Item]], list[Statistic]]] = {
+    "sequence": _sequence,
+    "fim": _fim,
+    "prior": _prior,
+    "onepass": _onepass,
+    "chain": _chain,
+    "elbo": _elbo,
+}
+
+
+def _rows(model: Model, items: Sequence[_Item]) -> list[tuple[list[int], list[int], list[int]]]:
+    windows = [_window(model, item, 0) for item in items]
+    return [(window.prefix, item.middle, window.suffix) for window, item in zip(windows, items, strict=True)]
+
+
+def _window(model: Model, item: _Item, extra: int) -> Window:
     encode = model.encoder.encode
     return fit_window(encode(item.request.prefix), encode(item.request.suffix), model.window - item.longest - extra)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from lm_eval_ensemble.errors import ConfigError, HostError
+from lm_eval_ensemble.errors import ConfigError
 from lm_eval_ensemble.harness.diffusion_lm import DiffusionInfill
 from lm_eval_ensemble.types import InfillRequest
 
@@ -97,13 +97,6 @@ def test_out_of_memory_halves_the_batch(assets: Path, toy: list[dict[str, Any]],
     model._batcher.size = 8
     assert [c.raw for c in model.propose(requests(toy[:8]))] == expected
     assert model._batcher.size == 2
-
-
-def test_likelihood_requests_are_refused(diffusion: DiffusionInfill) -> None:
-    with pytest.raises(HostError, match="hf-scored"):
-        diffusion.loglikelihood([])
-    with pytest.raises(HostError, match="loglikelihood_rolling"):
-        diffusion.loglikelihood_rolling([])
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,11 @@ def test_every_sample_has_its_record(results: Any) -> None:
         assert chosen["text"] == sample["filtered_resps"][0]
         assert (chosen["verdict"] == "pass") == bool(sample["pass@1"])
         for candidate in entry["candidates"]:
-            assert set(candidate["scores"]) == {"causal", "joint", "fim", "onepass", "fim+onepass"}
+            per_token = {"causal", "fim", "onepass"}
+            free = {f"{name}{ending}" for name in per_token for ending in ("", "_byte", "_worst")}
+            assert set(candidate["scores"]) == {*free, "joint", "joint_mean", "fim+onepass"}
+            assert candidate["bytes"] == len(candidate["text"].encode())
+            assert set(candidate["score_tokens"]) == per_token
             assert candidate["verdict"] in ("pass", "fail", "timeout")
             assert all(p is None or p <= 0 for p in candidate["logprobs"])
         lowest = min(c["scores"]["fim+onepass"] for c in entry["candidates"] if c["text"].strip())
@@ -137,9 +141,37 @@ def test_an_ensemble_can_be_a_member(evaluate: Run) -> None:
         assert [c["member"] for c in sample["selection"]["candidates"]] == ["pair", "fim"]
 
 
+def test_scores_under_named_models_and_a_third_one(assets: Any, evaluate: Run) -> None:
+    arguments = {
+        **TINY,
+        "score": "fim@fim+onepass@dllm+causal@judge",
+        "scorers": [{"name": "judge", "model": "hf-scored", "args": {"preset": "tiny", "max_length": 200}}],
+        "extra_scores": "chain+elbo+pmi",
+        "record": "token_scores",
+    }
+    found = evaluate("ensemble-ppl", model_args=arguments, limit=3, batch_size=8)
+    for sample in found["samples"]["infill_toy"]:
+        for candidate in sample["selection"]["candidates"]:
+            scores = candidate["scores"]
+            parts = [scores[name] for name in ("fim", "onepass", "causal@judge")]
+            assert scores[arguments["score"]] == pytest.approx(sum(parts) / 3, abs=2e-5)
+            assert {"chain", "elbo", "pmi", "chain_byte"} <= set(scores)
+            # Few tokens have few sets of masks: all are taken, and the value is exact.
+            assert (candidate["stderr"]["elbo"] > 0) == (candidate["score_tokens"]["elbo"] > 5)
+            tokens = candidate["token_scores"]
+            assert set(tokens) == {"sequence", "fim", "prior", "onepass", "chain", "sequence@judge"}
+            assert -sum(tokens["chain"]["middle"]) / len(tokens["chain"]["middle"]) == pytest.approx(scores["chain"], abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"score": "fim@dllm"}, "needs a hf-scored model, and 'dllm' is diffusion-infill"),
+        ({"score": "fim@fmi"}, "Did you mean 'fim'"),
+        ({"extra_scores": "chian"}, "Did you mean 'chain'"),
+        ({"record": "tokens"}, r"\$\.record: got 'tokens', expected text that matches"),
+        ({"scorers": [{"name": "fim", "model": "hf-scored"}]}, r"\$\.scorers\[0\]\.name: 'fim' is the name of another"),
+        ({"scorers": [{"name": "j", "model": "hf"}]}, r"\$\.scorers\[0\]\.model: got 'hf', expected"),
         ({"score": "casual"}, "Did you mean 'causal'"),
         ({"selector": "argmax"}, "Did you mean 'argmin'"),
         ({"samples": 3}, "decodes greedily"),
@@ -162,7 +194,7 @@ def test_members_must_be_known_and_able_to_score() -> None:
 
 
 def test_the_hosts_answer_cache_is_refused(evaluate: Run, tmp_path: Any) -> None:
-    with pytest.raises(HostError, match="--use_cache"):
+    with pytest.raises(HostError, match=r"--use_cache.* store=PATH"):
         evaluate("ensemble-ppl", model_args=TINY, limit=1, use_cache=str(tmp_path / "cache"))
 
 

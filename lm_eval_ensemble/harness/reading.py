@@ -1,0 +1,157 @@
+"""Reading given tokens with an autoregressive model: their log-probabilities, batched, nothing computed twice.
+
+Rows are padded on the left, so that the tokens to score are the last columns of all of them and only those columns pass
+the LM head. Candidates of one gap share their prompt, which is then read once and its keys and values lent to all of them.
+
+Letters: B = rows, T = tokens, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from lm_eval_ensemble.batching import Batcher
+from lm_eval_ensemble.scoring.base import Span
+
+__all__ = ["SpanReader", "pad_left"]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Spans (by number) that share ``prompt``, and what follows it in each."""
+
+    prompt: tuple[int, ...]
+    numbers: list[int]
+    rests: list[list[int]]
+
+
+class SpanReader:
+    """:param share: read a prompt that several spans have in common once; None: wherever the model's cache is plain."""
+
+    def __init__(self, model: Any, pad_id: int, device: Any, share: bool | None = None) -> None:
+        self.model, self.pad_id, self.device = model, pad_id, device
+        self._selects = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self.share = _has_plain_cache(model) if share is None else share
+
+    @torch.no_grad()
+    def read(self, spans: Sequence[Span], batcher: Batcher, *, title: str = "", quiet: bool = False) -> list[list[float]]:
+        """Log-probability (nats, untempered, float32) of each token ``ids[start:]`` given all before it."""
+        groups: dict[tuple[int, ...], _Group] = {}
+        for number, span in enumerate(spans):
+            prompt = tuple(span.ids[: span.start])
+            group = groups.setdefault(prompt, _Group(prompt, [], []))
+            group.numbers.append(number)
+            group.rests.append(span.ids[span.start :])
+        shared = [group for group in groups.values() if self.share and len(group.numbers) > 1]
+        grouped = {number for group in shared for number in group.numbers}
+        apart = [number for number in range(len(spans)) if number not in grouped]
+        single = batcher.run([spans[i] for i in apart], lambda s: len(s.ids), self._read, title=title, quiet=quiet)
+        found = dict(zip(apart, single, strict=True))
+        lists = batcher.run(
+            shared,
+            lambda group: len(group.prompt) + max(map(len, group.rests)),
+            lambda batch: self._read_groups(batch, batcher.size),
+            title=title,
+            quiet=quiet,
+        )
+        for group, rows in zip(shared, lists, strict=True):
+            found.update(zip(group.numbers, rows, strict=True))
+        return [found[i] for i in range(len(spans))]
+
+    def _read(self, spans: Sequence[Span]) -> list[list[float]]:
+        sizes = [len(span.ids) - span.start for span in spans]
+        count = max(sizes)
+        ids, mask = pad_left([span.ids for span in spans], self.pad_id, self.device)
+        # Token i is predicted by the logits of column i-1.
+        logits = self._forward(ids, mask, count + 1)[:, :-1]
+        return [_pick(row[count - n :], span.ids[-n:]) for row, span, n in zip(logits, spans, sizes, strict=True)]
+
+    def _read_groups(self, groups: Sequence[_Group], size: int) -> list[list[list[float]]]:
+        """Prompts first; then what follows them, ``size`` rows at a time (the LM head is what fills the memory)."""
+        ids, mask = pad_left([group.prompt for group in groups], self.pad_id, self.device)
+        cache = DynamicCache(config=self.model.config)
+        first = self._forward(ids, mask, 1, cache)[:, -1]
+        owners = [g for g, group in enumerate(groups) for _ in group.rests]
+        rests = [rest for group in groups for rest in group.rests]
+        order = sorted(range(len(rests)), key=lambda i: (-len(rests[i]), i))
+        found: dict[int, list[float]] = {}
+        for at in range(0, len(order), size):
+            chosen = order[at : at + size]
+            rows = torch.tensor([owners[i] for i in chosen], device=ids.device)
+            logits = self._continue([rests[i] for i in chosen], cache, mask, rows)
+            for row, i in enumerate(chosen):
+                n = len(rests[i])
+                # The first token is predicted by the prompt's last column, which every row of the gap shares.
+                found[i] = _pick(first[owners[i]][None], rests[i][:1])
+                if n > 1:
+                    found[i] += _pick(logits[row, : n - 1], rests[i][1:])
+        flat = iter(found[i] for i in range(len(rests)))
+        return [[next(flat) for _ in group.rests] for group in groups]
+
+    def _continue(self, rests: Sequence[Sequence[int]], cache: Any, mask: Tensor, rows: Tensor) -> Tensor:
+        """Logits ``(B, T, V)`` after each token of the rests but their last, padded on the right."""
+        width = max(len(rest) for rest in rests) - 1
+        if not width:
+            return torch.empty(len(rests), 0, 0)
+        ids = torch.full((len(rests), width), self.pad_id)
+        fresh = torch.zeros_like(ids)
+        for row, rest in enumerate(rests):
+            ids[row, : len(rest) - 1] = torch.tensor(rest[:-1])
+            fresh[row, : len(rest) - 1] = 1
+        lent = _lend(cache, rows)
+        whole = torch.cat([mask[rows], fresh.to(self.device)], 1)
+        return self._forward(ids.to(self.device), whole, width, lent)
+
+    def _forward(self, ids: Tensor, mask: Tensor, keep: int, cache: Any = None) -> Tensor:
+        """Logits of the last ``keep`` columns."""
+        positions = (mask.cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
+        extra = {"logits_to_keep": keep} if self._selects else {}
+        cached = {"past_key_values": cache} if cache is not None else {}
+        output = self.model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=cache is not None, **cached, **extra
+        )
+        logits: Tensor = output.logits[:, -keep:]
+        return logits
+
+
+def _pick(logits: Tensor, ids: Sequence[int]) -> list[float]:
+    """Log-probabilities of ``ids`` ``(T,)`` under ``logits`` ``(T, V)``; no softmax over the vocabulary is stored."""
+    rows = logits.float().contiguous()
+    target = torch.tensor(list(ids), device=rows.device)
+    chosen: list[float] = (rows.gather(-1, target[:, None])[:, 0] - rows.logsumexp(-1)).tolist()
+    return chosen
+
+
+def _lend(cache: Any, rows: Tensor) -> Any:
+    """A copy of the cache with these rows of it, in this order."""
+    lent = DynamicCache()
+    for index, layer in enumerate(cache.layers):
+        lent.update(layer.keys[rows], layer.values[rows], index)
+    return lent
+
+
+def _has_plain_cache(model: Any) -> bool:
+    """Whether keys and values are all that a model remembers, for every token: no recurrent state, no sliding window."""
+    if getattr(model, "_is_stateful", False) or "past_key_values" not in inspect.signature(model.forward).parameters:
+        return False
+    layers = DynamicCache(config=model.config).layers
+    return all(type(layer).__name__ == "DynamicLayer" for layer in layers)
+
+
+def pad_left(rows: Sequence[Sequence[int]], pad_id: int, device: Any) -> tuple[Tensor, Tensor]:
+    """Rows of ids as one left-padded ``(B, T)`` tensor, and the mask ``(B, T)`` of what is no padding."""
+    width = max(map(len, rows))
+    ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    for i, row in enumerate(rows):
+        if row:
+            ids[i, width - len(row) :] = torch.tensor(list(row), dtype=torch.long)
+            mask[i, width - len(row) :] = 1
+    return ids.to(device), mask.to(device)

@@ -1,0 +1,323 @@
+"""Candidates that outlive a run: a killed run goes on where it stopped, a changed one starts afresh.
+
+One sqlite file (WAL), one JSON record per candidate. The key is a hash of all that decides an answer: the member's
+fingerprint, the request (with sample and variant, which name the random stream), and the version of our own code. Batch size is
+not part of it (it moves log-probabilities by about 1e-6); the kind of device is. Every record has a checksum.
+
+The store never stops a run: where it cannot be read or written, one warning says so and the run goes on without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lm_eval_ensemble import __version__
+from lm_eval_ensemble.errors import ConfigError
+from lm_eval_ensemble.members.base import Ledger
+from lm_eval_ensemble.types import Candidate, InfillRequest
+
+__all__ = ["ALGORITHM", "STORE_VARIABLE", "Remembered", "Store", "default_path", "open_store"]
+
+#: raise it with every change of our code that changes answers: decoding, prompts, windows, lengths, random streams.
+ALGORITHM = 1
+#: a path, or ``off``: what ``store=`` is where it is not given.
+STORE_VARIABLE = "LM_EVAL_ENSEMBLE_STORE"
+
+_FORMAT, _OURS = 1, 0x6C656E73  # user_version and application_id of the file
+_PATIENCE = 30.0  # seconds to wait for another process that writes
+_CHUNK = 16
+
+_UNKNOWN = object()
+
+logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+
+def default_path() -> str:
+    """``$LM_EVAL_ENSEMBLE_STORE``, else ``lm_eval_ensemble/candidates.sqlite`` in the user's cache folder."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return os.environ.get(STORE_VARIABLE) or str(Path(cache, "lm_eval_ensemble", "candidates.sqlite"))
+
+
+def open_store(setting: str | None = None) -> Store | None:
+    """The store at a path (None: the default one); None if the setting is ``off`` or the file cannot be used.
+
+    :raises ConfigError: the file is a database of another program.
+    """
+    path = setting or default_path()
+    if path == "off":
+        return None
+    store = Store(Path(path).expanduser())
+    return store if store.usable else None
+
+
+class Store:
+    """A file of candidates; several threads and several processes may use it at the same time.
+
+    ``reused`` and ``added`` count candidates of this run.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.reused = self.added = 0
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._given_up = False
+
+    @property
+    def usable(self) -> bool:
+        """True if the file can be read and written (it is created if need be)."""
+        return self._attempt(lambda connection: True, False)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+            self._connection = None
+
+    def __del__(self) -> None:
+        self.close()
+
+    def read(self, keys: Sequence[str]) -> dict[str, Candidate]:
+        """The candidates stored under these keys, without a member's name; damaged records are left out."""
+        rows: list[tuple[str, str, str]] = []
+        for start in range(0, len(keys), 500):
+            part = list(keys[start : start + 500])
+            query = f"SELECT key, record, checksum FROM candidates WHERE key IN ({','.join('?' * len(part))})"
+            rows += self._attempt(lambda c, q=query, p=part: c.execute(q, p).fetchall(), [])  # type: ignore[misc]
+        found = {}
+        for key, record, checksum in rows:
+            candidate = _decode(record) if checksum == _checksum(key, record) else None
+            if candidate is None:
+                logger.warning("%s holds a damaged record: it is not used, the candidate is generated again.", self.path)
+            else:
+                found[key] = candidate
+        return found
+
+    def write(self, rows: Mapping[str, Candidate]) -> None:
+        """Store candidates: when this returns, other processes see them and a kill cannot undo it."""
+        records = [(key, record := _encode(candidate), _checksum(key, record)) for key, candidate in rows.items()]
+
+        def insert(connection: sqlite3.Connection) -> int:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                connection.executemany("INSERT OR REPLACE INTO candidates VALUES (?, ?, ?)", records)
+                connection.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+                raise
+            return len(records)
+
+        added = self._attempt(insert, 0)
+        with self._lock:
+            self.added += added
+
+    def count(self) -> int:
+        """Number of stored candidates."""
+        return int(self._attempt(lambda c: c.execute("SELECT count(*) FROM candidates").fetchone()[0], 0))
+
+    def _attempt(self, work: Callable[[sqlite3.Connection], Result], otherwise: Result) -> Result:
+        """What ``work`` gives. A damaged file is set aside and a new one begun; a place that cannot be used is given up."""
+        with self._lock:
+            for _ in range(2):
+                if self._given_up:
+                    return otherwise
+                try:
+                    if self._connection is None:
+                        self._connection = _connect(self.path)
+                    return work(self._connection)
+                except (sqlite3.OperationalError, OSError) as error:
+                    self._give_up(error)
+                except sqlite3.DatabaseError as error:
+                    self._set_aside(error)
+            self._give_up("damaged again")
+            return otherwise
+
+    def _give_up(self, reason: object) -> None:
+        if not self._given_up:
+            logger.warning(
+                "The store %s cannot be used (%s); the run goes on without it and cannot be resumed.", self.path, reason
+            )
+        self._given_up = True
+        self.close()
+
+    def _set_aside(self, reason: object) -> None:
+        """Rename the damaged file, unless another process has done so already."""
+        self.close()
+        try:
+            with open(f"{self.path}.lock", "w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not _is_damaged(self.path):
+                    return
+                number = next(n for n in range(1, 10**6) if not Path(f"{self.path}.damaged-{n}").exists())
+                for ending in ("", "-wal", "-shm"):
+                    with contextlib.suppress(FileNotFoundError):
+                        Path(f"{self.path}{ending}").replace(f"{self.path}.damaged-{number}{ending}")
+        except (OSError, sqlite3.OperationalError) as error:
+            self._give_up(error)
+            return
+        logger.warning(
+            "The store %s is damaged (%s): it was set aside as %s.damaged-%d, and a new one is begun.",
+            *(self.path, reason, self.path.name, number),
+        )
+
+
+class Remembered:
+    """A member whose candidates are read from the store where it has them, and written there batch by batch."""
+
+    def __init__(self, member: Any, store: Store) -> None:
+        self.member, self.store = member, store
+        self.name: str = member.name
+        self._fingerprint: Any = _UNKNOWN
+
+    @property
+    def wants_partner(self) -> bool:
+        return bool(self.member.wants_partner)
+
+    @property
+    def offers(self) -> int:
+        return int(self.member.offers)
+
+    @property
+    def device(self) -> Any:
+        return getattr(self.member, "device", None)
+
+    def propose(self, requests: Sequence[InfillRequest]) -> list[Candidate]:
+        """One candidate per request; only what the store lacks is generated, in the batches of a run without a store."""
+        if self._fingerprint is _UNKNOWN:
+            self._fingerprint = getattr(self.member, "fingerprint", lambda: None)()
+        fingerprint = self._fingerprint
+        if fingerprint is None:
+            return list(self.member.propose(requests))
+        relevant = getattr(self.member, "relevant", lambda request: request)
+        keys = _keys(fingerprint, [relevant(request) for request in requests])
+        page = _Page(self.store, keys, self.name)
+        known = len(page)
+        self.store.reused += known
+        if known:
+            unseen = " What runs behind a server cannot be seen: store=off asks it again." if fingerprint.get("server") else ""
+            logger.info("%s: %d of %d candidates come from %s.%s", self.name, known, len(keys), self.store.path, unseen)
+        if getattr(self.member, "resumes", False):
+            return list(self.member.propose(requests, page))
+        size = getattr(self.member, "chunk", _CHUNK)
+        for start in range(0, len(requests), size):
+            numbers = range(start, min(start + size, len(requests)))
+            if any(i not in page for i in numbers):
+                found = self.member.propose([requests[i] for i in numbers])
+                page.add(dict(zip(numbers, found, strict=True)))
+        return [page[i] for i in range(len(requests))]
+
+
+class _Page(Ledger):
+    """A ledger that begins with what the store has, and writes there what is added."""
+
+    def __init__(self, store: Store, keys: Sequence[str], member: str) -> None:
+        super().__init__()
+        self._store, self._keys, self._member = store, keys, member
+        stored = store.read(list(dict.fromkeys(keys)))
+        self.update({i: replace(stored[key], member=member) for i, key in enumerate(keys) if key in stored})
+
+    def add(self, found: Mapping[int, Candidate]) -> None:
+        # A run uses what it stores, so that a resumed run cannot see anything else (a tuple in info becomes a list).
+        new = {i: _decode(_encode(candidate)) or candidate for i, candidate in found.items() if i not in self}
+        self._store.write({self._keys[i]: candidate for i, candidate in new.items()})
+        super().add({i: replace(candidate, member=self._member) for i, candidate in new.items()})
+
+
+def _keys(fingerprint: Mapping[str, Any], requests: Sequence[InfillRequest]) -> list[str]:
+    member = _digest({"code": [__version__, ALGORITHM], "member": fingerprint})
+    return [_digest({"member": member, **asdict(request)}) for request in requests]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=repr).encode()).hexdigest()
+
+
+def _checksum(key: str, record: str) -> str:
+    return hashlib.sha256(f"{key} {record}".encode()).hexdigest()[:16]
+
+
+def _encode(candidate: Candidate) -> str:
+    record = {name: getattr(candidate, name) for name in ("text", "raw", "logprobs", "tokens")}
+    return json.dumps({**record, "info": dict(candidate.info)})
+
+
+def _decode(record: str) -> Candidate | None:
+    """A record as a candidate without a member's name; None if it is none."""
+    try:
+        value = json.loads(record)
+        logprobs, tokens = (None if value[name] is None else tuple(value[name]) for name in ("logprobs", "tokens"))
+        text, raw, info = str(value["text"]), str(value["raw"]), dict(value["info"])
+        return Candidate("", text, raw, logprobs=logprobs, tokens=tokens, info=info)
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _is_damaged(path: Path) -> bool:
+    try:
+        _connect(path).close()
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError:
+        return True
+    return False
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """The file, checked as a whole, with its table.
+
+    :raises sqlite3.OperationalError: the place cannot be used.
+    :raises sqlite3.DatabaseError: the file is damaged.
+    :raises ConfigError: it belongs to another program.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    begin = time.monotonic()
+    while True:
+        connection = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
+        try:
+            _prepare(connection, path)
+            return connection
+        except BaseException as error:
+            connection.close()
+            # Two processes that begin a new file: sqlite refuses one of them at once instead of letting it wait.
+            if (
+                not (isinstance(error, sqlite3.OperationalError) and "locked" in str(error))
+                or time.monotonic() > begin + _PATIENCE
+            ):
+                raise
+        time.sleep(0.05)
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    def pragma(name: str) -> Any:
+        return connection.execute(f"PRAGMA {name}").fetchone()[0]
+
+    if (verdict := pragma("quick_check(1)")) != "ok":
+        raise sqlite3.DatabaseError(verdict)
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if tables and pragma("application_id") != _OURS:
+        raise ConfigError(f"store={path}: found a database of another program; expected a new file or one of our stores.")
+    if tables and pragma("user_version") != _FORMAT:
+        raise sqlite3.DatabaseError("it was written in the format of another release")
+    pragma("journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+    if not tables:
+        connection.execute(f"PRAGMA application_id={_OURS}")
+        connection.execute(f"PRAGMA user_version={_FORMAT}")
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS candidates "
+            "(key TEXT PRIMARY KEY, record TEXT NOT NULL, checksum TEXT NOT NULL) WITHOUT ROWID"
+        )

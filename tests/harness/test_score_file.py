@@ -1,0 +1,152 @@
+"""``lm-eval-ensemble score``: a file of completions becomes a run."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lm_eval_ensemble.cli import main
+from lm_eval_ensemble.errors import ConfigError, DataError
+from lm_eval_ensemble.harness import score_file as module
+from lm_eval_ensemble.harness.score_file import Options, read_gaps, score_file
+
+TINY = {"preset": "tiny"}
+
+
+@pytest.fixture
+def file(toy: list[dict[str, Any]], tmp_path: Path) -> Path:
+    """Two completions for each of three gaps: the right one and one that does not even parse."""
+    rows = [
+        {"task_id": d["task_id"], "completion": text, "run": run}
+        for run in ("one", "two")
+        for d in toy[:3]
+        for text in ([d["middle"]] if run == "one" else ["    ))\n"])
+    ]
+    path = tmp_path / "answers.jsonl.gz"
+    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    return path
+
+
+def samples_of(results: Path) -> list[dict[str, Any]]:
+    found = sorted(results.parent.glob("samples_infill_toy_*.jsonl"))[-1]
+    return [json.loads(line) for line in found.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_file_becomes_a_run(file: Path, tmp_path: Path, toy: list[dict[str, Any]], capsys: Any) -> None:
+    command = ["score", str(file), "--model_args", "preset=tiny,extra_scores=chain", "--output", str(tmp_path / "out")]
+    assert main([*command, "--member", "gpt", "--confirm_run_unsafe_code"]) == 0
+    printed = capsys.readouterr().out
+    assert "infill_toy: 3 documents" in printed
+    assert f"{'pass@1_oracle':36}1.00000" in printed
+    results = next((tmp_path / "out" / "gpt").glob("results_*.json"))
+    content = json.loads(results.read_text(encoding="utf-8"))
+    rows = content["results"]["infill_toy"]
+    assert rows["pass@1_oracle,none"] == 1.0
+    assert rows["pass@1_floor,none"] == 0.0
+    assert rows["pass@1_gpt,none"] == 0.5
+    assert content["n-samples"]["infill_toy"] == {"original": len(toy), "effective": 3}
+    assert "split judge" in content["configs"]["infill_toy"]["metadata"]["executed_in"]
+    for number, sample in enumerate(samples_of(results)):
+        assert sample["doc_id"] == number
+        assert sample["doc"] == toy[number]
+        entry = sample["selection"]
+        assert [(c["member"], c["sample"], c["verdict"]) for c in entry["candidates"]] == [
+            ("gpt", 0, "pass"),
+            ("gpt", 1, "fail"),
+        ]
+        assert entry["candidates"][0]["raw"] == toy[number]["middle"]
+        for candidate in entry["candidates"]:
+            assert {"causal", "joint", "fim", "onepass", "chain", "fim+onepass"} <= set(candidate["scores"])
+        # The right text is the likelier one here.
+        assert (entry["winner_index"], sample["pass@1"]) == (0, 1.0)
+
+
+def test_scores_equal_those_of_a_run(evaluate: Any, tmp_path: Path) -> None:
+    """A run's own samples file, scored again, gives the run's scores and verdicts."""
+    found = evaluate("ensemble-ppl", model_args={**TINY, "store": "off"}, limit=4, batch_size=8)["samples"]["infill_toy"]
+    rows = [
+        {"task_id": sample["doc"]["task_id"], "completion": c["raw"], "member": c["member"]}
+        for sample in found
+        for c in sample["selection"]["candidates"]
+    ]
+    path = tmp_path / "run.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    results = score_file(path, Options(tmp_path / "out", TINY, member_field="member", batch_size=3))
+    for before, after in zip(found, samples_of(results), strict=True):
+        one, two = before["selection"], after["selection"]
+        assert (one["winner"], one["reason"]) == (two["winner"], two["reason"])
+        for a, b in zip(one["candidates"], two["candidates"], strict=True):
+            assert (a["member"], a["text"], a["verdict"]) == (b["member"], b["text"], b["verdict"])
+            for name, value in a["scores"].items():
+                assert b["scores"][name] == pytest.approx(value, abs=2e-3 if name == "joint" else 1e-4), name
+
+
+def test_an_interrupted_run_goes_on(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lm_eval_ensemble.harness import scored_run
+
+    options = Options(tmp_path / "out", TINY, chunk=1, judge=None)
+    original = scored_run.ScoredRun.samples
+    asked: list[list[int]] = []
+
+    def counted(self: Any, gaps: Any) -> Any:
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        asked.append([gap.number for gap in gaps])
+        return original(self, gaps)
+
+    monkeypatch.setattr(scored_run.ScoredRun, "samples", counted)
+    with pytest.raises(KeyboardInterrupt):
+        score_file(file, options)
+    progress = next((tmp_path / "out").glob(".score-*.jsonl"))
+    progress.write_text(progress.read_text(encoding="utf-8") + '{"key": "torn', encoding="utf-8")
+    asked.clear()
+    results = score_file(file, options)
+    assert asked == [[2]]  # the two that were finished are not scored again
+    assert [sample["doc_id"] for sample in samples_of(results)] == [0, 1, 2]
+    # Without verdicts there is nothing about passing.
+    rows = json.loads(results.read_text(encoding="utf-8"))["results"]["infill_toy"]
+    assert "exact_match_oracle,none" in rows
+    assert not any(name.startswith("pass@") for name in rows)
+    # Other settings start afresh; a finished run loads no model.
+    monkeypatch.setattr(scored_run, "ScoredRun", lambda options: pytest.fail("loaded"))
+    score_file(file, options)
+    with pytest.raises(pytest.fail.Exception, match="loaded"):
+        score_file(file, Options(tmp_path / "out", {**TINY, "score": "fim"}, chunk=1, judge=None))
+
+
+def test_bad_files_are_told(file: Path, tmp_path: Path, capsys: Any) -> None:
+    bad = tmp_path / "bad.jsonl"
+    options = Options(tmp_path / "out", TINY)
+    bad.write_text('{"task_id": "infill_toy/nobody/line0", "completion": "x"}\n{"task_id": "b", "completion": "x"}\n')
+    with pytest.raises(DataError, match=r"2 of 2 task ids are unknown: 'infill_toy/nobody/line0' \(line 1\), 'b' \(line 2\)"):
+        read_gaps(bad, options)
+    bad.write_text('{"task_id": "a", "completion": "x"}\n{"task_id": "a"}\n')
+    with pytest.raises(DataError, match=r"bad\.jsonl, line 2"):
+        read_gaps(bad, options)
+    bad.write_text("")
+    with pytest.raises(DataError, match="holds no completion"):
+        read_gaps(bad, options)
+    with pytest.raises(ConfigError, match="is no data set"):
+        read_gaps(file, Options(tmp_path / "out", TINY, task="infill_tyo"))
+    with pytest.raises(DataError, match="line 1: found no text under 'author'"):
+        read_gaps(file, Options(tmp_path / "out", TINY, member_field="author"))
+    command = ["score", str(file), "--model_args", "preset=tiny"]
+    assert main(command) == 2
+    assert "--confirm_run_unsafe_code" in capsys.readouterr().err
+    assert main([*command, "--no_judge", "--limit", "0"]) == 2
+    assert main(["score", str(file), "--model_args", '{"preset": ', "--no_judge"]) == 2
+    assert "not JSON" in capsys.readouterr().err
+
+
+def test_members_of_a_file_and_ids_of_other_sets(file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    gaps = read_gaps(file, Options(tmp_path, TINY, member_field="run", limit=2))
+    assert [[(c.member, c.sample) for c in gap.candidates] for gap in gaps] == [[("one", 0), ("two", 0)]] * 2
+    with gzip.open(file, "at") as stream:
+        stream.write('{"task_id": "elsewhere", "completion": "x"}\n')
+    with caplog.at_level("WARNING", module.__name__):
+        assert len(read_gaps(file, Options(tmp_path, TINY, task="infill_toy"))) == 3
+    assert "1 of 4 task ids do not belong to infill_toy" in caplog.text
