@@ -16,6 +16,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line. Rooms that need torch or lm_eval are imported only by the commands that use them."""
     from lm_eval_ensemble import doctor
     from lm_eval_ensemble.execution import files
+    from lm_eval_ensemble.replay import command
 
     parser = argparse.ArgumentParser(
         prog="lm-eval-ensemble",
@@ -46,6 +47,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     files.add_arguments(judge)
     judge.set_defaults(handler=files.main)
+    select = commands.add_parser(
+        "select",
+        help="what other selectors would have chosen from a run's candidates",
+        description="Replay every selector over the records of a run (made with --log_samples), ranked; no model is loaded.",
+    )
+    command.add_arguments(select)
+    select.set_defaults(handler=command.main)
     return parser
 
 
