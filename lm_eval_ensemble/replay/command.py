@@ -12,7 +12,7 @@ from typing import Any
 from lm_eval_ensemble import __version__
 from lm_eval_ensemble.errors import ConfigError, DataError, did_you_mean
 from lm_eval_ensemble.replay.compare import Comparison, Plan, compare
-from lm_eval_ensemble.replay.plans import fitting, make_plans
+from lm_eval_ensemble.replay.plans import Teacher, fitting, make_plans
 from lm_eval_ensemble.replay.render import as_json, as_markdown
 from lm_eval_ensemble.replay.rows import Recorded, read_record
 from lm_eval_ensemble.report.load import TaskRun, load_runs
@@ -90,7 +90,12 @@ def select_runs(
         wanted = [recorded for recorded in records if recorded.task in tasks]
     if fit is not None:
         _write(fit, wanted, rule, features)
-    return [_compare(recorded, records, rule, specs, file, features) for recorded in wanted], problems
+    teachers = {id(recorded): Teacher(recorded, rule or recorded.rule, features) for recorded in records}
+    found = []
+    for recorded in wanted:
+        own = _teacher(recorded, records)
+        found.append(_compare(recorded, rule, specs, file, None if own is None else teachers[id(own)]))
+    return found, problems
 
 
 def _records(runs: Sequence[TaskRun], rule: str | None, measure: str | None) -> tuple[list[Recorded], list[str]]:
@@ -120,16 +125,11 @@ def _has_rule(recorded: Recorded) -> None:
 
 
 def _compare(
-    recorded: Recorded,
-    records: Sequence[Recorded],
-    rule: str | None,
-    specs: Sequence[str] | None,
-    file: str | None,
-    features: Sequence[str] | None,
+    recorded: Recorded, rule: str | None, specs: Sequence[str] | None, file: str | None, teacher: Teacher | None
 ) -> Comparison:
     compared = rule or recorded.rule
     own = recorded.selector if compared == recorded.rule else f"{recorded.selector} as run"
-    plans, left_out = make_plans(recorded, compared, specs, file, _teacher(recorded, records), features)
+    plans, left_out = make_plans(recorded, compared, specs, file, teacher)
     return compare(recorded, plans, own, left_out, _notes(recorded, plans, own))
 
 
@@ -150,8 +150,8 @@ def _notes(recorded: Recorded, plans: Sequence[Plan], own: str) -> list[str]:
         other = sum(replayed.choose(choice)[0] != choice.winner for choice in recorded.choices)
         if other:
             notes.append(
-                f"replaying {own} chooses another candidate than the run in {other} of {len(recorded.choices)} documents: scores "
-                "are stored with five decimals, or the record is of another release. The row shows what the run chose."
+                f"replaying {own} chooses another candidate than the run in {other} of {len(recorded.choices)} documents: "
+                "scores are stored with five decimals, or the record is of another release. The row shows what the run chose."
             )
     if "oracle" in recorded.length_modes:
         notes.append("length=oracle told the diffusion member the length of the answer.")

@@ -1,14 +1,15 @@
 """All selectors over one task's records, ranked, with what can be said about the differences.
 
-With ``both`` = all candidates right and ``D`` = some but not all right, as shares of the choices, a selector that is right in a
-share ``s`` of the decisive ones scores both + s * D; the best member has s0 in the place of s. Only s is a selector's own doing.
+With ``both`` = all candidates right and ``D`` = some but not all right, as shares of the choices, a selector that is right
+in a share ``s`` of the decisive ones scores both + s * D; the best member has s0 in the place of s. Only s is a selector's
+own doing.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from lm_eval_ensemble.metrics.clustered import Clustered, clustered_mean, wilson
 from lm_eval_ensemble.metrics.multiple import holm
 from lm_eval_ensemble.metrics.paired import Paired, compare_paired, minimal_detectable_gain
 from lm_eval_ensemble.replay.rows import Choice, Recorded
-from lm_eval_ensemble.selection import Case, Selector
+from lm_eval_ensemble.selection import Selector
 from lm_eval_ensemble.selection.bounds import floor, oracle
 
 __all__ = ["Comparison", "Plan", "Ranked", "compare"]
@@ -99,8 +100,9 @@ def compare(
     decisive = np.array([choice.decisive for choice in choices])
     members = {name: _member(choices, name) for name in recorded.members}
     best = max(members, key=lambda name: (members[name].mean(), name == recorded.prefer))
-    picks = {plan.name: _replay(plan.choose, choices, plan.name) for plan in plans}
-    bounds = {name: _replay(_on_case(bound), choices, name) for name, bound in (("oracle", oracle), ("floor", floor))}
+    replayed = _replay([*plans, *_BOUNDS], choices)
+    bounds = {plan.name: replayed[plan.name] for plan in _BOUNDS}
+    picks = {name: found for name, found in replayed.items() if name not in bounds}
     made = [(choice.winner, choice.reason) for choice in choices]
     values = {
         name: np.array([float(r[i]) for r, (i, _) in zip(right, found, strict=True)])
@@ -158,15 +160,19 @@ def _member(choices: Sequence[Choice], name: str) -> Values:
     return np.array(shares)
 
 
-def _replay(choose: Callable[[Choice], tuple[int, str]], choices: Sequence[Choice], name: str) -> list[tuple[int, str]]:
-    try:
-        return [choose(choice) for choice in choices]
-    except EnsembleError as error:
-        raise type(error)(f"selector {name!r}: {error}") from None
+_BOUNDS = (Plan.of("oracle", oracle), Plan.of("floor", floor))
 
 
-def _on_case(selector: Callable[[Case], tuple[int, str]]) -> Callable[[Choice], tuple[int, str]]:
-    return lambda choice: selector(choice.case)
+def _replay(plans: Sequence[Plan], choices: Sequence[Choice]) -> dict[str, list[tuple[int, str]]]:
+    """Choice by choice: what one selector has found out about a file serves the next one."""
+    found: dict[str, list[tuple[int, str]]] = {plan.name: [] for plan in plans}
+    for choice in choices:
+        for plan in plans:
+            try:
+                found[plan.name].append(plan.choose(choice))
+            except EnsembleError as error:
+                raise type(error)(f"selector {plan.name!r}: {error}") from None
+    return found
 
 
 def _bounded(values: Mapping[str, Values], recorded: Recorded) -> None:
@@ -181,13 +187,7 @@ def _bounded(values: Mapping[str, Values], recorded: Recorded) -> None:
 def _ranked(rows: Sequence[Ranked]) -> tuple[Ranked, ...]:
     family = [row for row in rows if not row.primary and not row.bound]
     adjusted = dict(zip((row.selector for row in family), holm([row.gain.p for row in family]), strict=True))
-    done = [_with(row, adjusted.get(row.selector)) for row in rows]
+    done = [replace(row, p_holm=adjusted.get(row.selector)) for row in rows]
     # The bounds stand at the ends, also where a selector reaches them.
     place = {"oracle": 0, "floor": 2}
     return tuple(sorted(done, key=lambda row: (place.get(row.selector, 1) if row.bound else 1, -row.score.mean, row.selector)))
-
-
-def _with(row: Ranked, p_holm: float | None) -> Ranked:
-    from dataclasses import replace
-
-    return replace(row, p_holm=p_holm)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 from lm_eval_ensemble.errors import ConfigError, did_you_mean
 from lm_eval_ensemble.replay.compare import Plan
@@ -14,7 +15,7 @@ from lm_eval_ensemble.selection.fit import FEWEST, FOLDS, Fitting, Judged, fold_
 from lm_eval_ensemble.selection.fitted import FITTED, Numbers
 from lm_eval_ensemble.selection.spec import build, read_selector_file
 
-__all__ = ["default_specs", "fitting", "make_plans", "usable_features", "weighed_scores"]
+__all__ = ["Teacher", "default_specs", "fitting", "make_plans", "usable_features", "weighed_scores"]
 
 _SINGLE = ("fim", "onepass", "causal", "joint")
 
@@ -64,13 +65,31 @@ def fitting(recorded: Recorded, rule: str, features: Sequence[str] | None) -> Fi
     return Fitting(rows, rule, tuple(dict.fromkeys((rule, *recorded.scores))), own)
 
 
+class Teacher:
+    """The records that numbers are cross-fitted on. They are fitted once, when the first selector asks."""
+
+    def __init__(self, recorded: Recorded, rule: str, features: Sequence[str] | None) -> None:
+        self.recorded, self.rule, self.features = recorded, rule, features
+
+    @cached_property
+    def folds(self) -> dict[int, Numbers]:
+        """Fold -> the numbers fitted on all programs outside it."""
+        learner, kept = fitting(self.recorded, self.rule, self.features), weighed_scores(self.recorded)
+        found = {}
+        for fold in range(FOLDS):
+            numbers = learner.numbers(fold)
+            # Only the scores that `weighted` averages without being told which.
+            own = {name: moments for name, moments in (numbers.scores or {}).items() if name in kept}
+            found[fold] = numbers.model_copy(update={"scores": own})
+        return found
+
+
 def make_plans(
     recorded: Recorded,
     rule: str,
     specs: Sequence[str] | None,
     file: str | None = None,
-    teacher: Recorded | None = None,
-    features: Sequence[str] | None = None,
+    teacher: Teacher | None = None,
 ) -> tuple[list[Plan], dict[str, str]]:
     """The selectors to replay, and those left out with the reason.
 
@@ -80,7 +99,6 @@ def make_plans(
     wanted = list(dict.fromkeys(specs or default_specs(recorded, rule)))
     given = read_selector_file(file).numbers if file else None
     members, plans, left_out = recorded.members, [], {}
-    folds: dict[int, Numbers] | None = None
     for spec in wanted:
         _known_scores(spec, recorded)
         if not needs_file(spec):
@@ -91,12 +109,9 @@ def make_plans(
             plans.append(Plan.of(spec, build(spec, given, members, SELECTORS), f"from {file}"))
             continue
         if reason is None and teacher is not None:
-            if folds is None:
-                learner = fitting(teacher, rule, features)
-                folds = {fold: _trimmed(learner.numbers(fold), teacher) for fold in range(FOLDS)}
-            reason = _too_few(spec, folds)
+            reason = _too_few(spec, teacher.folds)
             if reason is None:
-                plans.append(_cross_fitted(spec, folds, members, recorded, teacher))
+                plans.append(_cross_fitted(spec, teacher, recorded))
                 continue
         if specs:
             raise ConfigError(f"--selectors {spec}: {reason}")
@@ -104,25 +119,17 @@ def make_plans(
     return plans, left_out
 
 
-def _cross_fitted(
-    spec: str, folds: Mapping[int, Numbers], members: Sequence[str], recorded: Recorded, teacher: Recorded
-) -> Plan:
-    selectors = {fold: build(spec, numbers, members, SELECTORS) for fold, numbers in folds.items()}
+def _cross_fitted(spec: str, teacher: Teacher, recorded: Recorded) -> Plan:
+    selectors = {fold: build(spec, numbers, recorded.members, SELECTORS) for fold, numbers in teacher.folds.items()}
 
     def choose(choice: Choice) -> tuple[int, str]:
         return selectors[fold_of(choice.problem)](choice.case)
 
-    on = "" if teacher.task == recorded.task else f" on {teacher.task}"
+    on = "" if teacher.recorded.task == recorded.task else f" on {teacher.recorded.task}"
     return Plan(spec, choose, f"cross-fitted{on}")
 
 
-def _trimmed(numbers: Numbers, teacher: Recorded) -> Numbers:
-    """Only the scores that ``weighted`` averages without being told which."""
-    kept = weighed_scores(teacher)
-    return numbers.model_copy(update={"scores": {name: m for name, m in (numbers.scores or {}).items() if name in kept}})
-
-
-def _no_numbers(spec: str, recorded: Recorded, teacher: Recorded | None, given: Numbers | None) -> str | None:
+def _no_numbers(spec: str, recorded: Recorded, teacher: Teacher | None, given: Numbers | None) -> str | None:
     """Why a fitted selector cannot be used on this task."""
     if spec.startswith("learned") and not recorded.is_humaneval:
         return "fitted on HumanEval-Infilling only, and applied only there"

@@ -35,8 +35,8 @@ def as_markdown(found: Comparison) -> str:
         )
     if found.detectable is not None:
         lines.append(
-            f"Design effect of the primary gain {found.deff:.2f}; a gain of {_points(found.detectable)[1:]} points would be found "
-            "with a chance of 80 % at the 5 % level."
+            f"Design effect of the primary gain {found.deff:.2f}; a gain of {_points(found.detectable)[1:]} points would be "
+            "found with a chance of 80 % at the 5 % level."
         )
     heads = [head.format(measure=own.measure, best=found.best) for head in _HEADS]
     lines += ["", _row(heads), "|---" * len(heads) + "|", *(_row(_cells(row, found)) for row in found.rows), ""]

@@ -178,13 +178,11 @@ def _check(run: TaskRun, sample: Mapping[str, Any], recorded: str, measure: str 
         return
     share = sum((choice.case.right or ())[choice.winner] for choice in choices) / len(choices)
     best = sum(any(choice.case.right or ()) for choice in choices) / len(choices)
+    where = f"{run.samples_path}, doc_id {sample['doc_id']}: {recorded} is {row:g}, but"
     if row > best + 1e-9:
         raise DataError(
-            f"{run.samples_path}, doc_id {sample['doc_id']}: {recorded} is {row:g}, but no more than {best:g} of its candidates "
-            "are right. A selection cannot be right where no candidate is: the file was changed or mixed. Run again."
+            f"{where} no candidate that was chosen from allows more than {best:g}. A selection cannot be right where no "
+            "candidate is: the file was changed or mixed. Run again."
         )
     if abs(row - share) > 1e-9:
-        raise DataError(
-            f"{run.samples_path}, doc_id {sample['doc_id']}: {recorded} is {row:g}, but the chosen candidates give {share:g}: the "
-            "file was changed or mixed. Run again."
-        )
+        raise DataError(f"{where} the chosen candidates give {share:g}: the file was changed or mixed. Run again.")

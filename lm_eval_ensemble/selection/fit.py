@@ -1,4 +1,4 @@
-"""Fits the numbers of the fitted selectors on judged cases. Grouped by program: what is fitted never saw the program it is used on.
+"""Fits the numbers of the fitted selectors on judged cases, grouped by program: they never saw the program they are used on.
 
 Folds are a hash of the program's name, so they are the same for every subset of HumanEval-Infilling, for SantaCoder-FIM (which
 is cut from the same programs) and for every run.
@@ -139,8 +139,8 @@ class Fitting:
         """Per member: log-odds of being right by score and log length (Platt 1999)."""
         rows: defaultdict[str, list[tuple[float, float, bool]]] = defaultdict(list)
         for i in kept:
-            for member, *rest in self._candidates[i]:
-                rows[member].append((rest[0], rest[1], rest[2]))
+            for member, value, size, right in self._candidates[i]:
+                rows[member].append((value, size, right))
         return {member: _platt(np.array(found, dtype=np.float64)) for member, found in sorted(rows.items())}
 
     def _learned(self, decisive: Sequence[int]) -> dict[str, Weight]:
