@@ -14,7 +14,7 @@ from lm_eval_ensemble.errors import ConfigError, DataError, did_you_mean
 from lm_eval_ensemble.replay.compare import Comparison, Plan, compare
 from lm_eval_ensemble.replay.plans import Teacher, fitting, make_plans
 from lm_eval_ensemble.replay.render import as_json, as_markdown
-from lm_eval_ensemble.replay.rows import Recorded, read_record
+from lm_eval_ensemble.replay.rows import NoRecordsError, Recorded, read_record
 from lm_eval_ensemble.report.load import TaskRun, load_runs
 from lm_eval_ensemble.selection.base import score_of
 from lm_eval_ensemble.selection.fit import FOLDS
@@ -105,12 +105,11 @@ def _records(runs: Sequence[TaskRun], rule: str | None, measure: str | None) -> 
     for run in runs:
         if run.samples_path is None:
             notes.append(f"{run.results_path}: no samples of {run.task} beside it; run lm_eval with --log_samples.")
-        elif "selection" not in run.results and run.model_source != "ensemble-ppl":
-            notes.append(
-                f"{run.results_path}: {run.task} of {run.model_source} has one answer per gap, nothing to select from."
-            )
-        else:
+            continue
+        try:
             records.append(read_record(run, rule, measure))
+        except NoRecordsError as error:
+            notes.append(str(error))
     if not records:
         raise DataError("Nothing to replay.\n" + "\n".join(notes))
     for recorded in records:
@@ -153,6 +152,9 @@ def _notes(recorded: Recorded, plans: Sequence[Plan], own: str) -> list[str]:
                 f"replaying {own} chooses another candidate than the run in {other} of {len(recorded.choices)} documents: "
                 "scores are stored with five decimals, or the record is of another release. The row shows what the run chose."
             )
+    some = [m for m in recorded.members if any(m not in choice.members for choice in recorded.choices)]
+    if some:
+        notes.append(f"not every gap has a candidate of {', '.join(some)}; for these members the others count as wrong.")
     if "oracle" in recorded.length_modes:
         notes.append("length=oracle told the diffusion member the length of the answer.")
     return notes

@@ -23,15 +23,15 @@ _SINGLE = ("fim", "onepass", "causal", "joint")
 def default_specs(recorded: Recorded, rule: str) -> list[str]:
     """Every selector that makes sense for the record: each score in the place of the rule, each member always, all rules."""
     scores = [f"argmin[{score}]" for score in recorded.scores if score != rule]
-    members = [f"always:{member}" for member in recorded.members] if len(recorded.members) > 1 else []
-    most = max(len(choice.case.candidates) for choice in recorded.choices)
-    return [
+    several = len(recorded.members) > 1
+    members = [f"always:{member}" for member in recorded.members] if several else []
+    found = [
         "argmin",
         *scores,
         "veto",
         "agreement",
-        *(["margin:0.1", "sequence:veto,agreement,margin:0.05", "margin"] if len(recorded.members) > 1 else []),
-        *(["centred", "znorm"] if len(recorded.members) > 1 else []),
+        *(["margin:0.1", "sequence:veto,agreement,margin:0.05", "margin"] if several and recorded.prefer else []),
+        *(["centred", "znorm"] if several else []),
         "weighted",
         "calibrated",
         "learned",
@@ -40,8 +40,14 @@ def default_specs(recorded: Recorded, rule: str) -> list[str]:
         *members,
         "longest",
         "shortest",
-        *(["mbr", "mbr:edit"] if most >= 3 else []),
+        *(["mbr", "mbr:edit"] if _most(recorded) >= 3 else []),
     ]
+    return [*found, *(name for name in SELECTORS if name not in found and name != "mbr")]
+
+
+def _most(recorded: Recorded) -> int:
+    """Candidates of the gap that has most."""
+    return max(len(choice.case.candidates) for choice in recorded.choices)
 
 
 def weighed_scores(recorded: Recorded) -> tuple[str, ...]:
@@ -98,7 +104,8 @@ def make_plans(
     """
     wanted = list(dict.fromkeys(specs or default_specs(recorded, rule)))
     given = read_selector_file(file).numbers if file else None
-    members, plans, left_out = recorded.members, [], {}
+    members, plans = recorded.members, []
+    left_out = {} if specs or _most(recorded) >= 3 else {"mbr": "needs three candidates"}
     for spec in wanted:
         _known_scores(spec, recorded)
         if not needs_file(spec):
@@ -145,7 +152,8 @@ def _no_numbers(spec: str, recorded: Recorded, teacher: Teacher | None, given: N
 def _too_few(spec: str, folds: Mapping[int, Numbers]) -> str | None:
     name = spec.partition(":")[0].partition("[")[0]
     if name in FITTED and any(getattr(numbers, FITTED[name][0]) is None for numbers in folds.values()):
-        return f"needs {FEWEST} decisive documents and a preferred member to be fitted"
+        also = " and a preferred member" if name == "margin" else ""
+        return f"needs {FEWEST} decisive documents{also} to be fitted"
     return None
 
 

@@ -16,20 +16,21 @@ _HEADS = ["selector", "{measure}", "s", "s0", "gain over {best} [95 %]", "p", "p
 def as_markdown(found: Comparison) -> str:
     """Percent and percentage points; the run's own selector in bold."""
     own = found.recorded
-    n = len(own.choices)
+    n, documents = len(own.choices), len({choice.case.key[1] for choice in own.choices})
+    counted = f"{n} documents" if n == documents else f"{n} choices, {documents} documents"
     members = ", ".join(f"{name} {_percent(value)}" for name, value in found.members.items())
     modes = f", length_mode {'+'.join(own.length_modes)}" if own.length_modes else ""
     lines = [
         f"## {own.task}: {own.run.model_name}",
         "",
-        f"{n} documents of {found.clusters} programs, right by {own.measure}, score {found.rule}{modes}; in percent.",
+        f"{counted} of {found.clusters} programs, right by {own.measure}, score {found.rule}{modes}; in percent.",
         f"Members: {members}. Floor {_percent(found.floor)}, oracle {_percent(found.oracle)}.",
     ]
     if found.s0 is None:
-        lines.append("No document is decisive: all candidates are right, or none is. Every selector scores the same.")
+        lines.append("Nothing is decisive: all candidates are right, or none is. Every selector scores the same.")
     else:
         lines.append(
-            f"Decisive (some but not all candidates right): {found.n_decisive} documents, D = {_percent(found.decisive)}. "
+            f"Decisive (some but not all candidates right): {found.n_decisive}, D = {_percent(found.decisive)}. "
             f"A selector that is right in a share s of them scores {_percent(found.floor)} + s * {_percent(found.decisive)}; "
             f"it beats {found.best} from s0 = {_percent(found.s0)} on."
         )

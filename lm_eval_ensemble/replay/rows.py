@@ -15,9 +15,13 @@ from lm_eval_ensemble.report.load import TaskRun
 from lm_eval_ensemble.selection import Case
 from lm_eval_ensemble.types import Candidate, Scored
 
-__all__ = ["Choice", "Recorded", "read_record"]
+__all__ = ["Choice", "NoRecordsError", "Recorded", "read_record"]
 
 _HUMANEVAL = re.compile(r"(SingleLine|MultiLine|RandomSpan|RandomSpanLight)Infilling/")
+
+
+class NoRecordsError(DataError):
+    """The samples of a run hold no record of candidates."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,10 @@ class Choice:
     task_id: str
     winner: int
     reason: str
+
+    @property
+    def members(self) -> frozenset[str]:
+        return frozenset(scored.candidate.member for scored in self.case.candidates)
 
     @property
     def decisive(self) -> bool:
@@ -82,7 +90,7 @@ class Recorded:
 def read_record(run: TaskRun, rule: str | None = None, measure: str | None = None) -> Recorded:
     """:param rule: another score to compare than the run's; ``measure``: another row that says what is right.
 
-    :raises DataError: the run has no records of candidates, or they contradict its rows.
+    :raises NoRecordsError: the run has no records of candidates; ``DataError``: they contradict its rows.
     """
     problems: list[str] = []
     choices: list[Choice] = []
@@ -113,9 +121,9 @@ def read_record(run: TaskRun, rule: str | None = None, measure: str | None = Non
         modes |= {c["length_mode"] for c in record["candidates"] if "length_mode" in c}
     if not choices or own is None:
         told = "".join(f"\n{problem}" for problem in problems)
-        raise DataError(
-            f"{run.samples_path}: found no record of candidates ('selection') in the samples of {run.task}; expected a run of "
-            f"ensemble-ppl with --log_samples and without --predict_only.{told}"
+        raise NoRecordsError(
+            f"{run.samples_path}: found no record of candidates ('selection') in {run.task} by {run.model_source}; expected a "
+            f"run of ensemble-ppl with --log_samples and without --predict_only.{told}"
         )
     if run.n_samples is not None and len({c.case.key[1] for c in choices}) < run.n_samples and not problems:
         problems.append(f"{run.samples_path}: {len(choices)} records, but the results speak of {run.n_samples} documents.")

@@ -95,7 +95,7 @@ def test_fitted_selectors_are_cross_fitted(tmp_path: Path) -> None:
 def test_nothing_is_fitted_on_santacoder(tmp_path: Path) -> None:
     santacoder(tmp_path)
     (found,), _ = select_runs([tmp_path])
-    assert {"margin", "centred", "znorm", "weighted", "calibrated", "learned"} == set(found.left_out)
+    assert {"margin", "centred", "znorm", "weighted", "calibrated", "learned", "mbr"} == set(found.left_out)
     assert "nothing is fitted on SantaCoder-FIM" in found.left_out["znorm"]
     with pytest.raises(ConfigError, match="licence forbids"):
         select_runs([tmp_path], fit=tmp_path / "numbers.json")
@@ -215,6 +215,13 @@ def test_a_run_without_records_says_what_to_do(tmp_path: Path) -> None:
     found, problems = select_runs([tmp_path / "both"])
     assert [one.recorded.task for one in found] == ["humaneval_infill"]
     assert "santacoder_fim" in problems[0]
+
+
+def test_a_routed_run_says_that_members_were_not_asked(tmp_path: Path) -> None:
+    write_run(tmp_path, candidates=lambda i, random: [pair(i, random)[i % 2]])
+    (found,), _ = select_runs([tmp_path])
+    assert any("not every gap has a candidate of dllm, fim" in note for note in found.notes)
+    assert rows_of(found)["argmin"].reasons == {"single": 120}
 
 
 def test_the_runs_own_selector_is_what_it_recorded(tmp_path: Path) -> None:
