@@ -191,14 +191,18 @@ def _write(path: Path, records: Sequence[Recorded], rule: str | None, features: 
         "origin": _origin(joined, [recorded.task for recorded in usable], compared),
         "numbers": fitting(joined, compared, features).numbers().model_dump(mode="json"),
     }
-    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    try:
+        path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--fit {str(path)!r}: cannot be written ({error}). Give a file in a folder that exists.") from None
 
 
 def _origin(joined: Recorded, tasks: Sequence[str], rule: str) -> dict[str, Any]:
     return {
         "fitted_on": "HumanEval-Infilling",
         "tasks": list(tasks),
-        "documents": len(joined.choices),
+        "documents": len({choice.case.key[:2] for choice in joined.choices}),
+        "choices": len(joined.choices),
         "decisive": sum(choice.decisive for choice in joined.choices),
         "programs": len({choice.problem for choice in joined.choices}),
         "results": joined.run.results_path.name,

@@ -256,6 +256,7 @@ def test_another_measure(tmp_path: Path) -> None:
         (["--selectors", "argmin[fmi]"], "Did you mean 'fim'"),
         (["--selectors", "argmn"], "Did you mean 'argmin'"),
         (["--selector_file", "nowhere.json"], "nowhere.json"),
+        (["--fit", "no/such/folder/numbers.json"], "cannot be written"),
     ],
 )
 def test_faults_are_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], found: str) -> None:
