@@ -3,22 +3,71 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from lm_eval_ensemble import __version__
 from lm_eval_ensemble.errors import EnsembleError
 
-__all__ = ["build_parser", "main"]
+__all__ = ["COMMANDS", "Command", "build_parser", "main"]
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line. Rooms that need torch or lm_eval are imported only by the commands that use them."""
-    from lm_eval_ensemble import doctor
-    from lm_eval_ensemble.execution import files
-    from lm_eval_ensemble.uncertainty import command as uncertainty
-    from lm_eval_ensemble.harness import score_file
+@dataclass(frozen=True)
+class Command:
+    """``module`` has ``arguments(parser)`` and ``handler(parsed) -> exit status``; it is imported when its command is
+    typed, not before: some rooms need torch, and ``--help`` should not wait for it."""
 
+    name: str
+    module: str
+    help: str
+    description: str
+    arguments: str = "add_arguments"
+    handler: str = "main"
+
+
+COMMANDS = (
+    Command(
+        "doctor",
+        "doctor",
+        "what is installed, what works here, and what to do about the rest",
+        "Check versions, the plugin, the sandbox, data sets, models and the machine; nothing is downloaded (--try may, with a "
+        "preset from the Hub). The exit status is 0 if the essentials work, 1 otherwise.",
+    ),
+    Command(
+        "judge",
+        "execution.files",
+        "execute a file of completions and print pass@k",
+        "Judge a file of completions (one JSON object a line: task_id, completion). The lines of one task_id are its samples. "
+        "Verdicts are written beside the file; a second run goes on where the first stopped.",
+    ),
+    Command(
+        "score",
+        "harness.score_file",
+        "score a file of completions with given models, for `select`",
+        "Score a file of completions from elsewhere with the models of an ensemble, judge them, and write what a run would have "
+        "written. The lines of one task_id are candidates for the same gap. An interrupted run goes on where it stopped when "
+        "the same command is given again.",
+    ),
+    Command(
+        "select",
+        "replay.command",
+        "what other selectors would have chosen from a run's candidates",
+        "Replay every selector over the records of a run (made with --log_samples), ranked; no model is loaded.",
+    ),
+    Command(
+        "uncertainty",
+        "uncertainty.command",
+        "how well a model knows when it is wrong, from saved answers",
+        "Scores, intervals and tests from the records of uncertainty tasks (triviaqa_uncertainty, ...). Nothing is generated "
+        "again and no model is loaded, but for --similarity cross-encoder:... and --clusters nli:...",
+    ),
+)
+
+
+def build_parser(typed: str | None = None) -> argparse.ArgumentParser:
+    """The command line; of the commands only ``typed`` gets its arguments."""
     parser = argparse.ArgumentParser(
         prog="lm-eval-ensemble",
         description="Ensembles of diffusion and autoregressive code infillers for lm-evaluation-harness.",
@@ -32,39 +81,12 @@ def build_parser() -> argparse.ArgumentParser:
         add_help=False,
     )
     run.set_defaults(handler=None)
-    check = commands.add_parser(
-        "doctor",
-        help="what is installed, what works here, and what to do about the rest",
-        description="Check versions, the plugin, the sandbox, data sets, models and the machine; nothing is downloaded (--try "
-        "may, with a preset from the Hub). The exit status is 0 if the essentials work, 1 otherwise.",
-    )
-    doctor.add_arguments(check)
-    check.set_defaults(handler=doctor.main)
-    judge = commands.add_parser(
-        "judge",
-        help="execute a file of completions and print pass@k",
-        description="Judge a file of completions (one JSON object a line: task_id, completion). The lines of one task_id "
-        "are its samples. Verdicts are written beside the file; a second run goes on where the first stopped.",
-    )
-    files.add_arguments(judge)
-    judge.set_defaults(handler=files.main)
-    uncertain = commands.add_parser(
-        "uncertainty",
-        help="how well a model knows when it is wrong, from saved answers",
-        description="Scores, intervals and tests from the records of uncertainty tasks (triviaqa_uncertainty, ...). Nothing is "
-        "generated again and no model is loaded, but for --similarity cross-encoder:... and --clusters nli:...",
-    )
-    uncertainty.add_arguments(uncertain)
-    uncertain.set_defaults(handler=uncertainty.main)
-    score = commands.add_parser(
-        "score",
-        help="score a file of completions with given models, for `select`",
-        description="Score a file of completions from elsewhere with the models of an ensemble, judge them, and write what a "
-        "run would have written. The lines of one task_id are candidates for the same gap. An interrupted run goes on where "
-        "it stopped when the same command is given again.",
-    )
-    score_file.add_arguments(score)
-    score.set_defaults(handler=score_file.main)
+    for command in COMMANDS:
+        found = commands.add_parser(command.name, help=command.help, description=command.description)
+        if command.name == typed:
+            module = importlib.import_module(f"lm_eval_ensemble.{command.module}")
+            getattr(module, command.arguments)(found)
+            found.set_defaults(handler=getattr(module, command.handler))
     return parser
 
 
@@ -74,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given[:1] == ["run"]:
             return _run(given[1:])
-        parsed = build_parser().parse_args(given)
+        parsed = build_parser(given[0] if given else None).parse_args(given)
         return int(parsed.handler(parsed))
     except EnsembleError as error:
         print(f"lm-eval-ensemble: {type(error).__name__}: {error}", file=sys.stderr)

@@ -26,7 +26,7 @@ LEVELS = [
     {"report"},
     {"scoring", "selection", "members", "uncertainty"},
     {"store"},
-    {"ensemble"},
+    {"ensemble", "replay"},
     {"harness"},
     {"doctor"},
     {"cli"},
