@@ -112,6 +112,7 @@ def _selection_record(selection: Selection, is_right: Measure) -> dict[str, Any]
                 "sample": own.sample,
                 "text": own.text,
                 "raw": own.raw,
+                "tokens": None if own.tokens is None else list(own.tokens),
                 "logprobs": None if own.logprobs is None else [_number(p) for p in own.logprobs],
                 "scores": {name: _number(value) for name, value in scored.scores.items()},
                 "verdict": scored.verdict,
@@ -166,7 +167,9 @@ def _mean(values: Any) -> float:
 
 
 def _number(value: Any) -> Any:
-    """Floats to 5 decimals, not-a-number and infinity as None, anything else unchanged."""
+    """Floats to 5 decimals, not-a-number and infinity as None, lists likewise, anything else unchanged."""
+    if isinstance(value, list | tuple):
+        return [_number(item) for item in value]
     if isinstance(value, float):
         return round(value, 5) if math.isfinite(value) else None
     return value
