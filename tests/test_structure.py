@@ -22,7 +22,7 @@ LEVELS = [
     {"types", "errors", "_autoload"},
     {"config", "data", "tokens", "fim", "sampling", "batching"},
     {"diffusion", "metrics", "execution"},
-    {"scoring", "selection", "members", "uncertainty"},
+    {"scoring", "selection", "members", "uncertainty", "questions"},
     {"ensemble"},
     {"harness"},
     {"doctor"},
