@@ -124,10 +124,9 @@ class UncertaintyTask(ConfigurableTask):  # type: ignore[misc]
 
     def _pairs(self, record: Mapping[str, Any], right: bool) -> dict[str, list[float | None]]:
         """Per score what its AUROC is made of: the score and whether the answer is wrong (as lists: they go to JSON)."""
-        scores = {name: _rounded(value) for name, value in free_scores(record).items()}
-        pairs = {f"auroc_{name}": [value, float(not right)] for name, value in scores.items() if value is not None}
-        main = [scores[_MAIN], float(not right)]
-        pairs |= {f"auroc_{_MAIN}{end}": main for end in ("", "_low", "_high")}
+        scores = {name: _rounded(value) for name, value in free_scores(record).items() if _is_told(name, record)}
+        pairs = {f"auroc_{name}": [value, float(not right)] for name, value in scores.items()}
+        pairs |= {f"auroc_{_MAIN}{end}": [scores[_MAIN], float(not right)] for end in ("_low", "_high")}
         if self.asks_unanswerable:
             pairs[f"auroc_unanswerable_{_MAIN}"] = [scores[_MAIN], float(not record["answerable"])]
         return pairs
@@ -180,6 +179,17 @@ class UncertaintyTask(ConfigurableTask):  # type: ignore[misc]
 
 #: rows that only models with log-probabilities have -> the entry of the record that is counted.
 _RATES = {"truncated": "truncated", "straddle": "straddle", "trimmed": "trimmed_prefix"}
+
+
+def _is_told(name: str, record: Mapping[str, Any]) -> bool:
+    """Whether this run records what the score is made of; the same for all documents of a model."""
+    if name.endswith("_entropy"):
+        return record["entropy"] is not None
+    if name == "mean_margin":
+        return record["margin"] is not None
+    if name == "p_true":
+        return record["p_true"] is not None
+    return record["source"] != "loglikelihood" or name in (_MAIN, "length_tokens", "length_chars")
 
 
 def _with_logprobs(records: Sequence[Mapping[str, Any]]) -> int:
