@@ -138,7 +138,7 @@ def train(recipe: Recipe, questions: Sequence[dict[str, Any]], out: Path, quiet:
         logits = model(input_ids=ids).logits
         losses = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=_IGNORED, reduction="none")
         total = (losses * weights.flatten()).sum() / weights.sum()
-        total.backward()
+        total.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         schedule.step()

@@ -193,7 +193,7 @@ def test_faults_are_named(
 
 
 def prompts(evaluate: Callable[..., Any], scripted: Any, task: str, **metadata: Any) -> tuple[str, dict[str, Any]]:
-    seen = {}
+    seen: dict[int, tuple[str, dict[str, Any]]] = {}
 
     class Reader(type(scripted(str))):  # type: ignore[misc]
         def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:

@@ -227,7 +227,12 @@ def test_p_true_is_one_more_prompt_that_ends_with_the_answer(assets: Path, monke
     asked[0].doc["context"] = "Long ago. " * 200
     spans: list[Any] = []
     score = model.token_logprobs
-    monkeypatch.setattr(model, "token_logprobs", lambda found: spans.extend(found) or score(found))
+
+    def watched(asked: Sequence[Any]) -> list[list[float]]:
+        spans.extend(asked)
+        return score(asked)
+
+    monkeypatch.setattr(model, "token_logprobs", watched)
     [candidate] = traces(model.generate_until(asked))
     true, false = (model.encoder.decode(span.ids) for span in spans)
     shared = (
