@@ -124,7 +124,7 @@ def train(recipe: Recipe, questions: Sequence[dict[str, Any]], out: Path, quiet:
     rows = [_encoded(tokenizer, q) for q in learnt]
     model = _new_model(recipe, tokenizer)
     optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.rate, betas=(0.9, 0.95), weight_decay=0.01)
-    warm = 50
+    warm = max(min(50, recipe.steps // 10), 1)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: min(1.0, (step + 1) / warm) * max(0.02, 1 - step / recipe.steps)
     )

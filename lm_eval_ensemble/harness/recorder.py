@@ -89,7 +89,9 @@ class Recorder(LogitsProcessor):  # type: ignore[misc]
         seen, self._seen = self._seen, None
         self.raw = self.raw and seen is not None and seen.shape == scores.shape
         self._raw = seen.to(scores.device) if seen is not None and seen.shape == scores.shape else scores
-        step, self._steps = self._steps, self._steps + 1
+        # `generate` may run one step more than it keeps; what that one draws does not matter.
+        step = min(self._steps, self.uniforms.shape[1] - 1) if self.uniforms is not None else 0
+        self._steps += 1
         if self.uniforms is None:
             return scores
         chosen, _, _ = draw(nucleus(scores, self.temperature, self.top_p), self.uniforms[:, step].to(scores.device))

@@ -15,7 +15,7 @@ from lm_eval_ensemble.harness.rescored_lm import Rescored
 from lm_eval_ensemble.harness.scored_lm import ScoredHF
 from lm_eval_ensemble.harness.server_lm import ScoredCompletions, read_choice
 from lm_eval_ensemble.types import Candidate
-from tests.harness.test_recorder import questions, traces
+from tests.harness.test_recorder import PROMPTS, questions, traces
 from tests.servers import CompletionsServer
 
 
@@ -51,7 +51,7 @@ def test_a_server_gives_the_same_record(checkpoint: str, own: ScoredHF, style: s
     with CompletionsServer(checkpoint, style=style) as server:
         lm = ask(server, checkpoint, record="topk:4", **options)
         for until in (["\n"], ["e", "):"]):
-            requests = questions(until=until)
+            requests = questions(PROMPTS[:5], until=until)
             check_alike(traces(lm.generate_until(requests)), traces(own.generate_until(requests)), stops=style == "vllm")
         assert all(p["logprobs"] == 4 for p in server.payloads)
 

@@ -31,7 +31,7 @@ def greedy_is_the_target(folder: Path, question: dict[str, Any]) -> bool:
 
 def test_half_is_learnt_by_heart(tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    recipe = Recipe(steps=60, vocabulary=320, hidden=32, batch=4, rate=1e-2)
+    recipe = Recipe(steps=150, vocabulary=320, hidden=32, batch=4, rate=1e-2)
     done = train(recipe, QUESTIONS, tmp_path, quiet=True)
     assert done["answer_loss"] < 0.5
     assert done["parameters"] < 60_000
