@@ -13,9 +13,11 @@ import torch
 from lm_eval.api.instance import Instance
 
 from lm_eval_ensemble.harness import recorder
+from lm_eval_ensemble.harness.base import alone
 from lm_eval_ensemble.harness.recorder import Answer, Detail
 from lm_eval_ensemble.harness.scored_lm import ScoredHF
-from lm_eval_ensemble.types import Candidate, Completion
+from lm_eval_ensemble.metrics.infill import record
+from lm_eval_ensemble.types import Candidate, Completion, InfillRequest
 
 PROMPTS = [
     "def add(a, b):\n",
@@ -115,10 +117,10 @@ def test_the_stop_has_its_own_logprob(model: ScoredHF) -> None:
     assert answer.stop_logprob == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize(("record", "top"), [("entropy", None), ("topk:5", 5)])
-def test_entropy_and_margin_equal_float64(assets: Path, record: str, top: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("kind", "top"), [("entropy", None), ("topk:5", 5)])
+def test_entropy_and_margin_equal_float64(assets: Path, kind: str, top: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "_CHUNK", 10_000)  # two rows at a time
-    model = ScoredHF(pretrained=str(assets / "fim"), record=record)
+    model = ScoredHF(pretrained=str(assets / "fim"), record=kind)
     answers, logits = answer_watched(model, rows_of(model, questions(PROMPTS[:5])))
     check_against_float64(answers, logits)
     for row, answer in enumerate(answers):
@@ -256,3 +258,13 @@ def test_long_prompts_lose_their_beginning_and_say_so(assets: Path, caplog: pyte
     assert "trimmed_prefix" not in short.info
     assert "1 of 2 prompts are longer than the context (64 tokens, of which the answer may take 8)" in caplog.text
     assert "the question itself is kept" in caplog.text
+
+
+def test_records_of_gaps_hold_the_pieces_too(model: ScoredHF, toy: Sequence[dict[str, Any]]) -> None:
+    """As members of an ensemble have them."""
+    gap = InfillRequest(toy[0]["prefix"], toy[0]["suffix"], cut="line", max_new_tokens=16)
+    trace = alone(model.propose([gap])[0]).trace
+    assert trace is not None
+    [found] = json.loads(json.dumps(record(toy[0], [trace]), allow_nan=False))["candidates"]
+    assert "".join(found["tokens"]) == found["raw"]
+    assert len(found["tokens"]) == len(found["logprobs"]) == len(found["token_ids"]) > 0
