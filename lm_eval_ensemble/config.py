@@ -58,6 +58,12 @@ def _store(value: Any) -> Any:
     return {False: "off", True: None}[value] if isinstance(value, bool) else value
 
 
+def _record(value: Any) -> Any:
+    if value is None or re.fullmatch(r"entropy|topk:0*[1-9][0-9]*", str(value)):
+        return value
+    raise ValueError(f"entropy, or topk:K with K >= 1.{did_you_mean(str(value), ['entropy', 'topk:20'])}")
+
+
 def _likelihood(value: Any) -> Any:
     if re.fullmatch(r"chain|elbo:0*([2-9]|[1-9][0-9]+)", str(value)):
         return value
@@ -133,6 +139,10 @@ class ScoredConfig(Decoding):
     trust_remote_code: bool = False
     batch_size: BatchSize = 1
     max_batch_size: Positive | None = None
+    record: Annotated[str | None, BeforeValidator(_record)] = None
+    n_samples: Annotated[int, Field(ge=0)] = 0
+    sample_temperature: Annotated[float, Field(gt=0, le=100)] = 1.0
+    p_true: bool = False
 
 
 class RefineConfig(Strict):

@@ -30,7 +30,19 @@ import yaml
 
 from lm_eval_ensemble.errors import DataError, did_you_mean
 
-__all__ = ["DATA_VARIABLE", "SETS", "DataSet", "check_document", "find_file", "load_documents", "on_disk", "tasks_folder"]
+__all__ = [
+    "DATA_VARIABLE",
+    "SETS",
+    "DataSet",
+    "Source",
+    "check_document",
+    "find_file",
+    "find_rows",
+    "load_documents",
+    "on_disk",
+    "read_rows",
+    "tasks_folder",
+]
 
 DATA_VARIABLE = "LM_EVAL_ENSEMBLE_DATA"
 _OPENAI = "https://raw.githubusercontent.com/openai/human-eval-infilling/88062ff9859c875d04db115b698ed4b0f0395170/data/"
@@ -45,10 +57,13 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True)
 class Source:
-    """One file that holds a data set: its path under the data folder, its sha256, and its public address."""
+    """One file that holds a data set: its path under the data folder, its sha256, and its public address.
+
+    ``sha256`` is None where only the address is pinned; what is read from there is then checked by its number of rows.
+    """
 
     path: str
-    sha256: str
+    sha256: str | None
     url: str | None
 
 
@@ -214,7 +229,7 @@ def load_documents(name: str, data_dir: str | None = None) -> list[Document]:
     if name not in SETS:
         raise DataError(f"Unknown data set {name!r}.{did_you_mean(name, [*SETS, 'infill_toy'])}")
     data_set = SETS[name]
-    rows = _rows(data_set, str(data_dir or os.environ.get(DATA_VARIABLE) or "") or None)
+    rows = find_rows(name, data_set.sources, data_dir, _installed_copy(data_set))
     if data_set.language:
         rows = [row for row in rows if row["language"] == data_set.language]
     if len(rows) != data_set.rows:
@@ -247,29 +262,35 @@ def find_file(name: str, data_dir: str | None = None) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def _rows(data_set: DataSet, folder: str | None) -> list[dict[str, Any]]:
-    tried = []
+def find_rows(
+    name: str, sources: Sequence[Source], data_dir: str | None = None, installed: Path | None = None
+) -> list[dict[str, Any]]:
+    """The raw rows of a set, from the first place that has one of its files.
+
+    :raises DataError: a file is damaged; nothing was found (names every place that was tried).
+    """
+    folder, tried = data_dir or os.environ.get(DATA_VARIABLE), []
     if folder:
-        for source in data_set.sources:
+        for source in sources:
             path = Path(folder).expanduser() / source.path
             if path.is_file():
-                return _parse(_checked(path.read_bytes(), source, str(path)), source.path)
+                return read_rows(_checked(path.read_bytes(), source, str(path)), source.path)
             tried.append(f"{path} (no such file)")
     else:
         tried.append(f"{DATA_VARIABLE} (not set)")
-    if (copy := _installed_copy(data_set)) is not None:
-        return _parse(_checked(copy.read_bytes(), data_set.sources[0], str(copy)), copy.name)
-    for source in data_set.sources:
+    if installed is not None:
+        return read_rows(_checked(installed.read_bytes(), sources[0], str(installed)), installed.name)
+    for source in sources:
         if source.url is None:
             continue
         try:
-            return _parse(_download(source), source.path)
+            return read_rows(_download(source), source.path)
         except (OSError, urllib.error.URLError) as error:
             tried.append(f"{source.url} ({error})")
     lines = "\n  ".join(tried)
     raise DataError(
-        f"Data set {data_set.name!r} was not found. Tried:\n  {lines}\nSet {DATA_VARIABLE} (or --metadata data_dir=...) to a "
-        f"folder that holds {data_set.sources[0].path}, or run `--tasks infill_toy`, which needs no data."
+        f"Data set {name!r} was not found. Tried:\n  {lines}\nSet {DATA_VARIABLE} (or --metadata data_dir=...) to a "
+        f"folder that holds {sources[0].path}, or run `--tasks infill_toy`, which needs no data."
     )
 
 
@@ -286,7 +307,7 @@ def _installed_copy(data_set: DataSet) -> Path | None:
 
 def _checked(content: bytes, source: Source, where: str) -> bytes:
     found = hashlib.sha256(content).hexdigest()
-    if found != source.sha256:
+    if source.sha256 is not None and found != source.sha256:
         raise DataError(
             f"{where}: sha256 is {found}, expected {source.sha256}. The file is damaged or not the published one; "
             "fetch it again."
@@ -319,13 +340,21 @@ def _download(source: Source) -> bytes:
     return content
 
 
-def _parse(content: bytes, name: str) -> list[dict[str, Any]]:
+def read_rows(content: bytes, name: str) -> list[dict[str, Any]]:
+    """The rows of a file's content: parquet, JSON lines, or one JSON value (a list of rows, or a single row).
+
+    :param name: of the file; a ``.gz`` at its end is undone first.
+    """
     if name.endswith(".parquet"):
         import pyarrow.parquet
 
         rows: list[dict[str, Any]] = pyarrow.parquet.read_table(io.BytesIO(content)).to_pylist()
         return rows
     text = gzip.decompress(content) if name.endswith(".gz") else content
+    if name.removesuffix(".gz").endswith(".json"):
+        value = json.loads(text)
+        return value if isinstance(value, list) else [value]
+    # By newline only: a question may hold other line separators.
     return [json.loads(line) for line in text.split(b"\n") if line.strip()]
 
 

@@ -8,12 +8,13 @@ Letters: P, S = number of prefix and suffix tokens.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["PlainEncoder", "Window", "fit_window"]
+__all__ = ["PlainEncoder", "Window", "count_within", "fit_window"]
 
 # Added tokens of this shape are control tokens even where a tokenizer does not flag them as special
 # (Qwen2.5-Coder's FIM tokens are not). Others, such as runs of spaces, are ordinary vocabulary.
@@ -95,9 +96,49 @@ class PlainEncoder:
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
+    def pieces(self, ids: Sequence[int], opening: bool = False) -> list[str]:
+        """The text that each token adds; joined they are ``decode(ids, opening)``.
+
+        A character of several tokens (bytes of an emoji) belongs to the last of them; control tokens add nothing. The counts of
+        everything generated come from here, never from tokenising its text again, which may give other tokens.
+        """
+        pieces: list[str] = []
+        start = read = 0  # the text of ids[start:read] is settled, and is what the next token is read behind
+        for end in range(1, len(ids) + 1):
+            settled, text = (self.decode(ids[start:stop], opening and start == 0) for stop in (read, end))
+            if len(text) > len(settled) and not text.endswith("\ufffd"):
+                pieces.append(text[len(settled) :])
+                start, read = read, end
+            else:
+                pieces.append("")
+        whole, joined = self.decode(ids, opening), "".join(pieces)
+        if not whole.startswith(joined):
+            return self._pieces_one_by_one(ids, whole, opening)
+        if pieces:
+            pieces[-1] += whole[len(joined) :]  # bytes that never became a character
+        return pieces
+
+    def _pieces_one_by_one(self, ids: Sequence[int], whole: str, opening: bool) -> list[str]:
+        """For tokenizers whose text of a few tokens is not a part of the text of all: what the beginnings have in common."""
+        ends = [0]
+        for n in range(1, len(ids)):
+            pairs = zip(self.decode(ids[:n], opening), whole, strict=False)
+            ends.append(max(ends[-1], sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))))
+        return [whole[a:b] for a, b in zip(ends, [*ends[1:], len(whole)], strict=True)]
+
     def count_for(self, ids: Sequence[int], characters: int, opening: bool = False) -> int:
         """How many of ``ids`` are needed to write the first ``characters`` of their text."""
-        return next(n for n in range(len(ids) + 1) if len(self.decode(ids[:n], opening)) >= characters)
+        return count_within(self.pieces(ids, opening), characters)
+
+
+def count_within(pieces: Sequence[str], characters: int) -> int:
+    """How many of the pieces begin before ``characters``: a token belongs to an answer if its first character does.
+
+    >>> count_within(["Par", "is", ".\\n"], 6), count_within(["Par", "is", ".\\n"], 5), count_within(["", "", "é"], 1)
+    (3, 2, 3)
+    """
+    starts = itertools.accumulate(map(len, pieces), initial=0)
+    return sum(start < characters for start in itertools.islice(starts, len(pieces)))
 
 
 @dataclass(frozen=True)

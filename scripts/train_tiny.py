@@ -39,10 +39,10 @@ from lm_eval_ensemble.errors import EnsembleError, ModelError
 from scripts.tiny_corpus import Corpus, list_digest, load_corpus, read_file_list, select_files, write_file_list
 from scripts.tiny_samples import END, IGNORED, MASK, PAD, SPECIAL_TOKENS, Batch, Kind, batches, validation
 
-__all__ = ["Recipe", "Shape", "Step", "build_tokenizer", "forward", "main", "new_model", "save", "train"]
+__all__ = ["QWEN2_SPLIT", "Recipe", "Shape", "Step", "build_tokenizer", "forward", "main", "new_model", "save", "train"]
 
 # How Qwen2 splits text before its byte-pair merges.
-_QWEN2_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+QWEN2_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors")
 
 
@@ -100,7 +100,7 @@ class Step:
 def build_tokenizer(corpus: Corpus, vocabulary: int = 4096) -> PreTrainedTokenizerFast:
     """Byte-level BPE; the special tokens have the ids 0 to 5. Pad is not the stop token: attention skips pads."""
     tokenizer = Tokenizer(models.BPE())
-    split = pre_tokenizers.Split(Regex(_QWEN2_SPLIT), "isolated")
+    split = pre_tokenizers.Split(Regex(QWEN2_SPLIT), "isolated")
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
     tokenizer.decoder = decoders.ByteLevel()

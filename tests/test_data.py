@@ -77,7 +77,7 @@ def test_a_download_is_checked_and_kept(server: str, tmp_path: Path, monkeypatch
     assert data._download(source) == content
     assert [p.name for p in (tmp_path / "cache").rglob("*") if p.is_file()] == ["rows.jsonl"]
     # A line separator inside a string is no end of line.
-    assert [row["a"] for row in data._parse(content, "rows.jsonl")] == [1, "\x85"]
+    assert [row["a"] for row in data.read_rows(content, "rows.jsonl")] == [1, "\x85"]
 
 
 def test_a_wrong_download_is_refused(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +115,7 @@ def test_the_parquet_file_gives_the_same_rows() -> None:
 
     santacoder = data.SETS["santacoder-py"]
     folder = Path(os.environ[data.DATA_VARIABLE])
-    rows = data._parse((folder / santacoder.sources[1].path).read_bytes(), santacoder.sources[1].path)
+    rows = data.read_rows((folder / santacoder.sources[1].path).read_bytes(), santacoder.sources[1].path)
     python = [santacoder.document(row) for row in rows if row["language"] == "py"]
     assert python == data.load_documents("santacoder-py")
 

@@ -24,7 +24,7 @@ LEVELS = [
     {"config", "data", "tokens", "fim", "sampling", "batching"},
     {"diffusion", "metrics", "execution"},
     {"report"},
-    {"scoring", "selection", "members", "uncertainty"},
+    {"scoring", "selection", "members", "uncertainty", "questions"},
     {"store"},
     {"ensemble", "replay"},
     {"harness"},

@@ -64,9 +64,10 @@ def default_dtype(dtype: str | None, device: str) -> torch.dtype:
     return found
 
 
-def alone(candidate: Candidate) -> Completion:
-    """A member's answer as a completion of its own."""
-    return Completion(candidate.text, Selection((Scored(candidate, {}),), 0, "single", "none"))
+def alone(candidate: Candidate, samples: Sequence[Candidate] = ()) -> Completion:
+    """A member's answer as a completion of its own; ``samples`` drawn beside it are kept in its trace."""
+    found = tuple(Scored(c, {}) for c in (candidate, *samples))
+    return Completion(candidate.text, Selection(found, 0, "single", "none"))
 
 
 def refuse_cached_repeats(cache_hook: CacheHook, requests: Sequence[InfillRequest]) -> None:

@@ -176,7 +176,9 @@ class ForeignMember:
     def _candidate(self, request: InfillRequest, answer: str) -> Candidate:
         if isinstance(answer, Completion) and answer.trace is not None:
             own = answer.trace.chosen
-            return Candidate(self.name, normalise(own.raw, request.cut), own.raw, logprobs=own.logprobs, info=own.info)
+            return Candidate(
+                self.name, normalise(own.raw, request.cut), own.raw, logprobs=own.logprobs, tokens=own.tokens, info=own.info
+            )
         raw = str(answer)
         return Candidate(self.name, normalise(raw, request.cut), raw)
 

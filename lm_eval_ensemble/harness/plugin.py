@@ -21,6 +21,8 @@ MODELS = {
     "ensemble-ppl": "lm_eval_ensemble.harness.ensemble_lm:EnsemblePPL",
     "diffusion-infill": "lm_eval_ensemble.harness.diffusion_lm:DiffusionInfill",
     "hf-scored": "lm_eval_ensemble.harness.scored_lm:ScoredHF",
+    "local-completions-scored": "lm_eval_ensemble.harness.server_lm:ScoredCompletions",
+    "rescored": "lm_eval_ensemble.harness.rescored_lm:Rescored",
 }
 
 

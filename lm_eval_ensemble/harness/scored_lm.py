@@ -1,6 +1,7 @@
-"""``--model hf-scored``: stock ``hf`` that also records the log-probability of every token it generates.
+"""``--model hf-scored``: stock ``hf`` that also records the log-probability of every token it generates (``recorder``).
 
-In infilling tasks it builds the fill-in-the-middle prompt itself, as ids, so that sentinels spelt in user code stay
+On request it draws samples of every answer beside the greedy one, and asks itself whether the answer is true (``ptrue``). In
+infilling tasks it builds the fill-in-the-middle prompt itself, as ids, so that sentinels spelt in user code stay
 text. Generation is transformers' own ``generate``; greedy answers equal those of ``--model hf``.
 
 Letters: B = rows, T = generated tokens, V = vocabulary.
@@ -9,9 +10,10 @@ Letters: B = rows, T = generated tokens, V = vocabulary.
 from __future__ import annotations
 
 import functools
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,23 +21,28 @@ from accelerate import PartialState
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils_hf import stop_sequences_criteria
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessorList
 
 from lm_eval_ensemble.batching import Batcher, starting_size
 from lm_eval_ensemble.config import SCORED, Decoding, ScoredConfig, asset_path, parse_settings, preset_settings
 from lm_eval_ensemble.errors import ConfigError, missing_weights
 from lm_eval_ensemble.fim import LAYOUTS, FimLayout, layout_for, layout_named
 from lm_eval_ensemble.harness.base import alone, default_device, default_dtype, live_models, refuse_cached_repeats
+from lm_eval_ensemble.harness.ptrue import probability_true, true_prompt
 from lm_eval_ensemble.harness.reading import SpanReader, pad_left
+from lm_eval_ensemble.harness.recorder import Answer, Detail, Recorder, Step, read_answer
 from lm_eval_ensemble.harness.requests import Draw, is_infill, resolve, to_requests
 from lm_eval_ensemble.members.base import Ledger
 from lm_eval_ensemble.members.identity import checkpoint_identity, identified, versions
-from lm_eval_ensemble.sampling import draw, nucleus, row_uniforms
+from lm_eval_ensemble.sampling import row_uniforms
 from lm_eval_ensemble.scoring.base import Span
 from lm_eval_ensemble.tokens import PlainEncoder
 from lm_eval_ensemble.types import Candidate, InfillRequest, normalise
 
 __all__ = ["ScoredHF"]
+
+logger = logging.getLogger(__name__)
+_RECORDS = ("record", "n_samples", "sample_temperature", "p_true")
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,7 @@ class _Row:
     draw: Draw
     layout: str | None
     trims: dict[str, int]
+    doc: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def group(self) -> tuple[Draw, tuple[str, ...], str | None]:
@@ -54,42 +62,9 @@ class _Row:
         return (self.draw, self.request.until, self.layout)
 
 
-@dataclass(frozen=True)
-class _Answer:
-    """Tokens before the stop, their log-probabilities (nats), and how the answer ended: ``stop_token``,
-    ``stop_string`` or ``length``. ``canonical``: the layout's end token ended it, and the text gives the same tokens back."""
-
-    text: str
-    logprobs: tuple[float, ...]
-    stop: str
-    stop_logprob: float | None
-    canonical: bool = False
-
-
-class _Recorder(LogitsProcessor):  # type: ignore[misc]
-    """Chooses the next token of every row and records its untempered log-probability, one ``(B, V)`` row at a time.
-
-    ``generate`` then runs greedily over the choice: its own sampling would draw all rows from one stream.
-    """
-
-    def __init__(self, temperature: float, top_p: float, uniforms: torch.Tensor | None) -> None:
-        self.temperature, self.top_p, self.uniforms = temperature, top_p, uniforms
-        self.logprobs: list[torch.Tensor] = []
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if self.uniforms is None:
-            logits = scores.float()
-            self.logprobs.append(logits.amax(-1) - logits.logsumexp(-1))
-            return scores
-        step = self.uniforms[:, len(self.logprobs)].to(scores.device)
-        chosen, _, logprobs = draw(nucleus(scores, self.temperature, self.top_p), step)
-        self.logprobs.append(logprobs)
-        return torch.full_like(scores, float("-inf")).scatter_(1, chosen[:, None], 0.0)
-
-
 class ScoredHF(HFLM):  # type: ignore[misc]
     """``hf`` with token log-probabilities. Takes all arguments of ``hf``, and ``fim`` (layout), ``preset``, ``temperature``,
-    ``top_p``, ``max_new_tokens``, ``greedy``, ``seed``."""
+    ``top_p``, ``max_new_tokens``, ``greedy``, ``seed``, ``record``, ``n_samples``, ``sample_temperature``, ``p_true``."""
 
     def __init__(
         self,
@@ -125,7 +100,8 @@ class ScoredHF(HFLM):  # type: ignore[misc]
             raise missing_weights(path, error) from error
         except TypeError as error:
             raise ConfigError(
-                f"$.{name}: {error}. Arguments are those of --model hf, and fim, preset, {', '.join(Decoding.model_fields)}."
+                f"$.{name}: {error}. Arguments are those of --model hf, and fim, preset, "
+                f"{', '.join([*Decoding.model_fields, *_RECORDS])}."
             ) from error
         live_models.add(self)
         self._others = arguments
@@ -133,8 +109,10 @@ class ScoredHF(HFLM):  # type: ignore[misc]
         self.encoder = PlainEncoder(self.tokenizer)
         self.layout: FimLayout | None = chosen_layout or layout_for(path, self.encoder)
         self.end_id = int(self.eot_token_id)
+        self._detail = Detail.parse(own.record)
         self.seed = torch.initial_seed() if self.decoding.seed is None else self.decoding.seed
         self._batcher = Batcher(starting_size(own.batch_size, self.device, own.max_batch_size))
+        self._told_unseen = False
         self._closing_id = self.layout.end_id(self.encoder, self.end_id) if self.layout else self.end_id
         self._reader = SpanReader(self.model, self._pad_id, self.device)
 
@@ -152,7 +130,12 @@ class ScoredHF(HFLM):  # type: ignore[misc]
         read = self._read(requests)
         refuse_cached_repeats(self.cache_hook, [request for _, request in read])
         rows = [self._gap_row(r) if is_infill(i) else self._text_row(i, r) for i, r in read]
-        completions = [alone(candidate) for candidate in self._answer(rows)]
+        self._tell_trims(rows)
+        answers = self._answer(rows)
+        if self.decoding.p_true:
+            answers = self._judge_themselves(rows, answers)
+        samples = self._sample(rows)
+        completions = [alone(answer, samples.get(i, ())) for i, answer in enumerate(answers)]
         for instance, completion in zip(requests, completions, strict=True):
             self.cache_hook.add_partial("generate_until", instance.args, completion)
         return list(completions)
@@ -214,7 +197,57 @@ class ScoredHF(HFLM):  # type: ignore[misc]
         ids = self.tok_encode(instance.args[0])
         room = self._room(chosen)
         trims = {"trimmed_prefix": len(ids) - room} if len(ids) > room else {}
-        return _Row(request, ids[-room:], chosen, None, trims)
+        return _Row(request, ids[-room:], chosen, None, trims, instance.doc if isinstance(instance.doc, Mapping) else {})
+
+    def _tell_trims(self, rows: Sequence[_Row]) -> None:
+        """One line on prompts that lost their beginning; gaps are trimmed on purpose, and counted in their records."""
+        trimmed = [row for row in rows if row.layout is None and row.trims]
+        if not trimmed or self.rank > 0:
+            return
+        lost = sum(bool(q := str(row.doc.get("question", "")).strip()) and q not in self.tok_decode(row.ids) for row in trimmed)
+        texts = sum(row.layout is None for row in rows)
+        logger.warning(
+            "%s: %d of %d prompts are longer than the context (%d tokens, of which the answer may take %d) and lose their "
+            "beginning%s. Counted as trimmed_prefix in the records; fewer examples (--num_fewshot) make room.",
+            self.name,
+            len(trimmed),
+            texts,
+            self.window,
+            trimmed[0].draw.max_new_tokens,
+            f"; {lost} of them a part of the question too" if lost else "; the question itself is kept",
+        )
+
+    def _judge_themselves(self, rows: Sequence[_Row], answers: Sequence[Candidate]) -> list[Candidate]:
+        """The answers to questions, each with p(True) in its info."""
+        asked = [i for i, row in enumerate(rows) if row.layout is None and row.doc.get("question")]
+        spans = []
+        for i in asked:
+            prompt = true_prompt(rows[i].doc, answers[i].text.strip())
+            for choice in (" (A)", " (B)"):
+                ids, ending = self._encode_pair(prompt, choice)
+                kept = [*ids, *ending][-self.window :]
+                spans.append(Span(kept, len(kept) - len(ending)))
+        logprobs = iter(map(sum, self.token_logprobs(spans)))
+        found = {i: probability_true(next(logprobs), next(logprobs)) for i in asked}
+        return [replace(a, info={**a.info, "p_true": found[i]}) if i in found else a for i, a in enumerate(answers)]
+
+    def _sample(self, rows: Sequence[_Row]) -> dict[int, list[Candidate]]:
+        """``n_samples`` further answers of every text row: row number -> candidates, ``sample`` counted from 1."""
+        count, drawn = self.decoding.n_samples, {}
+        if not count:
+            return {}
+        texts = [i for i, row in enumerate(rows) if row.layout is None]
+        asked = []
+        for i in texts:
+            chosen = replace(rows[i].draw, temperature=self.decoding.sample_temperature, top_p=1.0)
+            request = rows[i].request
+            numbers = range(request.sample * count + 1, (request.sample + 1) * count + 1)
+            # A stream of its own, so that asking for more samples changes none of the earlier ones.
+            asked += [replace(rows[i], draw=chosen, request=replace(request, sample=n)) for n in numbers]
+        found = iter(self._answer(asked, "sampling"))
+        for i in texts:
+            drawn[i] = [replace(next(found), sample=n + 1) for n in range(count)]
+        return drawn
 
     def _room(self, chosen: Draw) -> int:
         room = self.window - chosen.max_new_tokens
@@ -225,7 +258,7 @@ class ScoredHF(HFLM):  # type: ignore[misc]
             )
         return room
 
-    def _answer(self, rows: Sequence[_Row], ledger: Ledger | None = None) -> list[Candidate]:
+    def _answer(self, rows: Sequence[_Row], ledger: Ledger | None = None, doing: str = "generating") -> list[Candidate]:
         ledger = Ledger() if ledger is None else ledger
         groups: dict[Any, list[int]] = defaultdict(list)
         for i, row in enumerate(rows):
@@ -236,18 +269,18 @@ class ScoredHF(HFLM):  # type: ignore[misc]
                 [rows[i] for i in members],
                 lambda row: len(row.ids),
                 self._generate,
-                title=f"{self.name}: generating",
+                title=f"{self.name}: {doing}",
                 quiet=self.rank > 0,
                 known={j for j, i in enumerate(members) if i in ledger},
                 done=note,
             )
         return [ledger[i] for i in range(len(rows))]
 
-    def _note(self, ledger: Ledger, rows: Sequence[_Row], members: Sequence[int], found: Mapping[int, _Answer]) -> None:
+    def _note(self, ledger: Ledger, rows: Sequence[_Row], members: Sequence[int], found: Mapping[int, Answer]) -> None:
         ledger.add({members[j]: self._candidate(rows[members[j]], answer) for j, answer in found.items()})
 
     @torch.no_grad()
-    def _generate(self, rows: Sequence[_Row]) -> list[_Answer]:
+    def _generate(self, rows: Sequence[_Row]) -> list[Answer]:
         first = rows[0]
         width, count = max(len(row.ids) for row in rows), first.draw.max_new_tokens
         ids, mask = pad_left([row.ids for row in rows], self._pad_id, self.device)
@@ -255,24 +288,59 @@ class ScoredHF(HFLM):  # type: ignore[misc]
         if first.draw.temperature > 0:
             names = [(self.name, *row.request.key) for row in rows]
             uniforms = row_uniforms(self.seed, names, count, [1] * len(rows))[:, :, 0]
-        recorder = _Recorder(first.draw.temperature, first.draw.top_p, uniforms)
         stops, strings = self._stops(first)
-        output = self.model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=count,
-            do_sample=False,
-            eos_token_id=sorted(stops),
-            pad_token_id=self._pad_id,
-            use_cache=True,
-            logits_processor=LogitsProcessorList([recorder]),
-            stopping_criteria=stop_sequences_criteria(self.tokenizer, strings, width, len(rows)) if strings else None,
-        )
-        logprobs = torch.stack(recorder.logprobs, 1).tolist()
-        new = output[:, width:].tolist()
+        with Recorder(self.model, first.draw.temperature, first.draw.top_p, uniforms, self._detail) as recorder:
+            output = self.model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=count,
+                do_sample=False,
+                num_beams=1,
+                eos_token_id=sorted(stops),
+                pad_token_id=self._pad_id,
+                use_cache=True,
+                logits_processor=LogitsProcessorList([recorder]),
+                stopping_criteria=stop_sequences_criteria(self.tokenizer, strings, width, len(rows)) if strings else None,
+            )
+        new = output[:, width:]
+        self._tell_unseen(recorder)
         # Plain prompts are read as stock hf reads them, gaps to the letter.
-        opening = first.layout is None
-        return [self._read_answer(t, p, stops, first.request.until, opening) for t, p in zip(new, logprobs, strict=True)]
+        opening, until = first.layout is None, first.request.until
+        return [
+            self._read_answer(ids, steps, stops, until, opening)
+            for ids, steps in zip(new.tolist(), recorder.finish(new), strict=True)
+        ]
+
+    def _read_answer(self, ids: list[int], steps: list[Step], *how: Any) -> Answer:
+        return read_answer(self.encoder, ids, steps, *how)
+
+    def _tell_unseen(self, recorder: Recorder) -> None:
+        if not recorder.raw and not self._told_unseen:
+            self._told_unseen = True
+            logger.warning(
+                "%s: the model's logits could not be read directly; the log-probabilities are those after the penalties of its "
+                "generation config (%s).",
+                self.name,
+                self._generation_config() or "none",
+            )
+
+    def get_model_info(self) -> dict[str, Any]:
+        """That of ``hf``, and what decides the numbers of a record."""
+        found: dict[str, Any] = super().get_model_info()
+        own = {name: getattr(self.decoding, name) for name in _RECORDS}
+        return {
+            **found,
+            "generation_config": self._generation_config(),
+            "logprobs_of": "raw logits, untempered, float32",
+            "batch_size": self._batcher.size,
+            **own,
+        }
+
+    def _generation_config(self) -> dict[str, Any]:
+        """What of the checkpoint's generation config differs from the defaults (repetition_penalty, ...). Sampling and beams
+        among it are not followed."""
+        found = self.model.generation_config.to_diff_dict()
+        return {k: v for k, v in found.items() if k not in ("transformers_version", "_from_model_config")}
 
     def _stops(self, row: _Row) -> tuple[set[int], list[str]]:
         """Stops as ids where they are control tokens (their text vanishes in decoding), as strings otherwise."""
@@ -292,34 +360,26 @@ class ScoredHF(HFLM):  # type: ignore[misc]
                 strings.append(text)
         return ids, strings
 
-    def _read_answer(
-        self, tokens: list[int], logprobs: list[float], stops: set[int], until: tuple[str, ...], opening: bool = False
-    ) -> _Answer:
-        end = next((i for i, token in enumerate(tokens) if token in stops), len(tokens))
-        stopped = end < len(tokens)
-        kept = tokens[:end]
-        text = self.encoder.decode(kept, opening)
-        cut = min((text.find(stop) for stop in until if stop and stop in text), default=-1)
-        if cut < 0:
-            if not stopped:
-                return _Answer(text, tuple(logprobs[:end]), "length", None)
-            canonical = tokens[end] == self._closing_id and self.encoder.encode(text, opening) == kept
-            return _Answer(text, tuple(logprobs[:end]), "stop_token", logprobs[end], canonical)
-        text = text[:cut]
-        # The tokens that are needed to write what is left of the answer.
-        needed = self.encoder.count_for(kept, cut, opening)
-        return _Answer(text, tuple(logprobs[:needed]), "stop_string", None)
-
-    def _candidate(self, row: _Row, answer: _Answer) -> Candidate:
-        info: dict[str, Any] = {"stop": answer.stop, **row.trims}
+    def _candidate(self, row: _Row, answer: Answer) -> Candidate:
+        info: dict[str, Any] = {"stop": answer.stop, "straddle": answer.straddle, "token_ids": answer.ids, **row.trims}
         if answer.stop_logprob is not None:
             info["stop_logprob"] = answer.stop_logprob
         if row.layout is not None:
             info["layout"] = row.layout
-            if answer.canonical and self.model.dtype == torch.float32 and not row.trims:
+            if self._is_fim_pass(row, answer):
                 info["fim_pass"] = True  # these log-probabilities are those the score `fim` asks for (scoring.passes)
+        if self._detail is not None:
+            info["entropy"] = [step.entropy for step in answer.steps]
+            info["margin"] = [step.margin for step in answer.steps]
+            info["entropy_kind"] = self._detail.kind
         text = normalise(answer.text, row.request.cut)
-        return Candidate(self.name, text, answer.text, logprobs=answer.logprobs, info=info)
+        return Candidate(self.name, text, answer.text, logprobs=answer.logprobs, tokens=answer.pieces, info=info)
+
+    def _is_fim_pass(self, row: _Row, answer: Answer) -> bool:
+        """True if the answer's text gives its tokens back and the layout's end token closed it, on an untrimmed prompt."""
+        if answer.stop_id != self._closing_id or row.trims or self.model.dtype != torch.float32 or self._told_unseen:
+            return False
+        return self.encoder.encode(answer.text) == list(answer.ids)
 
     @property
     def _pad_id(self) -> int:

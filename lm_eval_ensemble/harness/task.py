@@ -21,6 +21,7 @@ from lm_eval_ensemble.data import check_document, load_documents
 from lm_eval_ensemble.errors import ConfigError, HostError, did_you_mean
 from lm_eval_ensemble.fim import LAYOUTS, FimLayout, find_layout, is_layout, layout_named
 from lm_eval_ensemble.harness.base import NO_CHAT, live_models
+from lm_eval_ensemble.harness.flags import check_counts, number_by_set
 from lm_eval_ensemble.harness.judging import JudgeSettings, check_judge, judge_all
 from lm_eval_ensemble.metrics import infill
 from lm_eval_ensemble.types import Candidate, Completion, Scored, Selection, normalise
@@ -83,10 +84,7 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
             logger.warning("%s: --cache_requests is ignored, its key does not contain the prompt layout.", self.config.task)
             arguments["cache_requests"] = False
         super().build_all_requests(**arguments)
-        if chosen := arguments.get("samples"):
-            # lm_eval counts the chosen documents from 0; random streams go by the number in the set.
-            for instance in self._instances:
-                instance.metadata = (instance.task_name, chosen[instance.doc_id], instance.repeats)
+        number_by_set(self._instances, arguments.get("samples"))
 
     def _check_flags(
         self,
@@ -100,24 +98,13 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
 
         :raises HostError: names the flag, what was given, and what to give.
         """
-        task, total = self.config.task, len(self.eval_docs)
-        if samples is not None:
-            fitting = all(type(i) is int and 0 <= i < total for i in samples)
-            if not samples or not fitting or samples != sorted(set(samples)):
-                # lm_eval takes the documents in the order of the set but numbers them in the order given.
-                raise HostError(
-                    f"--samples for {task}: got {str(samples)[:80]}, expected document numbers from 0 to {total - 1}, at least "
-                    "one, ascending, each once."
-                )
-        elif limit is not None and limit < 1:
-            raise HostError(f"--limit for {task}: got {limit}, which leaves no document; expected 1 or more (or no --limit).")
-        count = total if samples is None and limit is None else min(total, len(samples) if samples else limit or total)
-        if count < world_size:
-            raise HostError(f"{task}: {count} documents for {world_size} processes; expected at least one for each.")
+        check_counts(self.config.task, len(self.eval_docs), limit, samples, world_size)
         if apply_chat_template and len(live_models):
             raise HostError(NO_CHAT)
         if apply_chat_template:
-            logger.warning("%s: the fill-in-the-middle prompt is wrapped in a conversation (--apply_chat_template).", task)
+            logger.warning(
+                "%s: the fill-in-the-middle prompt is wrapped in a conversation (--apply_chat_template).", self.config.task
+            )
 
     def apply_filters(self) -> list[Instance] | None:
         """Judge all candidates of all documents together, and put the verdicts into the completions' traces."""

@@ -112,6 +112,7 @@ def _selection_record(selection: Selection, is_right: Measure) -> dict[str, Any]
                 "sample": own.sample,
                 "text": own.text,
                 "raw": own.raw,
+                "tokens": None if own.tokens is None else list(own.tokens),
                 "logprobs": None if own.logprobs is None else [_number(p) for p in own.logprobs],
                 "scores": {name: _number(value) for name, value in scored.scores.items()},
                 "verdict": scored.verdict,

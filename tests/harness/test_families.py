@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lm_eval_ensemble.errors import ConfigError
 from lm_eval_ensemble.fim import LAYOUTS, find_layout
@@ -142,3 +143,23 @@ def test_tasks_render_and_record_the_layout(evaluate: Callable[..., Any], script
             assert sample["layout"] == name
             first = "<S>" if name == "mine" else LAYOUTS[name].tokens[0]
             assert sample["arguments"][0][0].startswith(first)
+
+
+@pytest.mark.parametrize("opening", [False, True])
+def test_pieces_join_to_the_text(model: ScoredHF, opening: bool) -> None:
+    """Whatever was generated: bytes that are no character, control tokens, spaces a tokenizer drops at the beginning."""
+    encoder = model.encoder
+    drawn = torch.randint(0, encoder.vocabulary, (30, 12), generator=torch.Generator().manual_seed(1)).tolist()
+    texts = [encoder.encode(text) for text in ("Zürich 🦜 x", " Paris", "日本", "a\n\n b")]
+    for ids in [*drawn, *texts, []]:
+        pieces = encoder.pieces(ids, opening)
+        assert len(pieces) == len(ids)
+        assert "".join(pieces) == encoder.decode(ids, opening)
+        if ids:
+            assert "".join(encoder._pieces_one_by_one(ids, encoder.decode(ids, opening), opening)) == "".join(pieces)
+
+
+def test_a_character_of_several_tokens_is_kept_whole(model: ScoredHF) -> None:
+    ids = model.encoder.encode("a🦜b")
+    kept = model.encoder.count_for(ids, 2)
+    assert model.encoder.decode(ids[:kept]) == "a🦜"

@@ -19,7 +19,8 @@ from lm_eval.api.registry import get_model
 import lm_eval.models
 from lm_eval.api import registry
 names = [n for n in ("infill_toy", "humaneval_infill", "santacoder_fim") if n in TaskManager(include_defaults=False).all_tasks]
-print(names, [n for n in ("ensemble-ppl", "diffusion-infill", "hf-scored") if n in registry.model_registry])
+ours = ("ensemble-ppl", "diffusion-infill", "hf-scored", "local-completions-scored", "rescored")
+print(names, [n for n in ours if n in registry.model_registry])
 """
 
 

@@ -14,6 +14,7 @@ from lm_eval.models.huggingface import HFLM
 
 from lm_eval_ensemble.errors import ConfigError, ModelError
 from lm_eval_ensemble.fim import LAYOUTS
+from lm_eval_ensemble.harness.recorder import Step, read_answer
 from lm_eval_ensemble.harness.requests import to_requests
 from lm_eval_ensemble.harness.scored_lm import ScoredHF
 from lm_eval_ensemble.scoring import Span
@@ -118,15 +119,18 @@ def test_nothing_after_a_sentinel_leaks(plain: ScoredHF) -> None:
     assert fim_suffix is not None
     text = plain.encoder.encode("x = 1\n")
     stops, _ = plain._stops(plain._gap_row(InfillRequest("a", "b", until=tuple(STOPS))))
-    answer = plain._read_answer([*text, fim_suffix, *text], [-0.5] * (2 * len(text) + 1), stops, ())
+    answer = read_answer(plain.encoder, [*text, fim_suffix, *text], [Step(-0.5)] * (2 * len(text) + 1), stops, ())
     assert (answer.text, answer.stop, answer.stop_logprob) == ("x = 1\n", "stop_token", -0.5)
     assert len(answer.logprobs) == len(text)
 
 
 def test_a_stop_string_cuts_inside_a_token(plain: ScoredHF) -> None:
     ids = plain.encoder.encode("value = 1\nreturn value\n")
-    answer = plain._read_answer(ids, [-0.1] * len(ids), {0}, ("urn",))
-    assert (answer.text, answer.stop) == ("value = 1\nret", "stop_string")
+    answer = read_answer(plain.encoder, ids, [Step(-0.1)] * len(ids), {0}, ("urn",))
+    assert (answer.text, answer.stop, answer.straddle) == ("value = 1\nret", "stop_string", True)
+    assert "".join(answer.pieces) == answer.text
+    # A part of the stop lies in the kept token: there is no log-probability of stopping alone.
+    assert answer.stop_logprob is None
     assert plain.encoder.decode(ids[: len(answer.logprobs)]).startswith(answer.text)
     assert not plain.encoder.decode(ids[: len(answer.logprobs) - 1]).startswith(answer.text)
 

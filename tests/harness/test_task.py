@@ -183,10 +183,13 @@ def test_the_empty_answer_passes_no_random_span_light(evaluate: Run, scripted: R
 
 def test_the_index_lists_tasks_and_groups_only() -> None:
     manager = TaskManager(include_defaults=False)
-    assert set(manager.all_tasks) == {*DOCUMENTS, "infill_toy", *GROUPS}
+    assert set(manager.all_tasks) == {*DOCUMENTS, "infill_toy", *GROUPS, *QUESTIONS, "squad_uncertainty_all"}
     assert set(manager.all_groups) == set(GROUPS)
 
 
+QUESTIONS = [
+    f"{name}_uncertainty{variant}" for name in ("triviaqa", "squad", "nq_open", "svamp", "bioasq") for variant in ("", "_brief")
+]
 GROUPS = {
     "humaneval_infill_all": ("pass@1", "exact_match"),
     "santacoder_fim_all": ("exact_match", "exact_match_first_line"),

@@ -1,0 +1,41 @@
+"""Flags of lm_eval that choose documents, checked alike by all our tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lm_eval.api.instance import Instance
+
+from lm_eval_ensemble.errors import HostError
+
+__all__ = ["check_counts", "number_by_set"]
+
+
+def check_counts(
+    task: str, total: int, limit: int | None = None, samples: Sequence[int] | None = None, world_size: int = 1
+) -> None:
+    """Whether ``--limit`` and ``--samples`` leave documents to every process, in the order lm_eval numbers them.
+
+    :param total: documents of the task.
+    :raises HostError: names the flag, what was given, and what to give.
+    """
+    if samples is not None:
+        fitting = all(type(i) is int and 0 <= i < total for i in samples)
+        if not samples or not fitting or list(samples) != sorted(set(samples)):
+            # lm_eval takes the documents in the order of the set but numbers them in the order given.
+            raise HostError(
+                f"--samples for {task}: got {str(samples)[:80]}, expected document numbers from 0 to {total - 1}, at least "
+                "one, ascending, each once."
+            )
+    elif limit is not None and limit < 1:
+        raise HostError(f"--limit for {task}: got {limit}, which leaves no document; expected 1 or more (or no --limit).")
+    count = total if samples is None and limit is None else min(total, len(samples) if samples else limit or total)
+    if count < world_size:
+        raise HostError(f"{task}: {count} documents for {world_size} processes; expected at least one for each.")
+
+
+def number_by_set(instances: Sequence[Instance], samples: Sequence[int] | None) -> None:
+    """lm_eval counts the documents chosen by ``--samples`` from 0; random streams go by the number in the set."""
+    for instance in instances if samples else ():
+        assert samples is not None
+        instance.metadata = (instance.task_name, samples[instance.doc_id], instance.repeats)

@@ -1,0 +1,205 @@
+"""One task class for all question sets: how well does a model know when its answer is wrong?
+
+``dataset_name`` in the YAML names the set in ``lm_eval_ensemble.questions``; ``dataset_kwargs`` says how it is asked:
+``prompt`` (``short``, or ``brief``: the documents'), ``context`` (whether the text to answer from is shown) and
+``unanswerable`` (whether questions without an answer are asked).
+
+``--metadata`` (a JSON object) sets: ``data_dir``; ``file`` (the questions of the user's own); ``n_docs`` (400) or ``full``;
+``context`` (false: do not show it).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import datasets
+from lm_eval.api.metrics import mean
+from lm_eval.api.task import ConfigurableTask
+
+from lm_eval_ensemble.errors import ConfigError, DataError, HostError
+from lm_eval_ensemble.harness.flags import check_counts, number_by_set
+from lm_eval_ensemble.metrics.uncertainty import Estimate, auroc
+from lm_eval_ensemble.questions import DEFAULT_COUNT, SHOTS, choose, load_questions
+from lm_eval_ensemble.uncertainty.records import answer_record, is_right
+from lm_eval_ensemble.uncertainty.scores import free_scores
+
+__all__ = ["UncertaintyTask"]
+
+logger = logging.getLogger(__name__)
+
+# Repeated before every question, as in the documents' runs.
+_BRIEF = (
+    "Answer the following question with a brief, concise answer. Use only a few words or a short phrase, not a full sentence.\n"
+)
+#: the score whose AUROC has an interval in the table, and a second AUROC for questions without an answer.
+_MAIN = "g_nll"
+
+
+class UncertaintyTask(ConfigurableTask):  # type: ignore[misc]
+    """Short answers, generated greedily; accuracy for any model, and AUROC for models that tell log-probabilities."""
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        settings = dict(config or {})
+        settings.pop("class", None)
+        # download() runs inside super().__init__ and needs these.
+        self.meta: dict[str, Any] = dict(settings.get("metadata") or {})
+        asked = dict(settings.get("dataset_kwargs") or {})
+        self.brief = asked.get("prompt") == "brief"
+        self.shows_context = bool(asked.get("context")) and self.meta.get("context", True) is not False
+        self.asks_unanswerable = bool(asked.get("unanswerable"))
+        # Any value keeps lm_eval from looking our metrics up (and from asking the network for them).
+        settings["process_results"] = _computed_here
+        super().__init__(config=settings)
+        self._rows: dict[str, None] = {}
+        self._told = False
+
+    def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        questions = load_questions(self.config.dataset_name, self.meta.get("data_dir"), self.meta.get("file"))
+        if self.shows_context and not any(question["context"] for question in questions):
+            raise DataError(
+                f"{self.config.task}: its questions are answered from a text, and {self.config.dataset_name} as published here "
+                "has none. Name a file that has (rows with question, context, answers; for TriviaQA the split 'unmodified' of "
+                'TimoImhof/TriviaQA-in-SQuAD-format): --metadata \'{"file": "PATH"}\', or ask without: '
+                "--metadata '{\"context\": false}'."
+            )
+        shots, asked = choose(questions, self._count(), self.asks_unanswerable)
+        self.dataset = {"test": datasets.Dataset.from_list(asked), "examples": datasets.Dataset.from_list(shots)}
+
+    def _count(self) -> int | None:
+        count, full = self.meta.get("n_docs"), self.meta.get("full", False)
+        if not isinstance(full, bool) or (full and count is not None):
+            raise ConfigError(f"--metadata full={full!r}, n_docs={count!r}: expected full=true, or a number n_docs, not both.")
+        if count is not None and (type(count) is not int or count < 1):
+            raise ConfigError(f"--metadata n_docs={count!r}: expected a whole number of at least 1.")
+        if count is None and self.meta.get("file"):
+            full = True  # a file of the user's own is asked as it is
+        return None if full else count or DEFAULT_COUNT
+
+    def doc_to_text(self, doc: Mapping[str, Any], doc_to_text: Any = None) -> str:
+        context = f"Context: {doc['context']}\n" if self.shows_context else ""
+        return f"{_BRIEF if self.brief else ''}{context}Question: {doc['question']}\nAnswer:"
+
+    def doc_to_target(self, doc: Mapping[str, Any], doc_to_target: Any = None) -> str:
+        return str(doc["target"])
+
+    def build_all_requests(self, **arguments: Any) -> None:
+        check_counts(
+            self.config.task,
+            len(self.eval_docs),
+            arguments.get("limit"),
+            arguments.get("samples"),
+            arguments.get("world_size", 1),
+        )
+        if (shots := self.config.num_fewshot or 0) > SHOTS:
+            raise HostError(f"--num_fewshot {shots} for {self.config.task}: {SHOTS} questions are kept back as examples.")
+        if arguments.get("cache_requests"):
+            # The host's key holds neither n_docs nor the file: other questions would be served.
+            logger.warning("%s: --cache_requests is ignored, its key does not say which questions.", self.config.task)
+            arguments["cache_requests"] = False
+        super().build_all_requests(**arguments)
+        number_by_set(self._instances, arguments.get("samples"))
+
+    def process_results(self, doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, Any]:
+        if "bypass" in self._metric_fn_list:  # --predict_only
+            return {"bypass": None}
+        record = answer_record(doc, results[0])
+        right = is_right(record)
+        rows: dict[str, Any] = {
+            "accuracy": float(right),
+            "f1": record["f1"],
+            "em": float(record["em"]),
+            "rougeL": record["rougeL"],
+            "empty_rate": float(not record["answer"]),
+            "uncertainty": record,
+        }
+        if record["logprobs"] is None:
+            self._tell_what_is_missing()
+        else:
+            rows |= {f"{name}_rate": float(bool(record[key])) for name, key in _RATES.items()}
+            rows |= self._pairs(record, right)
+        self._rows.update(dict.fromkeys(rows))
+        return rows
+
+    def _pairs(self, record: Mapping[str, Any], right: bool) -> dict[str, list[float | None]]:
+        """Per score what its AUROC is made of: the score and whether the answer is wrong (as lists: they go to JSON)."""
+        scores = {name: _rounded(value) for name, value in free_scores(record).items() if _is_told(name, record)}
+        pairs = {f"auroc_{name}": [value, float(not right)] for name, value in scores.items()}
+        pairs |= {f"auroc_{_MAIN}{end}": [scores[_MAIN], float(not right)] for end in ("_low", "_high")}
+        if self.asks_unanswerable:
+            pairs[f"auroc_unanswerable_{_MAIN}"] = [scores[_MAIN], float(not record["answerable"])]
+        return pairs
+
+    def _tell_what_is_missing(self) -> None:
+        if not self._told:
+            self._told = True
+            logger.warning(
+                "%s: this model returns plain text, so there is accuracy but no uncertainty. For that run --model hf-scored "
+                "(a checkpoint), local-completions-scored (a server with logprobs) or rescored (any model with loglikelihood).",
+                self.config.task,
+            )
+
+    def aggregation(self) -> dict[str, Callable[..., Any]]:
+        return {**super().aggregation(), **{name: self._aggregation(name) for name in self._rows}}
+
+    def higher_is_better(self) -> dict[str, bool]:
+        return {**super().higher_is_better(), **{name: not name.endswith("_rate") for name in self._rows}}
+
+    def _aggregation(self, name: str) -> Callable[..., Any]:
+        if name == "uncertainty":
+            return _with_logprobs
+        if not name.startswith("auroc_"):
+            aggregation: Callable[..., Any] = mean  # lm_eval gives a standard error to its own mean only
+            return aggregation
+
+        def area(pairs: Sequence[Sequence[float | None]]) -> float | None:
+            found = auroc([pair[0] for pair in pairs], [bool(pair[1]) for pair in pairs])
+            if name in (f"auroc_{_MAIN}", f"auroc_unanswerable_{_MAIN}"):
+                self._tell_about(name, found)
+            return found.low if name.endswith("_low") else found.high if name.endswith("_high") else found.value
+
+        return area
+
+    def _tell_about(self, name: str, found: Estimate) -> None:
+        if found.reason:
+            logger.warning("%s: %s: %s (n = %d).", self.config.task, name, found.reason, found.n)
+        if found.excluded:
+            logger.warning("%s: %s leaves out %d documents without a score.", self.config.task, name, found.excluded)
+        if found.high is not None and found.high < 0.5:
+            logger.warning(
+                "%s: the interval of %s, %.3f to %.3f, lies under 0.5: the model is surest where it is wrong, or answers and "
+                "references do not belong together.",
+                self.config.task,
+                name,
+                found.low,
+                found.high,
+            )
+
+
+#: rows that only models with log-probabilities have -> the entry of the record that is counted.
+_RATES = {"truncated": "truncated", "straddle": "straddle", "trimmed": "trimmed_prefix"}
+
+
+def _is_told(name: str, record: Mapping[str, Any]) -> bool:
+    """Whether this run records what the score is made of; the same for all documents of a model."""
+    if name.endswith("_entropy"):
+        return record["entropy"] is not None
+    if name == "mean_margin":
+        return record["margin"] is not None
+    if name == "p_true":
+        return record["p_true"] is not None
+    return record["source"] != "loglikelihood" or name in (_MAIN, "length_tokens", "length_chars")
+
+
+def _with_logprobs(records: Sequence[Mapping[str, Any]]) -> int:
+    """How many answers came with log-probabilities."""
+    return sum(record["logprobs"] is not None for record in records)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 7)
+
+
+def _computed_here(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, Any]:
+    raise AssertionError("UncertaintyTask.process_results computes the rows")

@@ -1,0 +1,274 @@
+"""The question sets: where their rows come from, which of them are asked, and which are shown as examples.
+
+A question is a dict with ``task_id, question, context, references, answerable, target``: ``context`` is the text it is to be
+answered from ("" if there is none), ``references`` the accepted answers, ``target`` the answer shown when the question is an
+example. Questions without an answer have no references and the target ``unanswerable``.
+
+Which questions: they are put in the order of the sha256 of their text, a shuffle anybody can redo. The last five are the
+examples and are never asked; the first 400 are asked, or ``n_docs`` of them, or all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lm_eval_ensemble.data import Source, find_rows, read_rows
+from lm_eval_ensemble.errors import ConfigError, DataError, did_you_mean
+from lm_eval_ensemble.metrics.answers import normalise
+
+__all__ = ["DEFAULT_COUNT", "QUESTION_SETS", "SHOTS", "UNANSWERABLE", "QuestionSet", "choose", "load_questions"]
+
+logger = logging.getLogger(__name__)
+
+Question = dict[str, Any]
+#: how many questions are asked, and how many are kept back as examples.
+DEFAULT_COUNT, SHOTS = 400, 5
+UNANSWERABLE = "unanswerable"
+_RAW = "https://raw.githubusercontent.com/"
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """``rows``: how many the published file has. No sources: only the user has the file."""
+
+    name: str
+    rows: int | None = None
+    sources: tuple[Source, ...] = ()
+
+
+QUESTION_SETS: dict[str, QuestionSet] = {
+    s.name: s
+    for s in (
+        QuestionSet(
+            "triviaqa",
+            3000,
+            (
+                Source(
+                    "triviaqa/validation_subset3000.jsonl.gz",
+                    "de5c084448c121f4df87bfc2d89a7c1f7d49c5dbbfa07b4a09abca21973c812a",
+                    None,
+                ),
+                Source(
+                    "triviaqa/triviaqa_sm_sub.jsonl",
+                    None,
+                    _RAW + "mosaicml/llm-foundry/8c8dd48f72168c5d51e2f7b151595892a8fba43d/"
+                    "scripts/eval/local_data/world_knowledge/triviaqa_sm_sub.jsonl",
+                ),
+            ),
+        ),
+        QuestionSet(
+            "squad_v2",
+            11873,
+            (
+                Source(
+                    "squad_v2/validation.jsonl.gz",
+                    "617461798802c952c37eeddf7afb9153c6d344cb8233bad5c9042f6e9f7fe97c",
+                    None,
+                ),
+                Source(
+                    "squad_v2/dev-v2.0.json",
+                    None,
+                    _RAW + "rajpurkar/SQuAD-explorer/e0c66cfec263165fb3c15cb76a22175e371b71d7/dataset/dev-v2.0.json",
+                ),
+            ),
+        ),
+        QuestionSet(
+            "nq_open",
+            3610,
+            (
+                Source(
+                    "nq_open/NQ-open.dev.jsonl.gz",
+                    "70d8a86519bb3dcebc5b5574a96d2daaf3099c5e760cfbca39f5bc3b2e7b0c24",
+                    None,
+                ),
+                Source(
+                    "nq_open/NQ-open.dev.jsonl",
+                    None,
+                    _RAW + "google-research-datasets/natural-questions/fb26a3073b1fe636c97302890a27b491d6530130/"
+                    "nq_open/NQ-open.dev.jsonl",
+                ),
+            ),
+        ),
+        QuestionSet(
+            "svamp",
+            1000,
+            (
+                Source("svamp/SVAMP.jsonl.gz", "b7055973d041ba3d1d9136cb418da2c03be7aa39351c587992f7a0a2dfaca338", None),
+                Source("svamp/SVAMP.json", None, _RAW + "arkilpatel/SVAMP/689d7ccac74b9983a2ac7cc3b264f441b99e7c53/SVAMP.json"),
+            ),
+        ),
+        QuestionSet("bioasq"),
+    )
+}
+
+
+def load_questions(name: str, data_dir: str | None = None, file: str | None = None) -> list[Question]:
+    """All questions of a set that can be judged, in published order, each once.
+
+    :param name: a key of ``QUESTION_SETS``.
+    :param data_dir: folder with local copies; default ``LM_EVAL_ENSEMBLE_DATA``.
+    :param file: a file of the user's own instead: SQuAD, TriviaQA, NQ-open, SVAMP or BioASQ as published, or rows with
+        ``question``, ``answers`` (a list) and perhaps ``context`` and ``id``; JSON, JSON lines or parquet, perhaps gzipped.
+    :raises DataError: unknown name; no such file; a row of another shape; no file where only the user has one.
+    """
+    if name not in QUESTION_SETS:
+        raise DataError(f"Unknown question set {name!r}.{did_you_mean(name, QUESTION_SETS)}")
+    asked = QUESTION_SETS[name]
+    if file is not None:
+        where, rows = str(file), _own_rows(str(file))
+    elif asked.sources:
+        where, rows = f"question set {name!r}", find_rows(name, asked.sources, data_dir)
+    else:
+        raise DataError(
+            f"Question set {name!r} may not be passed on; its makers give it to registered users. Download it there and name "
+            'the file: --metadata \'{"file": "PATH"}\'.'
+        )
+    flat = [row for value in rows for row in _expanded(value)]
+    if file is None and len(flat) != asked.rows:
+        raise DataError(f"Question set {name!r}: found {len(flat)} rows, expected {asked.rows}.")
+    found: dict[tuple[str, str], Question] = {}
+    for index, row in enumerate(flat):
+        question = _question(row, index, where)
+        if question is not None:
+            found.setdefault((question["question"], question["context"]), question)
+    if not found:
+        raise DataError(f"{where}: none of its {len(flat)} rows is a question that can be judged.")
+    if len(found) < len(flat):
+        logger.info("%s: %d of %d rows are asked; the others repeat one or have no answer.", where, len(found), len(flat))
+    return list(found.values())
+
+
+def choose(
+    questions: Sequence[Question], count: int | None, unanswerable: bool = False, shots: int = SHOTS
+) -> tuple[list[Question], list[Question]]:
+    """The examples and the questions that are asked.
+
+    :param count: how many are asked; None: all but the examples.
+    :param unanswerable: also those without an answer.
+    :raises ConfigError: more were asked for than there are.
+    """
+    usable = sorted((q for q in questions if unanswerable or q["answerable"]), key=_place)
+    if len(usable) <= shots:
+        raise DataError(f"Found {len(usable)} questions, expected more than the {shots} that are shown as examples.")
+    examples, rest = usable[-shots:], usable[: len(usable) - shots]
+    if count is not None and not 1 <= count <= len(rest):
+        raise ConfigError(
+            f"--metadata n_docs={count}: expected 1 to {len(rest)} (the set less {shots} examples), or full=true."
+        )
+    return examples, rest[:count]
+
+
+def _place(question: Question) -> tuple[str, str]:
+    text: str = question["question"]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(), question["task_id"]
+
+
+def _own_rows(file: str) -> list[dict[str, Any]]:
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise DataError(f"--metadata file={file!r}: no such file.")
+    try:
+        return read_rows(path.read_bytes(), path.name)
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path}: cannot be read ({error}). Expected JSON, JSON lines or parquet, perhaps gzipped.") from None
+
+
+def _expanded(value: Any) -> Iterator[Any]:
+    """The rows inside a published file that nests them: SQuAD's articles, BioASQ's ``questions``."""
+    if isinstance(value, Mapping) and isinstance(value.get("questions"), list):
+        yield from value["questions"]
+    elif isinstance(value, Mapping) and isinstance(value.get("data"), list):
+        for entry in value["data"]:
+            if not isinstance(entry, Mapping) or "paragraphs" not in entry:
+                yield entry
+                continue
+            for paragraph in entry["paragraphs"]:
+                yield from ({**qa, "context": paragraph["context"]} for qa in paragraph["qas"])
+    else:
+        yield value
+
+
+def _question(row: Any, index: int, where: str) -> Question | None:
+    """One row in our shape, or None if no answer to it could be judged (each accepted answer is empty once normalised).
+
+    :raises DataError: the row has none of the known shapes.
+    """
+    try:
+        reader = next(read for columns, read in _READERS if columns <= set(row))
+        text, context, answers = reader(row)
+        references = list(dict.fromkeys(str(answer) for answer in answers))
+        names = [str(row[key]) for key in ("id", "question_id", "ID", "task_id") if row.get(key) is not None]
+    except (StopIteration, KeyError, TypeError, AttributeError):
+        found = ", ".join(sorted(map(str, row))) if isinstance(row, Mapping) else type(row).__name__
+        raise DataError(
+            f"{where}, row {index}: found {found or 'nothing'}; expected question and answers (a list of text), or the "
+            "columns of SQuAD, TriviaQA, NQ-open, SVAMP or BioASQ."
+        ) from None
+    judged = [reference for reference in references if normalise(reference)]
+    if not str(text).strip() or (references and not judged):
+        return None
+    return {
+        "task_id": names[0] if names else f"{index:05d}",
+        "question": str(text).strip(),
+        "context": str(context or "").strip(),
+        "references": judged,
+        "answerable": bool(judged),
+        "target": judged[0] if judged else UNANSWERABLE,
+    }
+
+
+Read = Callable[[Mapping[str, Any]], tuple[Any, Any, Sequence[Any]]]
+
+
+def _texts(answer: Any) -> list[Any]:
+    """Accepted answers in any of their published forms: a text, a list, ``{"text": [...]}``, ``{"value", "aliases"}``."""
+    if isinstance(answer, Mapping):
+        if "text" in answer:
+            return list(answer["text"])
+        # Where the answer itself is empty once normalised, the aliases are those of something else.
+        return [answer["value"], *(answer.get("aliases", []) if normalise(str(answer["value"])) else [])]
+    if isinstance(answer, str | int | float):
+        return [answer]
+    return [text for item in answer for text in _texts(item)]
+
+
+def _squad(row: Mapping[str, Any]) -> tuple[Any, Any, Sequence[Any]]:
+    answers = row["answers"]
+    if isinstance(answers, list) and all(isinstance(a, Mapping) for a in answers):  # dev-v2.0.json
+        answers = {"text": [answer["text"] for answer in answers]}
+    return row["question"], row.get("context"), [] if row.get("is_impossible") else _texts(answers)
+
+
+def _foundry(row: Mapping[str, Any]) -> tuple[Any, Any, Sequence[Any]]:
+    question = str(row["context"]).removeprefix("Question: ").removesuffix("\nAnswer:")
+    return question, "", [row["answer"], *row["aliases"]]
+
+
+def _svamp(row: Mapping[str, Any]) -> tuple[Any, Any, Sequence[Any]]:
+    body, number = str(row["Body"]).strip(), float(row["Answer"])
+    text = f"{body}{'' if body.endswith(('.', '?', '!')) else '.'} {str(row['Question']).strip()}"
+    # Normalised, "51.0" reads 510: both spellings of a whole number are accepted.
+    return text, "", [f"{number:.0f}", f"{number:.1f}"] if number.is_integer() else [f"{number:g}"]
+
+
+def _bioasq(row: Mapping[str, Any]) -> tuple[Any, Any, Sequence[Any]]:
+    """Factoid questions: their exact answers are accepted. Others have none in a few words, and are passed over."""
+    if row.get("type", "factoid") != "factoid":
+        return "", "", []
+    return row["body"], "", _texts(row["exact_answer"])
+
+
+#: the columns that tell a shape, and its reader; the first that fits is taken.
+_READERS: tuple[tuple[set[str], Read], ...] = (
+    ({"Body", "Question", "Answer"}, _svamp),
+    ({"body", "type"}, _bioasq),
+    ({"body", "exact_answer"}, _bioasq),
+    ({"question", "answers"}, _squad),
+    ({"question", "answer"}, lambda row: (row["question"], row.get("context"), _texts(row["answer"]))),
+    ({"context", "answer", "aliases"}, _foundry),
+)
