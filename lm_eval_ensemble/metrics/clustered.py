@@ -1,0 +1,149 @@
+"""Intervals that know about clusters: documents cut from one program are right or wrong together.
+
+Letters: n documents, C clusters. Clusters are named by any hashable value, one per document (``doc.problem``).
+All standard errors are for the mean over documents; intervals are symmetric, Student t with C - 1 degrees of freedom.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = [
+    "Clustered",
+    "cluster_bootstrap",
+    "cluster_codes",
+    "cluster_sums",
+    "clustered_mean",
+    "clustered_se",
+    "design_effect",
+    "wilson",
+]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Clustered:
+    """A mean over documents with its clustered standard error.
+
+    ``low`` and ``high`` bound it at ``level``. ``deff``, the design effect, says how many times larger the variance is
+    than for independent documents: n / deff of those would be worth as much. None where it is undefined (one cluster, or
+    all values equal).
+    """
+
+    mean: float
+    se: float | None
+    low: float | None
+    high: float | None
+    level: float
+    n: int
+    clusters: int
+    deff: float | None
+
+
+def cluster_codes(clusters: Sequence[Hashable]) -> NDArray[np.intp]:
+    """The clusters as numbers 0 to C - 1, in the order of their first document; shape (n,).
+
+    :raises ValueError: a cluster is None: without its name a document would silently count as independent.
+    """
+    places: dict[Hashable, int] = {}
+    for i, name in enumerate(clusters):
+        if name is None:
+            raise ValueError(f"document {i} has no cluster")
+        places.setdefault(name, len(places))
+    return np.array([places[name] for name in clusters], dtype=np.intp)
+
+
+def cluster_sums(values: ArrayLike, clusters: Sequence[Hashable]) -> Floats:
+    """Sum of ``values`` (n,) in each cluster; shape (C,)."""
+    return _sums(_values(values, clusters), cluster_codes(clusters))
+
+
+def clustered_se(values: ArrayLike, clusters: Sequence[Hashable]) -> float | None:
+    """sqrt(C / (C - 1) * sum over clusters of (sum of (x - mean))^2) / n; None for fewer than two clusters.
+
+    Liang and Zeger's sandwich for a mean with the usual factor for few clusters, after Miller 2024 (arXiv:2411.00640,
+    appendix A). With clusters of one document it is the sample standard deviation / sqrt(n).
+    """
+    return clustered_mean(values, clusters).se
+
+
+def design_effect(values: ArrayLike, clusters: Sequence[Hashable]) -> float | None:
+    """Clustered variance of the mean over that of independent documents; above 1 if clusters hold together."""
+    return clustered_mean(values, clusters).deff
+
+
+def clustered_mean(values: ArrayLike, clusters: Sequence[Hashable], level: float = 0.95) -> Clustered:
+    """Mean of ``values`` (n,) with its clustered interval, e.g. of the differences between two paired systems."""
+    from scipy.stats import t
+
+    x, codes = _values(values, clusters), cluster_codes(clusters)
+    mean, n, count = float(x.mean()), len(x), int(codes.max()) + 1
+    if count < 2:
+        return Clustered(mean, None, None, None, level, n, count, None)
+    sums = _sums(x - mean, codes)
+    se = math.sqrt(count / (count - 1) * float(sums @ sums)) / n
+    half = float(t.ppf((1 + level) / 2, count - 1)) * se
+    alone = float(x.var(ddof=1)) / n
+    return Clustered(mean, se, mean - half, mean + half, level, n, count, se * se / alone if alone > 0 else None)
+
+
+def wilson(right: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval of a proportion (1927). It takes documents for independent: show it beside the clustered one.
+
+    >>> wilson(0, 10)
+    (0.0, 0.2775327998628892)
+    """
+    from scipy.stats import norm
+
+    if not (0 <= right <= n and n > 0):
+        raise ValueError(f"wilson(right={right}, n={n}): needs 0 <= right <= n and n > 0")
+    z = float(norm.ppf((1 + level) / 2))
+    share, spread = right / n, z * z / n
+    middle = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * math.sqrt(share * (1 - share) / n + spread / (4 * n))
+    # At the ends the exact bound is the end itself; rounding would miss it.
+    return (0.0 if right == 0 else middle - half, 1.0 if right == n else middle + half)
+
+
+def cluster_bootstrap(
+    numerator: ArrayLike,
+    denominator: ArrayLike,
+    clusters: Sequence[Hashable],
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> tuple[float, float] | None:
+    """Percentile interval of sum(numerator) / sum(denominator), clusters resampled with replacement.
+
+    For quantities that are no plain mean over documents: selection accuracy (right choices over decisive documents),
+    recovered share of the oracle gap. None where the denominator is zero, or so rarely not that over a tenth of the
+    resamples are undefined.
+    """
+    top, bottom = cluster_sums(numerator, clusters), cluster_sums(denominator, clusters)
+    if bottom.sum() == 0:
+        return None
+    random = np.random.default_rng(seed)
+    counts = random.multinomial(len(top), np.full(len(top), 1 / len(top)), size=resamples).astype(np.float64)
+    below = counts @ bottom
+    ratios = (counts @ top)[below != 0] / below[below != 0]
+    if len(ratios) < 0.9 * resamples:
+        return None
+    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _sums(x: Floats, codes: NDArray[np.intp]) -> Floats:
+    return np.bincount(codes, weights=x).astype(np.float64)
+
+
+def _values(values: ArrayLike, clusters: Sequence[Hashable]) -> Floats:
+    x = np.asarray(values, dtype=np.float64)
+    if x.ndim != 1 or len(x) != len(clusters) or not len(x):
+        raise ValueError(f"values of shape {x.shape} and {len(clusters)} clusters: expected one of each per document")
+    return x
