@@ -16,6 +16,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line. Rooms that need torch or lm_eval are imported only by the commands that use them."""
     from lm_eval_ensemble import doctor
     from lm_eval_ensemble.execution import files
+    from lm_eval_ensemble.report import commands as reports
 
     parser = argparse.ArgumentParser(
         prog="lm-eval-ensemble",
@@ -46,6 +47,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     files.add_arguments(judge)
     judge.set_defaults(handler=files.main)
+    compared = commands.add_parser(
+        "compare",
+        help="runs side by side, with intervals and tests: is one better?",
+        description="Compare result folders of lm_eval, ours or anybody's (made with --log_samples): one table per task, "
+        "intervals and tests that know which documents come from one problem, and one sentence per run. Files or lines that "
+        "cannot be read are told on stderr, the rest is used, and the exit status is 1.",
+    )
+    reports.add_compare_arguments(compared)
+    compared.set_defaults(handler=reports.main_compare)
     return parser
 
 
