@@ -11,7 +11,17 @@ from typing import Any
 from lm_eval_ensemble.errors import DataError, did_you_mean
 from lm_eval_ensemble.report.load import TaskRun
 
-__all__ = ["BOUNDS", "Documents", "choose_filter", "choose_metric", "label_of", "problem_of", "read_documents", "record_of"]
+__all__ = [
+    "BOUNDS",
+    "Documents",
+    "as_number",
+    "choose_filter",
+    "choose_metric",
+    "label_of",
+    "problem_of",
+    "read_documents",
+    "record_of",
+]
 
 #: rows of an ensemble that no selector can reach on purpose.
 BOUNDS = ("oracle", "floor")
@@ -73,7 +83,7 @@ def choose_metric(run: TaskRun, asked: str | None, filter_name: str) -> str:
     values = run.results if filter_name == run.first_filter else run.filters.get(filter_name, {})
     names = [name for name in values if "_stderr" not in name and name not in ("alias", "selection", "uncertainty")]
     if asked is None:
-        found = next((name for name in names if _number(values[name]) is not None), None)
+        found = next((name for name in names if as_number(values[name]) is not None), None)
         if found is None:
             raise DataError(f"{run.results_path}: {run.task} has no metric with a number; found {', '.join(names) or 'none'}.")
         return found
@@ -104,7 +114,7 @@ def read_documents(run: TaskRun, metric: str, filter_name: str, problems: list[s
         if identity in seen:
             told.append(f"{run.samples_path}, line {number}: document {sample['doc_id']!r} again; the first one is used.")
             continue
-        value = _number(sample.get(metric))
+        value = as_number(sample.get(metric))
         if value is None and sample.get(metric) is not None:
             told.append(
                 f"{run.samples_path}, line {number}: {metric} is {_shown(sample[metric])}, expected a number. Left out."
@@ -123,7 +133,7 @@ def read_documents(run: TaskRun, metric: str, filter_name: str, problems: list[s
         found.clusters.append(("document", identity) if problem is None else problem)
         found.values[""].append(math.nan if value is None else value)
         for name in names:
-            own = _number(sample.get(f"{metric}_{name}"))
+            own = as_number(sample.get(f"{metric}_{name}"))
             found.values[name].append(math.nan if own is None else own)
         if record is not None:
             _costs(record, totals, found.memory)
@@ -171,9 +181,9 @@ def _costs(record: Mapping[str, Any], totals: dict[str, list[float]], memory: di
     for completion in completions if isinstance(completions, list) else [record]:
         for candidate in completion.get("candidates", ()) if isinstance(completion, Mapping) else ():
             name = str(candidate.get("member"))
-            if (forwards := _number(candidate.get("row_forwards"))) is not None:
+            if (forwards := as_number(candidate.get("row_forwards"))) is not None:
                 own[name] = own.get(name, 0.0) + forwards
-            if (peak := _number(candidate.get("peak_memory_mib"))) is not None:
+            if (peak := as_number(candidate.get("peak_memory_mib"))) is not None:
                 memory[name] = max(peak, memory.get(name, 0.0))
     for name, value in own.items():
         totals.setdefault(name, []).append(value)
@@ -197,7 +207,7 @@ def _oddities(found: Documents) -> list[str]:
         )
     elif values:
         table = run.results if found.filter == run.first_filter else run.filters.get(found.filter, {})
-        stated, mean = _number(table.get(found.metric)), math.fsum(values) / len(values)
+        stated, mean = as_number(table.get(found.metric)), math.fsum(values) / len(values)
         if stated is not None and abs(stated - mean) > 1e-6 * max(1.0, abs(stated)):
             odd.append(
                 f"{run.results_path}: {run.task} {found.metric} is {stated:.6g}, the mean of its samples {mean:.6g}: this "
@@ -206,7 +216,7 @@ def _oddities(found: Documents) -> list[str]:
     return odd
 
 
-def _number(value: Any) -> float | None:
+def as_number(value: Any) -> float | None:
     """A finite number, also of a truth value or of a number written as text; else None."""
     if not isinstance(value, int | float | str):
         return None
