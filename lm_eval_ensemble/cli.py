@@ -56,6 +56,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     reports.add_compare_arguments(compared)
     compared.set_defaults(handler=reports.main_compare)
+    report = commands.add_parser(
+        "report",
+        help="what happened in a run: members, oracle, selection, scores, failures",
+        description="The figures of one run from its samples: members, ensemble, oracle and floor, how well selection worked, "
+        "what the scores know, why texts fail, by length and problem. Exit status as for compare.",
+    )
+    reports.add_report_arguments(report)
+    report.set_defaults(handler=reports.main_report)
     return parser
 
 

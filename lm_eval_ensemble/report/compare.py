@@ -224,6 +224,9 @@ def _scored(row: Row, values: NDArray[np.float64], documents: Documents) -> Row:
         return row
     mean = clustered_mean(x, [c for c, keep in zip(documents.clusters, defined, strict=True) if keep])
     binary = bool(np.isin(x, (0.0, 1.0)).all())
+    low, high = mean.low, mean.high
+    if low is not None and high is not None and x.min() >= 0 and x.max() <= 1:
+        low, high = max(0.0, low), min(1.0, high)
     return replace(
         row,
         n=mean.n,
@@ -231,8 +234,8 @@ def _scored(row: Row, values: NDArray[np.float64], documents: Documents) -> Row:
         score=mean.mean,
         se=mean.se,
         # Without any variation between problems the interval would be a point, and a lie.
-        low=mean.low if mean.se else None,
-        high=mean.high if mean.se else None,
+        low=low if mean.se else None,
+        high=high if mean.se else None,
         deff=mean.deff,
         wilson=wilson(int(x.sum()), len(x)) if binary else None,
     )

@@ -57,6 +57,8 @@ def score_figures(values: Sequence[float], clusters: Sequence[Any]) -> dict[str,
     mean = clustered_mean(values, clusters)
     binary = all(value in (0.0, 1.0) for value in values)
     bounds = (mean.low, mean.high) if mean.se else (None, None)
+    if bounds[0] is not None and all(0.0 <= value <= 1.0 for value in values):
+        bounds = (max(0.0, bounds[0]), min(1.0, bounds[1]))
     return {
         "value": mean.mean,
         "low": bounds[0],

@@ -107,8 +107,11 @@ def _row(sample: Mapping[str, Any], metric: str) -> Answer | None:
     completions = record.get("completions", [record]) if record is not None else []
     choices = tuple(_choice(completion) for completion in completions)
     doc = sample["doc"] if isinstance(sample.get("doc"), Mapping) else {}
-    reference = next((text for text in (doc.get("middle"), sample.get("target")) if isinstance(text, str)), None)
-    text = reference if reference is not None else _answer(sample, choices)
+    answer = _answer(sample, choices)
+    # Where nothing was written (multiple choice) the target is the number of an option.
+    target = sample.get("target") if answer is not None else None
+    reference = next((text for text in (doc.get("middle"), target) if isinstance(text, str)), None)
+    text = reference if reference is not None else answer
     problem = problem_of(sample)
     told = sample.get("uncertainty")
     return Answer(
@@ -155,6 +158,7 @@ def _answer(sample: Mapping[str, Any], choices: tuple[Choice, ...]) -> str | Non
         return choices[0].chosen.text
     answers = sample.get("filtered_resps")
     first = answers[0] if isinstance(answers, list) and answers else None
+    first = first[0] if isinstance(first, list) and first else first  # repeats
     return first if isinstance(first, str) else None
 
 
