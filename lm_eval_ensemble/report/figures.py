@@ -56,13 +56,14 @@ def score_figures(values: Sequence[float], clusters: Sequence[Any]) -> dict[str,
     """A mean over documents with its clustered 95 % interval, and Wilson's where all values are 0 or 1."""
     mean = clustered_mean(values, clusters)
     binary = all(value in (0.0, 1.0) for value in values)
-    bounds = (mean.low, mean.high) if mean.se else (None, None)
-    if bounds[0] is not None and all(0.0 <= value <= 1.0 for value in values):
-        bounds = (max(0.0, bounds[0]), min(1.0, bounds[1]))
+    # Without any variation between problems the interval would be a point, and a lie.
+    low, high = (mean.low, mean.high) if mean.se else (None, None)
+    if low is not None and high is not None and all(0.0 <= value <= 1.0 for value in values):
+        low, high = max(0.0, low), min(1.0, high)
     return {
         "value": mean.mean,
-        "low": bounds[0],
-        "high": bounds[1],
+        "low": low,
+        "high": high,
         "se": mean.se,
         "deff": mean.deff,
         "wilson": list(wilson(int(sum(values)), len(values))) if binary else None,

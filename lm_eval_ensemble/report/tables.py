@@ -59,7 +59,7 @@ def _score_cells(task: TaskComparison) -> tuple[list[str], list[list[str]]]:
             row.label,
             _number(row.score, scale),
             _interval(row.low, row.high, scale),
-            _interval(*(row.wilson or (None, None)), scale),
+            _NONE if row.wilson is None else _interval(row.wilson[0], row.wilson[1], scale),
             str(row.n),
             _NONE if row.clusters is None else str(row.clusters),
             _plain(row.deff, ".2f"),
@@ -79,13 +79,13 @@ def _score_cells(task: TaskComparison) -> tuple[list[str], list[list[str]]]:
 def _contrast_cells(task: TaskComparison) -> tuple[list[str], list[list[str]]]:
     scale = 100.0 if task.share else 1.0
     header = [
-        f"against {task.baseline}",
+        f"vs {task.baseline}",
         "difference",
         "95 % clustered",
         "SE",
         "p sign-flip",
-        "p Holm",
-        "p McNemar*",
+        "Holm",
+        "McNemar*",
         "W/L/T",
         "deff",
         "detectable",
@@ -112,7 +112,7 @@ def _contrast_cells(task: TaskComparison) -> tuple[list[str], list[list[str]]]:
 
 
 def _sections(comparison: Comparison) -> list[tuple[TaskComparison, list[tuple[list[str], list[list[str]]]]]]:
-    """The tables of each task; columns in which nothing is known are left out, the third table is what did not fit."""
+    """The tables of each task; columns in which nothing is known are left out."""
     found = []
     for task in comparison.tasks:
         tables = [_without_empty(*_score_cells(task))]
@@ -137,7 +137,7 @@ def _markdown(comparison: Comparison, width: int = 120) -> str:
         parts.append(f"### {task.task}: {task.metric} ({'higher' if task.higher_is_better else 'lower'} is better)")
         for header, rows in tables:
             parts += [markdown_table(*piece) for piece in _fitting(header, rows, width)]
-        if any("p McNemar*" in header for header, _ in tables):
+        if any("McNemar*" in header for header, _ in tables):
             parts.append(_FOOT)
         parts += ["\n".join(f"- {line}" for line in lines) for lines in (task.verdicts, task.notes) if lines]
     if comparison.notes:
