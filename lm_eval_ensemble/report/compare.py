@@ -190,6 +190,7 @@ def _lines(
     if kept is not None:
         documents = _subset(documents, kept[id(documents)])
     mode = "+".join(documents.length_modes) or None
+    several = len(documents.members) > 1
     lines = []
     for member, values in documents.values.items():
         label = f"{name}/{member}" if member else name
@@ -199,9 +200,15 @@ def _lines(
         own = documents.forwards if not member else {k: v for k, v in documents.forwards.items() if k == member}
         memory = documents.memory if not member else {k: v for k, v in documents.memory.items() if k == member}
         row = _scored(Row(label, kind, run.model_source, 0, None, None, length_mode=mode), np.array(values), documents)
-        row = replace(row, seconds=None if member else seconds, row_forwards=dict(own), memory_mib=dict(memory))
+        row = replace(row, seconds=None if member else seconds)
+        # A model that runs alone has no member to name.
+        row = replace(row, row_forwards=_named(own, several), memory_mib=_named(memory, several))
         lines.append(_Line(row, documents, np.array(values)))
     return lines
+
+
+def _named(values: dict[str, float], several: bool) -> dict[str, float]:
+    return dict(values) if several or not values else {"": next(iter(values.values()))}
 
 
 def _subset(documents: Documents, places: Sequence[int]) -> Documents:
@@ -288,7 +295,7 @@ def _one(ours: NDArray[np.float64], theirs: NDArray[np.float64], clusters: Seque
         n=n,
         clusters=mean.clusters,
         difference=sign * mean.mean,
-        se=mean.se,
+        se=mean.se or None,
         low=low,
         high=high,
         deff=mean.deff,
@@ -342,7 +349,7 @@ def _notes(runs: Sequence[TaskRun], tables: Sequence[_Table]) -> list[str]:
             f"{len(against)} rows are compared with one baseline. Holm corrects for the tasks, not for these: decide "
             "beforehand which one counts."
         )
-    for name in ("lm_eval_version", "transformers_version", "git_hash"):
+    for name in ("lm_eval_version", "transformers_version"):
         values = sorted({str(run.versions.get(name)) for run in runs if run.versions.get(name)})
         if len(values) > 1:
             notes.append(f"The runs differ in {name}: {', '.join(values)}.")

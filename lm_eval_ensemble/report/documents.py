@@ -34,8 +34,9 @@ class Documents:
     """One task of one run as columns: ``values[name][i]`` belongs to document ``ids[i]``.
 
     ``values[""]`` is the run itself, other names are its members and :data:`BOUNDS`; undefined values are NaN. ``clusters``
-    are the problems the documents were cut from; a document that names none is a cluster of its own (``alone`` counts them).
-    ``forwards``: member -> mean row-forwards per document, ``memory``: member -> largest peak memory in MiB, where recorded.
+    are the problems the documents were cut from; a document that names none is a cluster of its own (``alone`` counts
+    them). ``members`` are those of the first record; ``forwards``: member -> mean row-forwards per document, ``memory``:
+    member -> largest peak memory in MiB, where recorded.
     """
 
     run: TaskRun
@@ -49,6 +50,7 @@ class Documents:
     memory: dict[str, float] = field(default_factory=dict)
     length_modes: list[str] = field(default_factory=list)
     alone: int = 0
+    members: list[str] = field(default_factory=list)
 
     @property
     def keys(self) -> list[tuple[Any, ...]]:
@@ -106,7 +108,6 @@ def read_documents(run: TaskRun, metric: str, filter_name: str, problems: list[s
     totals: dict[str, list[float]] = {}
     seen: set[tuple[Any, Any]] = set()
     modes: dict[str, None] = {}
-    names: list[str] = []
     for number, sample in run.numbered_samples(told):
         if sample.get("filter", filter_name) != filter_name:
             continue
@@ -122,9 +123,9 @@ def read_documents(run: TaskRun, metric: str, filter_name: str, problems: list[s
             continue
         seen.add(identity)
         record = record_of(sample)
-        if not names and record is not None:
-            names = _members(record) if members else []
-            names = [*names, *BOUNDS] if len(names) > 1 else []
+        if not found.members and record is not None:
+            found.members = list(dict.fromkeys(str(candidate["member"]) for candidate in record["candidates"]))
+            names = [*found.members, *BOUNDS] if members and len(found.members) > 1 else []
             found.values |= {name: [math.nan] * len(found.ids) for name in names}
         found.ids.append(identity[0])
         found.hashes.append(identity[1] if isinstance(identity[1], str) else None)
@@ -132,9 +133,10 @@ def read_documents(run: TaskRun, metric: str, filter_name: str, problems: list[s
         found.alone += problem is None
         found.clusters.append(("document", identity) if problem is None else problem)
         found.values[""].append(math.nan if value is None else value)
-        for name in names:
-            own = as_number(sample.get(f"{metric}_{name}"))
-            found.values[name].append(math.nan if own is None else own)
+        for name, column in found.values.items():
+            if name:
+                own = as_number(sample.get(f"{metric}_{name}"))
+                column.append(math.nan if own is None else own)
         if record is not None:
             _costs(record, totals, found.memory)
         if mode := _mode(sample, record):
@@ -169,10 +171,6 @@ def label_of(run: TaskRun) -> str:
     name = run.model_name.rstrip("/")
     # Names on the Hub have one slash at most.
     return name.rsplit("/", 1)[-1] if name.startswith(("/", ".", "~")) or name.count("/") > 1 else name
-
-
-def _members(record: Mapping[str, Any]) -> list[str]:
-    return list(dict.fromkeys(str(candidate["member"]) for candidate in record["candidates"]))
 
 
 def _costs(record: Mapping[str, Any], totals: dict[str, list[float]], memory: dict[str, float]) -> None:

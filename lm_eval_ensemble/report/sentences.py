@@ -28,7 +28,7 @@ def verdict(task: TaskComparison, row: Row) -> str:
     text = f"{head} {side}{interval}; not significant, {p}."
     if contrast.detectable is not None:
         text += (
-            f" With {contrast.n} documents of {contrast.clusters} problems a difference under {scale * contrast.detectable:.3g}"
-            f"{unit} would probably be missed."
+            f" {contrast.n} documents of {contrast.clusters} problems show a true difference of {scale * contrast.detectable:.3g}"
+            f"{unit} in four runs of five, smaller ones less often."
         )
     return text

@@ -246,7 +246,7 @@ def _plain(value: float | None, form: str) -> str:
 def _per_member(row: Row, values: Mapping[str, float], form: str) -> str:
     if not values:
         return _NONE
-    if row.kind == "member" or (len(values) == 1 and row.kind == "run" and next(iter(values)) in ("", row.label)):
+    if row.kind == "member" or list(values) == [""]:
         return format(next(iter(values.values())), form)
     return ", ".join(f"{name} {value:{form}}" for name, value in values.items())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ def test_numbers_come_in_many_spellings(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_used_is_told_with_file_and_line(tmp_path: Path) -> None:
-    lines = [
+    lines: list[Any] = [
         sample(0, 1.0),
         '{"doc_id": 1, "filter": "none", "acc": ',
         "",
