@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,16 +83,32 @@ def compare(runs: Sequence[TaskRun], options: Options, problems: Sequence[str] =
 
 
 def _labels(runs: Sequence[TaskRun]) -> list[str]:
-    """A name for each run, the same for all its tasks; what lies in one folder under one name is one model."""
+    """A name for each run, the same for all tasks of one model."""
     short = [label_of(run) for run in runs]
-    places = [(run.model_source, run.model_name, str(run.results_path.parent)) for run in runs]
+    models = _models(runs)
     folders = [run.results_path.resolve().parent.parent.name for run in runs]
-    order = list(dict.fromkeys(places))
     # Each step is taken only where names still clash: the kind of model, the folder, a number.
-    for detail in ([f"({p[0]})" for p in places], [f"({f})" for f in folders], [f"#{order.index(p) + 1}" for p in places]):
-        owners = Counter(name for name, _ in set(zip(short, places, strict=True)))
+    for detail in ([f"({m[0]})" for m in models], [f"({f})" for f in folders], [f"#{m[2] + 1}" for m in models]):
+        owners = Counter(name for name, _ in set(zip(short, models, strict=True)))
         short = [f"{name} {more}" if owners[name] > 1 else name for name, more in zip(short, detail, strict=True)]
     return short
+
+
+def _models(runs: Sequence[TaskRun]) -> list[tuple[str, str, int]]:
+    """(kind, name, how many before it had that name) of each run. Folders of one kind and name are one model that was run
+    task by task, unless they share a task: then they are several."""
+    tasks: dict[tuple[str, str, Path], set[str]] = {}
+    for run in runs:
+        tasks.setdefault((run.model_source, run.model_name, run.results_path.parent), set()).add(run.task)
+    taken: dict[tuple[str, str, int], set[str]] = {}
+    numbers = {}
+    for (kind, name, folder), own in tasks.items():
+        number = next(k for k in range(len(tasks)) if not own & taken.get((kind, name, k), set()))
+        taken.setdefault((kind, name, number), set()).update(own)
+        numbers[kind, name, folder] = number
+    return [
+        (run.model_source, run.model_name, numbers[run.model_source, run.model_name, run.results_path.parent]) for run in runs
+    ]
 
 
 def _baseline(names: Sequence[str], runs: Sequence[TaskRun], asked: str | None) -> str:

@@ -41,7 +41,8 @@ class Row:
     """One line of a table. ``kind`` is ``run``, ``member`` (from the samples of the ensemble) or ``bound`` (oracle, floor).
 
     ``low`` and ``high`` are the clustered 95 % interval, ``wilson`` is Wilson's (0/1 metrics only). ``row_forwards`` and
-    ``memory_mib`` are per member (``""`` where the model ran alone); ``seconds`` is the whole command's time per document. What is not recorded is None.
+    ``memory_mib`` are per member (``""`` where the model ran alone); ``seconds`` is the whole command's time per document.
+    What is not recorded is None.
     """
 
     label: str

@@ -216,14 +216,15 @@ def _oddities(found: Documents) -> list[str]:
 
 
 def as_number(value: Any) -> float | None:
-    """A finite number, also of a truth value or of a number written as text; else None."""
+    """A finite number of reasonable size, also of a truth value or of a number written as text; else None."""
     if not isinstance(value, int | float | str):
         return None
     try:
         found = float(value)
     except (ValueError, OverflowError):
         return None
-    return found if math.isfinite(found) else None
+    # Beyond that a square is infinite; no metric is.
+    return found if abs(found) < 1e150 else None
 
 
 def _shown(value: Any) -> str:

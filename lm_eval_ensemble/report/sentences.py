@@ -27,8 +27,9 @@ def verdict(task: TaskComparison, row: Row) -> str:
     side = f"is level with {base}" if not gain else f"is {'ahead of' if gain > 0 else 'behind'} {base} by {size}"
     text = f"{head} {side}{interval}; not significant, {p}."
     if contrast.detectable is not None:
+        size = f"{scale * contrast.detectable:.3g}{unit}"
         text += (
-            f" {contrast.n} documents of {contrast.clusters} problems show a true difference of {scale * contrast.detectable:.3g}"
-            f"{unit} in four runs of five, smaller ones less often."
+            f" {contrast.n} documents of {contrast.clusters} problems show a true difference of {size} in four runs of five, "
+            "smaller ones less often."
         )
     return text

@@ -128,7 +128,7 @@ def _without_empty(header: list[str], rows: list[list[str]]) -> tuple[list[str],
     return [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
-_FOOT = "* exact, but it takes documents for independent (unclustered): too small where problems have several documents."
+_FOOT = "McNemar*: exact, but unclustered: it takes documents for independent, so p is too small where problems have several."
 
 
 def _markdown(comparison: Comparison, width: int = 120) -> str:

@@ -212,6 +212,8 @@ def _questions(figures: Mapping[str, Any]) -> str:
             numbers = [_plain(entry[key], ".3f") for key in ("aurc", "eaurc", "prr")]
             rows.append([name, _plain(entry["value"], ".3f"), bounds, *numbers, str(entry["n"]), str(entry["wrong"])])
         parts.append(_table(header, rows))
+        if reasons := sorted({entry["reason"] for entry in scores.values() if entry["reason"]}):
+            parts.append(f"Without AUROC or interval: {'; '.join(reasons)}.")
     return "\n\n".join(parts)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +28,19 @@ def row(table: TaskComparison, label: str) -> Row:
     return next(row for row in table.rows if row.label == label)
 
 
-def two(
-    tmp_path: Path, first: list[float], second: list[float], problems: list[str] | None = None, **changes: Any
-) -> Comparison:
-    names = problems or [None] * len(first)  # type: ignore[list-item]
-    paths = [
-        write_run(
-            tmp_path / name, [sample(i, v, problem=p) for i, (v, p) in enumerate(zip(values, names, strict=True))], **changes
-        )
-        for name, values in (("base", first), ("other", second))
-    ]
+def two(tmp_path: Path, first: Sequence[float], second: Sequence[float], problems: str = "", **changes: Any) -> Comparison:
+    names: list[str | None] = [*problems] or [None] * len(first)
+    paths = []
+    for name, values in (("base", first), ("other", second)):
+        samples = [sample(i, value, problem=p) for i, (value, p) in enumerate(zip(values, names, strict=True))]
+        paths.append(write_run(tmp_path / name, samples, **changes))
     return compared(*paths)
 
 
 def test_a_comparison_by_hand(tmp_path: Path) -> None:
     # Eight documents of four problems; the other run wins in problems a, b, c and loses nowhere.
     base, other = [0, 0, 0, 1, 0, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1, 1]
-    (table,) = two(tmp_path, base, other, list("aabbccdd")).tasks
+    (table,) = two(tmp_path, base, other, "aabbccdd").tasks
     found = row(table, "other").contrast
     assert found is not None
     assert (found.n, found.clusters, found.wins, found.losses, found.ties) == (8, 4, 4, 0, 4)
@@ -69,11 +66,12 @@ def test_a_clear_difference_is_called_significant(tmp_path: Path) -> None:
 
 
 def test_lower_may_be_better(tmp_path: Path) -> None:
-    lower = {"higher_is_better": {"t": {"acc": False}}}
+    lower: dict[str, Any] = {"higher_is_better": {"t": {"acc": False}}}
     (table,) = two(tmp_path, [30.0, 40.0, 50.0], [10.0, 20.0, 50.0], **lower).tasks
     found = row(table, "other").contrast
     assert found is not None
-    assert (found.difference, found.wins, found.losses) == (pytest.approx(-40 / 3), 2, 0)
+    assert found.difference == pytest.approx(-40 / 3)
+    assert (found.wins, found.losses) == (2, 0)
     assert found.low is not None
     assert found.high is not None
     assert found.low < -40 / 3 < found.high
@@ -97,8 +95,8 @@ def test_holm_corrects_over_tasks(tmp_path: Path) -> None:
     contrasts = {t.task: row(t, "b").contrast for t in compared(tmp_path / "a", tmp_path / "b").tasks}
     found = {task: (c.p, c.p_holm) for task, c in contrasts.items() if c}
     # k wins and no loss: 2 of 2^k sign patterns are as far from zero.
-    assert found["one"] == (pytest.approx(2 / 2**8), pytest.approx(3 * 2 / 2**8))
-    assert found["two"] == (pytest.approx(2 / 2**7), pytest.approx(2 * 2 / 2**7))
+    assert list(found["one"]) == pytest.approx([2 / 2**8, 3 * 2 / 2**8])
+    assert list(found["two"]) == pytest.approx([2 / 2**7, 2 * 2 / 2**7])
     assert found["three"] == (1.0, 1.0)
 
 
@@ -144,6 +142,18 @@ def test_a_baseline_by_name(tmp_path: Path, asked: str) -> None:
     assert row(table, asked).contrast is None
     with pytest.raises(DataError, match="expected one of the runs"):
         compared(a, b, baseline="nobody")
+
+
+def test_one_model_run_task_by_task_is_one_model(tmp_path: Path) -> None:
+    for task in ("one", "two"):
+        for model, value in (("a", 0.0), ("b", 1.0)):
+            folder = tmp_path / task / model
+            write_run(folder, [sample(i, value) for i in range(8)], task=task, model=model)
+    tables = compared(tmp_path / "one", tmp_path / "two").tasks
+    assert [[r.label for r in t.rows] for t in tables] == [["a", "b"], ["a", "b"]]
+    found = row(tables[0], "b").contrast
+    assert found is not None
+    assert found.p_holm == pytest.approx(2 * found.p)
 
 
 def test_names_that_clash_get_their_folder(tmp_path: Path) -> None:
