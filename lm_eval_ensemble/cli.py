@@ -17,6 +17,7 @@ def build_parser() -> argparse.ArgumentParser:
     from lm_eval_ensemble import doctor
     from lm_eval_ensemble.execution import files
     from lm_eval_ensemble.report import commands as reports
+    from lm_eval_ensemble.replay import command
 
     parser = argparse.ArgumentParser(
         prog="lm-eval-ensemble",
@@ -47,23 +48,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     files.add_arguments(judge)
     judge.set_defaults(handler=files.main)
-    compared = commands.add_parser(
-        "compare",
-        help="runs side by side, with intervals and tests: is one better?",
-        description="Compare result folders of lm_eval, ours or anybody's (made with --log_samples): one table per task, "
-        "intervals and tests that know which documents come from one problem, and one sentence per run. Files or lines that "
-        "cannot be read are told on stderr, the rest is used, and the exit status is 1.",
+    reports.add_commands(commands)
+    select = commands.add_parser(
+        "select",
+        help="what other selectors would have chosen from a run's candidates",
+        description="Replay every selector over the records of a run (made with --log_samples), ranked; no model is loaded.",
     )
-    reports.add_compare_arguments(compared)
-    compared.set_defaults(handler=reports.main_compare)
-    report = commands.add_parser(
-        "report",
-        help="what happened in a run: members, oracle, selection, scores, failures",
-        description="The figures of one run from its samples: members, ensemble, oracle and floor, how well selection worked, "
-        "what the scores know, why texts fail, by length and problem. Exit status as for compare.",
-    )
-    reports.add_report_arguments(report)
-    report.set_defaults(handler=reports.main_report)
+    command.add_arguments(select)
+    select.set_defaults(handler=command.main)
     return parser
 
 

@@ -104,8 +104,9 @@ class Scored:
 class Selection:
     """Which candidate won, and why.
 
-    ``reason`` is ``score`` (strictly lower), ``tie`` (within the tolerance, decided by preference),
-    ``agreement`` (all candidates are the same text) or ``single`` (there was one candidate).
+    ``reason`` is one word: ``score`` (strictly lower), ``tie`` (within the tolerance, decided by preference),
+    ``agreement`` (all candidates are the same text), ``single`` (there was one candidate), or the selector's own
+    (``docs/selection.md``).
     """
 
     candidates: tuple[Scored, ...]

@@ -24,7 +24,7 @@ LEVELS = [
     {"diffusion", "metrics", "execution"},
     {"report"},
     {"scoring", "selection", "members", "uncertainty"},
-    {"ensemble"},
+    {"ensemble", "replay"},
     {"harness"},
     {"doctor"},
     {"cli"},

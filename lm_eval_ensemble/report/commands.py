@@ -10,12 +10,33 @@ from typing import Any
 from lm_eval_ensemble.errors import DataError
 from lm_eval_ensemble.report.load import TaskRun, load_runs
 
-__all__ = ["add_compare_arguments", "add_report_arguments", "main_compare", "main_report"]
+__all__ = ["add_commands", "main_compare", "main_report"]
 
 _FORMATS = ("md", "latex", "csv", "json", "html")
 
 
-def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
+def add_commands(commands: Any) -> None:
+    """Both commands, for the sub-parsers of the command line."""
+    compared = commands.add_parser(
+        "compare",
+        help="runs side by side, with intervals and tests: is one better?",
+        description="Compare result folders of lm_eval, ours or anybody's (made with --log_samples): one table per task, "
+        "intervals and tests that know which documents come from one problem, and one sentence per run. Files or lines that "
+        "cannot be read are told on stderr, the rest is used, and the exit status is 1.",
+    )
+    _add_compare_arguments(compared)
+    compared.set_defaults(handler=main_compare)
+    report = commands.add_parser(
+        "report",
+        help="what happened in a run: members, oracle, selection, scores, failures",
+        description="The figures of one run from its samples: members, ensemble, oracle and floor, how well selection worked, "
+        "what the scores know, why texts fail, by length and problem. Exit status as for compare.",
+    )
+    _add_report_arguments(report)
+    report.set_defaults(handler=main_report)
+
+
+def _add_compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", help="results file, or folder given to --output_path (newest per model and task)"
     )
@@ -50,7 +71,7 @@ def main_compare(arguments: argparse.Namespace) -> int:
     return _deliver(render(found, arguments.format), found.problems, arguments.output)
 
 
-def add_report_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_report_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="results file, or folder given to --output_path (newest per model and task)")
     parser.add_argument("--task", action="append", metavar="NAME", help="only this task; may be repeated")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="default: %(default)s")

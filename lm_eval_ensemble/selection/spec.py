@@ -186,6 +186,8 @@ def spec_scores(spec: str) -> tuple[str, ...]:
 
 def needs_file(spec: str) -> bool:
     """Whether the selector reads fitted numbers."""
+    from lm_eval_ensemble.selection import SELECTORS
+
     steps = re.split(r"[,/]", spec.strip().removeprefix("sequence:"))
     names = [step.strip().partition("[")[0] for step in steps]
-    return any(name in FITTED or name.startswith("weighted:") for name in names)
+    return any((name in FITTED and name not in SELECTORS) or name.startswith("weighted:") for name in names)

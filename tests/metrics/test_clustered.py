@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm_eval_ensemble.metrics.clustered import (
@@ -55,6 +55,7 @@ def test_clusters_of_one_give_the_usual_error() -> None:
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 1)), min_size=2, max_size=40), st.integers(2, 4))
 def test_copies_of_a_cluster_add_no_information(rows: list[tuple[int, int]], copies: int) -> None:
     clusters, values = [c for c, _ in rows], [v for _, v in rows]

@@ -42,7 +42,7 @@ SIZES = {
 
 def programs() -> list[int]:
     sizes = [size for size, count in SIZES.items() for _ in range(count)]
-    return np.repeat(np.arange(len(sizes)), sizes).tolist()
+    return [program for program, size in enumerate(sizes) for _ in range(size)]
 
 
 @pytest.mark.data

@@ -38,7 +38,7 @@ def text(case: Case, winner: int) -> str:
 
 
 @pytest.mark.parametrize("spec", [*dict.fromkeys([*LAWFUL, "random", "inverse", "longest", "shortest", "mbr"])])
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(rows, st.randoms(use_true_random=False), preferred)
 def test_the_order_of_candidates_never_changes_the_winning_text(
     spec: str, found: list[tuple[str, str, float | None, bool]], random: Random, prefer: str | None
@@ -54,7 +54,7 @@ def test_the_order_of_candidates_never_changes_the_winning_text(
 
 
 @pytest.mark.parametrize("spec", LAWFUL)
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(rows, preferred, st.randoms(use_true_random=False))
 def test_a_duplicate_that_is_no_better_changes_nothing(
     spec: str, found: list[tuple[str, str, float | None, bool]], prefer: str | None, random: Random
@@ -72,7 +72,7 @@ def test_a_duplicate_that_is_no_better_changes_nothing(
 
 
 @pytest.mark.parametrize("spec", dict.fromkeys(ALL))
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(rows, preferred)
 def test_floor_and_oracle_bound_every_selector(
     spec: str, found: list[tuple[str, str, float | None, bool]], prefer: str | None
@@ -87,6 +87,7 @@ def test_floor_and_oracle_bound_every_selector(
     assert one.right[floor(one)[0]] == all(one.right)
 
 
+@settings(deadline=None)
 @given(rows, preferred)
 def test_the_veto_never_takes_a_file_that_does_not_compile_over_one_that_does(
     found: list[tuple[str, str, float | None, bool]], prefer: str | None

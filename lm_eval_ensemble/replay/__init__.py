@@ -1,0 +1,1 @@
+"""``lm-eval-ensemble select``: every selector over the stored records of a run, without a model."""

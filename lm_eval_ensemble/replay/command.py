@@ -1,0 +1,217 @@
+"""``lm-eval-ensemble select RUN``: generate once, select many."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lm_eval_ensemble import __version__
+from lm_eval_ensemble.errors import ConfigError, DataError, did_you_mean
+from lm_eval_ensemble.replay.compare import Comparison, Plan, compare
+from lm_eval_ensemble.replay.plans import Teacher, fitting, make_plans
+from lm_eval_ensemble.replay.render import as_json, as_markdown
+from lm_eval_ensemble.replay.rows import NoRecordsError, Recorded, read_record
+from lm_eval_ensemble.report.load import TaskRun, load_runs
+from lm_eval_ensemble.selection.base import score_of
+from lm_eval_ensemble.selection.fit import FOLDS
+from lm_eval_ensemble.selection.spec import VERSION
+
+__all__ = ["add_arguments", "main", "select_runs"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="results file of lm_eval, or a folder with results")
+    parser.add_argument(
+        "--format", choices=["md", "json"], default="md", help="md: tables in percent; json: shares (default: md)"
+    )
+    parser.add_argument("--task", help="only these tasks, joined by commas (default: all that have records)")
+    parser.add_argument("--rule", help="the score to compare, e.g. fim or fim+onepass (default: the run's)")
+    parser.add_argument(
+        "--measure", help="what counts as right: pass@1, exact_match, exact_match_first_line (default: the run's)"
+    )
+    parser.add_argument("--selectors", nargs="+", metavar="SELECTOR", help="only these, as in docs/selection.md (default: all)")
+    parser.add_argument("--selector_file", metavar="FILE", help="numbers for the fitted selectors (default: cross-fitted)")
+    parser.add_argument("--features", help="of the selector learned, joined by commas, at most six")
+    parser.add_argument("--fit", metavar="FILE", help="fit on all HumanEval-Infilling records and write a selector file")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Print the tables; what could not be read goes to stderr."""
+    features = None if arguments.features is None else [name.strip() for name in arguments.features.split(",")]
+    tasks = None if arguments.task is None else [name.strip() for name in arguments.task.split(",")]
+    found, problems = select_runs(
+        arguments.runs,
+        tasks,
+        arguments.rule,
+        arguments.measure,
+        arguments.selectors,
+        arguments.selector_file,
+        features,
+        Path(arguments.fit) if arguments.fit else None,
+    )
+    for problem in problems:
+        print(f"lm-eval-ensemble: {problem}", file=sys.stderr)
+    if arguments.format == "json":
+        print(json.dumps({"tasks": [as_json(one) for one in found], "problems": problems}, indent=2, allow_nan=False))
+    else:
+        print("\n\n".join(as_markdown(one) for one in found))
+        if arguments.fit:
+            print(f"\nNumbers fitted on all HumanEval-Infilling records are in {arguments.fit}.")
+    return 0
+
+
+def select_runs(
+    paths: Sequence[str | Path],
+    tasks: Sequence[str] | None = None,
+    rule: str | None = None,
+    measure: str | None = None,
+    specs: Sequence[str] | None = None,
+    file: str | None = None,
+    features: Sequence[str] | None = None,
+    fit: Path | None = None,
+) -> tuple[list[Comparison], list[str]]:
+    """The comparison of every task of every run, and what could not be read.
+
+    :raises DataError: nothing could be read; ``ConfigError``: an unknown task, score or selector, or a fit that is refused.
+    """
+    runs, problems = load_runs(paths)
+    records, notes = _records(runs, rule, measure)
+    problems += [*notes, *(problem for recorded in records for problem in recorded.problems)]
+    wanted = records
+    if tasks is not None:
+        known = sorted({recorded.task for recorded in records})
+        for task in tasks:
+            if task not in known:
+                raise ConfigError(f"--task {task!r}: the run has no records of it.{did_you_mean(task, known)}")
+        wanted = [recorded for recorded in records if recorded.task in tasks]
+    if fit is not None:
+        _write(fit, wanted, rule, features)
+    teachers = {id(recorded): Teacher(recorded, rule or recorded.rule, features) for recorded in records}
+    found = []
+    for recorded in wanted:
+        own = _teacher(recorded, records)
+        found.append(_compare(recorded, rule, specs, file, None if own is None else teachers[id(own)]))
+    return found, problems
+
+
+def _records(runs: Sequence[TaskRun], rule: str | None, measure: str | None) -> tuple[list[Recorded], list[str]]:
+    """What can be read of each run. A run that contradicts itself is an error; one without records is a note."""
+    records: list[Recorded] = []
+    notes: list[str] = []
+    for run in runs:
+        if run.samples_path is None:
+            notes.append(f"{run.results_path}: no samples of {run.task} beside it; run lm_eval with --log_samples.")
+            continue
+        try:
+            records.append(read_record(run, rule, measure))
+        except NoRecordsError as error:
+            notes.append(str(error))
+    if not records:
+        raise DataError("Nothing to replay.\n" + "\n".join(notes))
+    for recorded in records:
+        _has_rule(recorded)
+    return records, notes
+
+
+def _has_rule(recorded: Recorded) -> None:
+    rule = recorded.choices[0].case.rule
+    if all(score_of(scored, rule) is None for choice in recorded.choices for scored in choice.case.candidates):
+        raise ConfigError(f"--rule {rule!r}: not a score that {recorded.task} recorded.{did_you_mean(rule, recorded.scores)}")
+
+
+def _compare(
+    recorded: Recorded, rule: str | None, specs: Sequence[str] | None, file: str | None, teacher: Teacher | None
+) -> Comparison:
+    compared = rule or recorded.rule
+    own = recorded.selector if compared == recorded.rule else f"{recorded.selector} as run"
+    plans, left_out = make_plans(recorded, compared, specs, file, teacher)
+    return compare(recorded, plans, own, left_out, _notes(recorded, plans, own))
+
+
+def _teacher(recorded: Recorded, records: Sequence[Recorded]) -> Recorded | None:
+    """The records to fit on: the task's own, but never SantaCoder's, which takes HumanEval-Infilling's of the same model."""
+    if not recorded.is_santacoder:
+        return recorded
+    same = [
+        r for r in records if r.is_humaneval and r.run.model_name == recorded.run.model_name and r.members == recorded.members
+    ]
+    return next((r for r in same if r.task == "humaneval_infill"), next(iter(same), None))
+
+
+def _notes(recorded: Recorded, plans: Sequence[Plan], own: str) -> list[str]:
+    notes = []
+    replayed = next((plan for plan in plans if plan.name == own and not plan.fitted), None)
+    if replayed:
+        other = sum(replayed.choose(choice)[0] != choice.winner for choice in recorded.choices)
+        if other:
+            notes.append(
+                f"replaying {own} chooses another candidate than the run in {other} of {len(recorded.choices)} documents: "
+                "scores are stored with five decimals, or the record is of another release. The row shows what the run chose."
+            )
+    some = [m for m in recorded.members if any(m not in choice.members for choice in recorded.choices)]
+    if some:
+        notes.append(f"not every gap has a candidate of {', '.join(some)}; for these members the others count as wrong.")
+    if "oracle" in recorded.length_modes:
+        notes.append("length=oracle told the diffusion member the length of the answer.")
+    return notes
+
+
+def _write(path: Path, records: Sequence[Recorded], rule: str | None, features: Sequence[str] | None) -> None:
+    """Fit on the HumanEval-Infilling records and write the selector file.
+
+    :raises ConfigError: there are none, or they are of several models.
+    """
+    usable = [recorded for recorded in records if recorded.is_humaneval]
+    if not usable:
+        why = (
+            "nothing is fitted on SantaCoder-FIM, whose licence forbids training on it"
+            if any(recorded.is_santacoder for recorded in records)
+            else f"found {', '.join(sorted({recorded.task for recorded in records}))}"
+        )
+        raise ConfigError(f"--fit: {why}; expected a run with HumanEval-Infilling (--tasks humaneval_infill).")
+    if len({recorded.run.results_path for recorded in usable}) > 1:
+        raise ConfigError(f"--fit: found {len(usable)} runs with HumanEval-Infilling; give one, for one set of members.")
+    first = usable[0]
+    compared = rule or first.rule
+    joined = Recorded(
+        first.run,
+        tuple(choice for recorded in usable for choice in recorded.choices),
+        first.measure,
+        first.selector,
+        first.rule,
+        first.prefer,
+        tuple(sorted({mode for recorded in usable for mode in recorded.length_modes})),
+    )
+    content = {
+        "version": VERSION,
+        "origin": _origin(joined, [recorded.task for recorded in usable], compared),
+        "numbers": fitting(joined, compared, features).numbers().model_dump(mode="json"),
+    }
+    try:
+        path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--fit {str(path)!r}: cannot be written ({error}). Give a file in a folder that exists.") from None
+
+
+def _origin(joined: Recorded, tasks: Sequence[str], rule: str) -> dict[str, Any]:
+    return {
+        "fitted_on": "HumanEval-Infilling",
+        "tasks": list(tasks),
+        "documents": len({choice.case.key[:2] for choice in joined.choices}),
+        "choices": len(joined.choices),
+        "decisive": sum(choice.decisive for choice in joined.choices),
+        "programs": len({choice.problem for choice in joined.choices}),
+        "results": joined.run.results_path.name,
+        "date": joined.run.date,
+        "model": joined.run.model_name,
+        "members": list(joined.members),
+        "measure": joined.measure,
+        "rule": rule,
+        "length_modes": list(joined.length_modes),
+        "folds_of_the_replay": FOLDS,
+        "release": __version__,
+    }

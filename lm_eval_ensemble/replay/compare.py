@@ -1,0 +1,193 @@
+"""All selectors over one task's records, ranked, with what can be said about the differences.
+
+With ``both`` = all candidates right and ``D`` = some but not all right, as shares of the choices, a selector that is right
+in a share ``s`` of the decisive ones scores both + s * D; the best member has s0 in the place of s. Only s is a selector's
+own doing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lm_eval_ensemble.errors import DataError, EnsembleError
+from lm_eval_ensemble.metrics.clustered import Clustered, clustered_mean, wilson
+from lm_eval_ensemble.metrics.multiple import holm
+from lm_eval_ensemble.metrics.paired import Paired, compare_paired, minimal_detectable_gain
+from lm_eval_ensemble.replay.rows import Choice, Recorded
+from lm_eval_ensemble.selection import Selector
+from lm_eval_ensemble.selection.bounds import floor, oracle
+
+__all__ = ["Comparison", "Plan", "Ranked", "compare"]
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A selector to replay. ``choose`` gets the whole choice, so that cross-fitted numbers can go by its program.
+
+    ``fitted`` says on what its numbers were fitted, empty if it has none.
+    """
+
+    name: str
+    choose: Callable[[Choice], tuple[int, str]]
+    fitted: str = ""
+
+    @classmethod
+    def of(cls, name: str, selector: Selector, fitted: str = "") -> Plan:
+        return cls(name, lambda choice: selector(choice.case), fitted)
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One row. ``score`` is the share of right choices, ``s`` that on decisive ones (None if there are none), ``gain`` the
+    comparison with the best member; ``p_holm`` is adjusted over all selectors but the primary one and the bounds."""
+
+    selector: str
+    score: Clustered
+    wilson: tuple[float, float]
+    s: Clustered | None
+    gain: Paired
+    reasons: Mapping[str, int]
+    fitted: str = ""
+    primary: bool = False
+    bound: bool = False
+    p_holm: float | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One task of one run: ``rows`` from best to worst; ``left_out`` maps a selector to the reason."""
+
+    recorded: Recorded
+    rule: str
+    rows: tuple[Ranked, ...]
+    best: str
+    members: Mapping[str, float]
+    floor: float
+    oracle: float
+    decisive: float
+    s0: float | None
+    deff: float | None
+    detectable: float | None
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def clusters(self) -> int:
+        return len({choice.problem for choice in self.recorded.choices})
+
+    @property
+    def n_decisive(self) -> int:
+        return sum(choice.decisive for choice in self.recorded.choices)
+
+
+def compare(
+    recorded: Recorded, plans: Sequence[Plan], own: str, left_out: Mapping[str, str] | None = None, notes: Sequence[str] = ()
+) -> Comparison:
+    """:param own: what the run's own selector is called in the table; its row is what the run recorded.
+
+    :raises DataError: a selector fell outside floor and oracle.
+    """
+    choices = recorded.choices
+    problems = [choice.problem for choice in choices]
+    right = [choice.case.right or () for choice in choices]
+    decisive = np.array([choice.decisive for choice in choices])
+    members = {name: _member(choices, name) for name in recorded.members}
+    best = max(members, key=lambda name: (members[name].mean(), name == recorded.prefer))
+    replayed = _replay([*plans, *_BOUNDS], choices)
+    bounds = {plan.name: replayed[plan.name] for plan in _BOUNDS}
+    picks = {name: found for name, found in replayed.items() if name not in bounds}
+    made = [(choice.winner, choice.reason) for choice in choices]
+    values = {
+        name: np.array([float(r[i]) for r, (i, _) in zip(right, found, strict=True)])
+        for name, found in {own: made, **picks, **bounds}.items()
+    }
+    _bounded(values, recorded)
+    fitted = {plan.name: plan.fitted for plan in plans}
+    # Many selectors choose alike: the same values need their tests only once.
+    known: dict[bytes, Paired] = {}
+    rows = []
+    for name, found in {own: made, **{n: p for n, p in picks.items() if n != own}, **bounds}.items():
+        x = values[name]
+        if (key := x.tobytes()) not in known:
+            known[key] = compare_paired(x, members[best], problems)
+        gain = known[key]
+        own_problems = [problem for problem, d in zip(problems, decisive, strict=True) if d]
+        rows.append(
+            Ranked(
+                selector=name,
+                score=clustered_mean(x, problems),
+                wilson=wilson(int(x.sum()), len(x)),
+                s=clustered_mean(x[decisive], own_problems) if decisive.any() else None,
+                gain=gain,
+                reasons=Counter(reason for _, reason in found),
+                fitted=fitted.get(name, ""),
+                primary=name == own,
+                bound=name in bounds,
+            )
+        )
+    share, primary = float(decisive.mean()), next(row for row in rows if row.primary)
+    deff = primary.gain.difference.deff
+    return Comparison(
+        recorded=recorded,
+        rule=choices[0].case.rule,
+        rows=_ranked(rows),
+        best=best,
+        members={name: float(x.mean()) for name, x in members.items()},
+        floor=float(values["floor"].mean()),
+        oracle=float(values["oracle"].mean()),
+        decisive=share,
+        s0=float(members[best][decisive].mean()) if decisive.any() else None,
+        deff=deff,
+        detectable=minimal_detectable_gain(len(choices), primary.gain.discordant, max(1.0, deff)) if deff else None,
+        left_out=dict(left_out or {}),
+        notes=tuple(notes),
+    )
+
+
+def _member(choices: Sequence[Choice], name: str) -> Values:
+    """Share of right ones among a member's own candidates, per choice: what picking it blindly gives."""
+    shares = []
+    for choice in choices:
+        own = [r for s, r in zip(choice.case.candidates, choice.case.right or (), strict=True) if s.candidate.member == name]
+        shares.append(sum(own) / len(own) if own else 0.0)
+    return np.array(shares)
+
+
+_BOUNDS = (Plan.of("oracle", oracle), Plan.of("floor", floor))
+
+
+def _replay(plans: Sequence[Plan], choices: Sequence[Choice]) -> dict[str, list[tuple[int, str]]]:
+    """Choice by choice: what one selector has found out about a file serves the next one."""
+    found: dict[str, list[tuple[int, str]]] = {plan.name: [] for plan in plans}
+    for choice in choices:
+        for plan in plans:
+            try:
+                found[plan.name].append(plan.choose(choice))
+            except EnsembleError as error:
+                raise type(error)(f"selector {plan.name!r}: {error}") from None
+    return found
+
+
+def _bounded(values: Mapping[str, Values], recorded: Recorded) -> None:
+    """No selector is right where no candidate is, or wrong where all are right."""
+    for name, x in values.items():
+        outside = np.flatnonzero((x < values["floor"]) | (x > values["oracle"]))
+        if len(outside):
+            key = recorded.choices[outside[0]].case.key
+            raise DataError(f"{recorded.run.samples_path}: selector {name!r} falls outside floor and oracle at {key}.")
+
+
+def _ranked(rows: Sequence[Ranked]) -> tuple[Ranked, ...]:
+    family = [row for row in rows if not row.primary and not row.bound]
+    adjusted = dict(zip((row.selector for row in family), holm([row.gain.p for row in family]), strict=True))
+    done = [replace(row, p_holm=adjusted.get(row.selector)) for row in rows]
+    # The bounds stand at the ends, also where a selector reaches them.
+    place = {"oracle": 0, "floor": 2}
+    return tuple(sorted(done, key=lambda row: (place.get(row.selector, 1) if row.bound else 1, -row.score.mean, row.selector)))

@@ -1,0 +1,312 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from lm_eval_ensemble.cli import main
+from lm_eval_ensemble.errors import ConfigError, DataError
+from lm_eval_ensemble.metrics.infill import selection_accuracy
+from lm_eval_ensemble.replay.command import select_runs
+from lm_eval_ensemble.selection import make_selector
+from lm_eval_ensemble.selection.spec import read_selector_file
+from lm_eval_ensemble.types import Scored
+from tests.replay.runs import RULE, pair, santacoder, scored, write_run
+
+
+def rows_of(found: Any) -> dict[str, Any]:
+    return {row.selector: row for row in found.rows}
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def write(file: Path, samples: list[dict[str, Any]]) -> None:
+    file.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+
+
+def test_the_table_tells_what_the_run_told(tmp_path: Path) -> None:
+    samples = read(write_run(tmp_path))
+    (found,), problems = select_runs([tmp_path])
+    assert problems == []
+    rows = rows_of(found)
+    assert len(rows) >= 14
+    own = rows["argmin"]
+    assert own.primary
+    assert own.score.mean == pytest.approx(sum(s["pass@1"] for s in samples) / len(samples))
+    assert own.s.mean == pytest.approx(selection_accuracy([s["selection"] for s in samples]))
+    for name in ("oracle", "floor"):
+        assert rows[name].score.mean == pytest.approx(sum(s[f"pass@1_{name}"] for s in samples) / len(samples))
+    for member in ("dllm", "fim"):
+        expected = sum(s[f"pass@1_{member}"] for s in samples) / len(samples)
+        assert rows[f"always:{member}"].score.mean == pytest.approx(expected) == found.members[member]
+    assert found.clusters == 30
+    assert found.notes == ()
+
+
+def test_every_score_follows_from_s(tmp_path: Path) -> None:
+    """acc = both + s * D, and the gain over the best member is D * (s - s0)."""
+    write_run(tmp_path)
+    (found,), _ = select_runs([tmp_path])
+    assert found.s0 is not None
+    for row in found.rows:
+        assert row.s is not None
+        assert row.score.mean == pytest.approx(found.floor + row.s.mean * found.decisive)
+        assert row.gain.difference.mean == pytest.approx(found.decisive * (row.s.mean - found.s0))
+    scores = [row.score.mean for row in found.rows]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] == found.oracle
+    assert scores[-1] == found.floor
+
+
+def test_the_veto_and_the_score_swap(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    (found,), _ = select_runs([tmp_path])
+    rows = rows_of(found)
+    # Every vetoed text was wrong, so the veto cannot lose against the same rule without it.
+    assert rows["veto"].reasons["veto"] > 0
+    assert rows["veto"].score.mean >= rows["argmin"].score.mean
+    assert {"argmin[fim]", "argmin[onepass]", "argmin[causal]"} <= set(rows)
+    # causal is fim plus a constant in this run.
+    assert rows["argmin[causal]"].score == rows["argmin[fim]"].score
+    assert rows["sequence:veto,agreement,margin:0.05"].reasons.keys() <= {"veto", "agreement", "margin", "score", "tie"}
+
+
+def test_fitted_selectors_are_cross_fitted(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    santacoder(tmp_path)
+    (human, santa), _ = select_runs([tmp_path])
+    rows = rows_of(human)
+    for name in ("margin", "centred", "znorm", "weighted", "calibrated", "learned"):
+        assert rows[name].fitted == "cross-fitted"
+    assert rows["learned"].reasons["learned"] > 0
+    rows = rows_of(santa)
+    assert rows["calibrated"].fitted == "cross-fitted on humaneval_infill"
+    assert "learned" not in rows
+    assert "only there" in santa.left_out["learned"]
+
+
+def test_nothing_is_fitted_on_santacoder(tmp_path: Path) -> None:
+    santacoder(tmp_path)
+    (found,), _ = select_runs([tmp_path])
+    assert {"margin", "centred", "znorm", "weighted", "calibrated", "learned", "mbr"} == set(found.left_out)
+    assert "nothing is fitted on SantaCoder-FIM" in found.left_out["znorm"]
+    with pytest.raises(ConfigError, match="licence forbids"):
+        select_runs([tmp_path], fit=tmp_path / "numbers.json")
+    with pytest.raises(ConfigError, match="nothing is fitted on SantaCoder-FIM"):
+        select_runs([tmp_path], specs=["znorm"])
+    assert not (tmp_path / "numbers.json").exists()
+
+
+def test_a_fit_serves_live_selectors(tmp_path: Path) -> None:
+    write_run(tmp_path / "run")
+    santacoder(tmp_path / "run")
+    file = tmp_path / "numbers.json"
+    found, _ = select_runs([tmp_path / "run"], fit=file)
+    written = read_selector_file(file)
+    assert written.origin["fitted_on"] == "HumanEval-Infilling"
+    assert (written.origin["tasks"], written.origin["documents"]) == (["humaneval_infill"], 120)
+    assert written.numbers.rule == RULE
+    assert set(written.numbers.learned or {}) == {"fim", "onepass", "causal", "log_bytes", "compiles", "preferred"}
+    # What the file says is what a live selector does, and what --selector_file replays.
+    select = make_selector("calibrated", str(file), ("dllm", "fim"))
+    (human, santa), _ = select_runs([tmp_path / "run"], specs=["calibrated"], file=str(file))
+    assert rows_of(human)["calibrated"].fitted == f"from {file}"
+    for one, before in ((human, found[0]), (santa, found[1])):
+        right = [(c.case.right or ())[select(c.case)[0]] for c in one.recorded.choices]
+        assert rows_of(one)["calibrated"].score.mean == pytest.approx(sum(right) / len(right))
+        assert one.members == before.members
+
+
+def test_the_learned_selector_refuses_what_knows_the_answer(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    for name in ("canonical_solution", "oracle_length", "verdict", "task_id", "length_agreement"):
+        with pytest.raises(ConfigError, match=f"{name!r} is refused"):
+            select_runs([tmp_path], features=["fim", name])
+    with pytest.raises(ConfigError, match="expected 1 to 6"):
+        select_runs([tmp_path], features=["fim", "onepass", "causal", "log_bytes", "compiles", "preferred", "repeats_line"])
+    with pytest.raises(ConfigError, match="Did you mean 'onepass'"):
+        select_runs([tmp_path], features=["onepas"])
+    (found,), _ = select_runs([tmp_path], specs=["learned"], features=["fim", "compiles"])
+    assert rows_of(found)["learned"].fitted == "cross-fitted"
+
+
+def test_repeats_are_choices_of_their_own(tmp_path: Path) -> None:
+    samples = read(write_run(tmp_path, n=40, repeats=3))
+    (found,), _ = select_runs([tmp_path])
+    assert len(found.recorded.choices) == 120
+    assert found.clusters == 10
+    assert rows_of(found)["argmin"].score.mean == pytest.approx(sum(s["pass@1"] for s in samples) / 40)
+
+
+def three_samples(i: int, random: Random) -> list[Scored]:
+    """One model alone, three samples: the compute-matched baseline, and the shape of `lm-eval-ensemble score`."""
+    return [
+        scored("alone", s.candidate.text, s.verdict == "pass", s.scores["fim"] or 0, 1.0, k)
+        for k in range(3)
+        for s in [pair(i, random)[0]]
+    ]
+
+
+def test_samples_of_one_model(tmp_path: Path) -> None:
+    samples = read(write_run(tmp_path, n=60, candidates=three_samples))
+    (found,), _ = select_runs([tmp_path])
+    rows = rows_of(found)
+    # The best member is a sample drawn blindly, so every selector is compared with pass@1 of the model itself.
+    assert found.members == {"alone": pytest.approx(sum(s["pass@1_alone"] for s in samples) / 60)}
+    assert rows["mbr"].reasons["consensus"] > 0
+    assert not [name for name in rows if name.startswith(("always", "margin", "znorm"))]
+    assert found.floor < found.members["alone"] < found.oracle
+
+
+def test_a_damaged_line_is_told_and_the_rest_used(tmp_path: Path) -> None:
+    file = write_run(tmp_path)
+    lines = file.read_text().splitlines()
+    lines[3] = lines[3][:200]
+    broken = json.loads(lines[5])
+    del broken["selection"]["candidates"][0]["text"]
+    strange = json.loads(lines[7])
+    strange["selection"]["winner_index"] = 9
+    lines[5], lines[7] = json.dumps(broken), json.dumps(strange)
+    file.write_text("\n".join(lines))
+    (found,), problems = select_runs([tmp_path])
+    assert len(found.recorded.choices) == 117
+    assert len(problems) == 3
+    assert f"{file}, line 4" in problems[0]
+    assert "doc_id 5" in problems[1]
+    assert "'text'" in problems[1]
+    assert "winner_index 9" in problems[2]
+
+
+def test_right_where_no_candidate_is_cannot_be(tmp_path: Path) -> None:
+    file = write_run(tmp_path)
+    samples = read(file)
+    i = next(i for i, s in enumerate(samples) if s["pass@1_oracle"] == 0)
+    samples[i]["pass@1"] = 1.0
+    write(file, samples)
+    with pytest.raises(DataError, match=f"doc_id {i}.*cannot be right where no candidate is"):
+        select_runs([tmp_path])
+    samples = read(write_run(tmp_path))
+    i = next(i for i, s in enumerate(samples) if s["pass@1"] == 1 and s["pass@1_floor"] == 0)
+    samples[i]["pass@1"] = 0.0
+    write(file, samples)
+    with pytest.raises(DataError, match=f"doc_id {i}.*the chosen candidates give 1"):
+        select_runs([tmp_path])
+
+
+def test_a_run_without_records_says_what_to_do(tmp_path: Path) -> None:
+    file = write_run(tmp_path / "one")
+    file.unlink()
+    with pytest.raises(DataError, match="--log_samples"):
+        select_runs([tmp_path / "one"])
+    file = write_run(tmp_path / "two")
+    write(file, [{k: v for k, v in sample.items() if k != "selection"} for sample in read(file)])
+    with pytest.raises(DataError, match="--predict_only"):
+        select_runs([tmp_path / "two"])
+    # Beside a run that has them it is a note.
+    write_run(tmp_path / "both")
+    santacoder(tmp_path / "both").unlink()
+    found, problems = select_runs([tmp_path / "both"])
+    assert [one.recorded.task for one in found] == ["humaneval_infill"]
+    assert "santacoder_fim" in problems[0]
+
+
+def test_a_routed_run_says_that_members_were_not_asked(tmp_path: Path) -> None:
+    write_run(tmp_path, candidates=lambda i, random: [pair(i, random)[i % 2]])
+    (found,), _ = select_runs([tmp_path])
+    assert any("not every gap has a candidate of dllm, fim" in note for note in found.notes)
+    assert rows_of(found)["argmin"].reasons == {"single": 120}
+
+
+def test_the_runs_own_selector_is_what_it_recorded(tmp_path: Path) -> None:
+    file = write_run(tmp_path, selector="random")
+    samples = read(file)
+    (found,), _ = select_runs([tmp_path])
+    own = next(row for row in found.rows if row.primary)
+    assert own.selector == "random"
+    assert own.score.mean == pytest.approx(sum(s["pass@1"] for s in samples) / len(samples))
+    # The draws come back from seed, task and document alone.
+    assert not [note for note in found.notes if "another candidate" in note]
+    (found,), _ = select_runs([tmp_path], rule="fim")
+    names = set(rows_of(found))
+    assert next(row.selector for row in found.rows if row.primary) == "random as run"
+    assert {"argmin", "argmin[onepass]", "random"} <= names
+    assert found.rule == "fim"
+
+
+def test_another_measure(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    (found,), _ = select_runs([tmp_path], measure="exact_match")
+    assert found.recorded.measure == "exact_match"
+    with pytest.raises(ConfigError, match="exact_match"):
+        select_runs([tmp_path], measure="exact")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["--task", "humaneval_infil"], "Did you mean 'humaneval_infill'"),
+        (["--rule", "fmi"], "Did you mean 'fim'"),
+        (["--selectors", "argmin[fmi]"], "Did you mean 'fim'"),
+        (["--selectors", "argmn"], "Did you mean 'argmin'"),
+        (["--selector_file", "nowhere.json"], "nowhere.json"),
+        (["--fit", "no/such/folder/numbers.json"], "cannot be written"),
+    ],
+)
+def test_faults_are_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], found: str) -> None:
+    write_run(tmp_path, n=30)
+    assert main(["select", str(tmp_path), *arguments]) == 2
+    message = capsys.readouterr().err
+    assert found in message
+    assert message.startswith("lm-eval-ensemble: ConfigError: ")
+
+
+def test_few_documents_leave_the_learned_selector_out(tmp_path: Path) -> None:
+    write_run(tmp_path, n=20)
+    (found,), _ = select_runs([tmp_path])
+    assert "20 decisive documents" in found.left_out["learned"]
+    assert "calibrated" in rows_of(found)
+
+
+def test_nothing_decisive(tmp_path: Path) -> None:
+    write_run(
+        tmp_path, n=12, candidates=lambda i, random: [scored(m, f"    return {m}\n", True, 1.0, 1.0) for m in ("dllm", "fim")]
+    )
+    (found,), _ = select_runs([tmp_path])
+    assert (found.s0, found.floor, found.oracle) == (None, 1.0, 1.0)
+    assert main(["select", str(tmp_path)]) == 0
+
+
+def test_the_command_prints_tables_and_loads_no_model(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    santacoder(tmp_path)
+    code = (
+        "import sys; from lm_eval_ensemble.cli import main; code = main(sys.argv[1:]); "
+        "print([m for m in ('torch', 'lm_eval', 'transformers') if m in sys.modules], file=sys.stderr); sys.exit(code)"
+    )
+    command = [sys.executable, "-c", code, "select", str(tmp_path), "--fit", str(tmp_path / "numbers.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    assert done.stdout.count("\n## ") + done.stdout.startswith("## ") == 2
+    table = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert len({line.count("|") for line in table}) == 1
+    assert any(line.startswith("| **argmin** |") for line in table)
+    assert "numbers.json" in done.stdout
+
+
+def test_json_has_a_row_per_selector(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path)
+    assert main(["select", str(tmp_path), "--format", "json"]) == 0
+    (task,) = json.loads(capsys.readouterr().out)["tasks"]
+    names = [row["selector"] for row in task["rows"]]
+    assert len(names) == len(set(names)) >= 14
+    own = next(row for row in task["rows"] if row["primary"])
+    assert own["gain"]["low"] <= own["gain"]["value"] <= own["gain"]["high"]
+    assert own["p_holm"] is None
+    assert all(row["p"] <= row["p_holm"] for row in task["rows"] if row["p_holm"] is not None)
