@@ -16,8 +16,9 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line. Rooms that need torch or lm_eval are imported only by the commands that use them."""
     from lm_eval_ensemble import doctor
     from lm_eval_ensemble.execution import files
-    from lm_eval_ensemble.report import commands as reports
     from lm_eval_ensemble.replay import command
+    from lm_eval_ensemble.report import commands as reports
+    from lm_eval_ensemble.uncertainty import command as uncertainty
 
     parser = argparse.ArgumentParser(
         prog="lm-eval-ensemble",
@@ -56,6 +57,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     command.add_arguments(select)
     select.set_defaults(handler=command.main)
+    uncertain = commands.add_parser(
+        "uncertainty",
+        help="how well a model knows when it is wrong, from saved answers",
+        description="Scores, intervals and tests from the records of uncertainty tasks (triviaqa_uncertainty, ...). Nothing is "
+        "generated again and no model is loaded, but for --similarity cross-encoder:... and --clusters nli:...",
+    )
+    uncertainty.add_arguments(uncertain)
+    uncertain.set_defaults(handler=uncertainty.main)
     return parser
 
 

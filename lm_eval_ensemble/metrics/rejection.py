@@ -56,13 +56,13 @@ def areas(total: Floats, wrong: Floats) -> Floats:
 
 def auprc(total: Floats, wrong: Floats) -> Floats:
     """Average precision (b,) of finding wrong answers: the step-wise sum, as in scikit-learn. Higher is better; chance is
-    the share of wrong answers."""
+    the share of wrong answers. NaN with one class."""
     found = np.cumsum(wrong[:, ::-1], axis=1)
     flagged = np.cumsum(total[:, ::-1], axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         precision = np.where(flagged > 0, found / flagged, 0.0)
-        value: Floats = (wrong[:, ::-1] * precision).sum(1) / wrong.sum(1)
-    return value
+        value = (wrong[:, ::-1] * precision).sum(1) / wrong.sum(1)
+    return np.where(wrong.sum(1) < total.sum(1), value, np.nan)
 
 
 def aurc(total: Floats, wrong: Floats, rejected: float = 1.0) -> Floats:

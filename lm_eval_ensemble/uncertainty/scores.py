@@ -5,7 +5,8 @@ never NaN. With l_t the log-probability of answer token t (nats, raw logits, the
 
 ==================  ====================================================================================
 ``g_nll``           -sum l_t, not divided by the length (G-NLL, Aichberger et al., arXiv:2412.15176)
-``g_nll_stop``      the same with the stop token's; equals ``g_nll`` where the length limit ended the answer
+``g_nll_stop``      the same with the stop token's; equals ``g_nll`` where none was generated: the length limit
+                    ended the answer, or the stop lies inside its last token
 ``ln_nll``          -mean l_t (Malinin and Gales, arXiv:2002.07650). The mean token NLL is the same number and the
                     perplexity the same ranking, so neither is listed again
 ``max_token_nll``   max -l_t (Manakul et al., arXiv:2303.08896)
@@ -89,7 +90,10 @@ def free_scores(record: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def _with_stop(total: float | None, stop: float | None, record: Mapping[str, Any]) -> float | None:
+    # Nothing to add where no stop token was generated: at the length limit, or where the stop lies inside the last token.
     if total is None or not record.get("logprobs") or record.get("stop_kind") == "length":
+        return total
+    if stop is None and record.get("straddle"):
         return total
     return None if stop is None else total - stop
 

@@ -128,6 +128,8 @@ def test_two_models_on_the_same_documents() -> None:
     assert same.low == pytest.approx(own.low, rel=0.02)
     # with two, the spread is that of a bootstrap of documents
     found = paired(score[0], score[1], wrong[0], wrong[1])
+    areas = [roc_auc_score(w, s) for s, w in zip(score, wrong, strict=True)]
+    assert found.value == pytest.approx(areas[0] - areas[1])
     draws = []
     for _ in range(500):
         pick = generator.integers(0, 500, 500)

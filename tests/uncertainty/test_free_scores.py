@@ -80,6 +80,10 @@ def test_the_stop_token_in_the_ablation(kind: str, stop: float | None, expected:
     assert free_scores(record([-1.0], stop_kind=kind, stop_logprob=stop))["g_nll_stop"] == expected
 
 
+def test_a_stop_inside_the_last_token_is_counted_already() -> None:
+    assert free_scores(record([-1.0], stop_kind="until", stop_logprob=None, straddle=True))["g_nll_stop"] == 1.0
+
+
 def test_missing_and_impossible_tokens() -> None:
     assert free_scores(record([-1.0, float("nan")]))["g_nll"] is None
     assert free_scores(record([-1.0, -math.inf]))["g_nll"] == math.inf

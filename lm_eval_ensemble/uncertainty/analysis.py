@@ -1,0 +1,273 @@
+"""From the answers of a run to every number of the report, and models compared on the documents they share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lm_eval_ensemble.errors import ConfigError, DataError
+from lm_eval_ensemble.metrics.abstention import Abstention, abstain, clopper_pearson
+from lm_eval_ensemble.metrics.calibration import METHODS, Calibration, calibrate
+from lm_eval_ensemble.metrics.delong import Difference, paired, unpaired
+from lm_eval_ensemble.metrics.discrimination import Discrimination, discriminate, spearman
+from lm_eval_ensemble.metrics.multiple import holm
+from lm_eval_ensemble.metrics.uncertainty import Estimate, auroc
+from lm_eval_ensemble.uncertainty.answers import LABELS, Answers, labels
+from lm_eval_ensemble.uncertainty.clusters import Clusters, MatchClusters
+from lm_eval_ensemble.uncertainty.origin import UNKNOWN
+from lm_eval_ensemble.uncertainty.relevance import relevance_scores
+from lm_eval_ensemble.uncertainty.sampled import sampled_scores
+from lm_eval_ensemble.uncertainty.scores import free_scores, is_empty
+from lm_eval_ensemble.uncertainty.similarity import Similarity
+
+__all__ = ["BASELINE", "PRIMARY", "Analysis", "Comparison", "HolmTest", "ScoreReport", "Settings", "analyse", "compare"]
+
+PRIMARY = "g_nll"
+BASELINE = "length_tokens"
+# Every document has this score, so what is said of it is said of all answers.
+BASELINE_OF_ALL = "length_chars"
+Column = list[float | None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to analyse. ``label`` is the primary rule, ``alpha`` the target error of abstention with risk ``delta``."""
+
+    similarity: Similarity | None = None
+    clusters: Clusters = field(default_factory=MatchClusters)
+    label: str = "f1"
+    alpha: float = 0.1
+    delta: float = 0.05
+    draws: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.label not in LABELS:
+            raise ConfigError(f"label: found {self.label!r}, expected one of {', '.join(LABELS)}.")
+        for name in ("alpha", "delta"):
+            if not 0 < (value := getattr(self, name)) < 1:
+                raise ConfigError(f"{name}: found {value}, expected a number between 0 and 1, such as 0.1.")
+        if self.draws < 0:
+            raise ConfigError(f"draws: found {self.draws}, expected 0 or more.")
+
+
+@dataclass(frozen=True)
+class HolmTest:
+    """A paired difference of AUROCs and its p-value after Holm's correction over the tests of its family."""
+
+    difference: Difference
+    p_holm: float | None
+
+
+@dataclass(frozen=True)
+class ScoreReport:
+    """Everything about one score. ``by_label``: AUROC under each rule; ``over_primary`` and ``over_length``: its AUROC minus
+    that of G-NLL and of the answer's length, on the documents that have both."""
+
+    name: str
+    discrimination: Discrimination
+    by_label: Mapping[str, Estimate]
+    calibrations: Mapping[str, Calibration]
+    abstention: Abstention
+    over_primary: HolmTest | None
+    over_length: HolmTest | None
+    unanswerable: Estimate | None
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One task of one run. ``columns``: score -> one value per document of ``answers.keys``; ``wrong``: (n,) bool."""
+
+    answers: Answers
+    label: str
+    columns: Mapping[str, Column]
+    wrong: NDArray[np.bool_]
+    reports: Mapping[str, ScoreReport]
+    accuracy: Estimate
+    correlations: Mapping[str, Mapping[str, float | None]]
+    rates: Mapping[str, float]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on one task by one score: AUROC of the first minus that of the second.
+
+    ``differ`` lists what is known to differ between them (family, size, precision). Where it is more than one thing, the
+    difference belongs to none of them alone.
+    """
+
+    dataset: str
+    score: str
+    first: str
+    second: str
+    test: HolmTest
+    differ: tuple[str, ...]
+
+
+def analyse(answers: Answers, settings: Settings) -> Analysis:
+    """Every score and metric of a run.
+
+    :raises DataError: the labels of the rule asked for are not to be had.
+    """
+    wrong = labels(answers.records, settings.label)
+    if wrong is None:
+        raise DataError(f"{answers.path}: {answers.dataset} has no label {settings.label!r} for some answers; try --label f1.")
+    columns = _columns(answers.records, settings)
+    rules = {rule: found for rule in LABELS if (found := labels(answers.records, rule)) is not None}
+    answerable = np.array([record.get("answerable") is not False for record in answers.records])
+    reports = {name: _report(name, column, wrong, rules, answerable, settings) for name, column in columns.items()}
+    over_primary, over_length = (_tests(columns, wrong, other) for other in (PRIMARY, BASELINE))
+    reports = {
+        name: replace(report, over_primary=over_primary.get(name), over_length=over_length.get(name))
+        for name, report in reports.items()
+    }
+    n, errors = len(wrong), int(wrong.sum())
+    low, high = clopper_pearson(n - errors, n)
+    return Analysis(
+        answers=answers,
+        label=settings.label,
+        columns=columns,
+        wrong=wrong,
+        reports=reports,
+        accuracy=Estimate((n - errors) / n, low, high, "clopper-pearson", None, n, 0),
+        correlations=spearman(columns),
+        rates=_rates(answers.records),
+        warnings=tuple(_warnings(answers, reports, rules)),
+    )
+
+
+def compare(analyses: Sequence[Analysis], scores: Sequence[str] = (PRIMARY, "rw_g_nll")) -> list[Comparison]:
+    """All pairs of runs of the same task: paired on the documents they share, unpaired where they share none.
+
+    Holm's correction is over the pairs of one task and score.
+    """
+    found: list[Comparison] = []
+    for dataset in dict.fromkeys(analysis.answers.dataset for analysis in analyses):
+        group = [analysis for analysis in analyses if analysis.answers.dataset == dataset]
+        for score in scores:
+            having = [analysis for analysis in group if score in analysis.columns]
+            pairs = list(combinations(having, 2))
+            tests = _corrected([_between(a, b, score) for a, b in pairs])
+            for (a, b), test in zip(pairs, tests, strict=True):
+                found.append(Comparison(dataset, score, _name(a, group), _name(b, group), test, _differ(a, b)))
+    return found
+
+
+def _columns(records: Sequence[Mapping[str, Any]], settings: Settings) -> dict[str, Column]:
+    """Score -> values; scores no document has are left out, but for the primary one, which keeps its row."""
+    rows: list[dict[str, float | None]] = [free_scores(record) for record in records]
+    if settings.similarity is not None:
+        for row, more in zip(rows, relevance_scores(records, settings.similarity), strict=True):
+            row.update(more)
+    if any(record.get("samples") for record in records):
+        for row, more in zip(rows, sampled_scores(records, settings.clusters, settings.similarity), strict=True):
+            row.update(more)
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    return {name: col for name, col in columns.items() if name == PRIMARY or any(value is not None for value in col)}
+
+
+def _report(
+    name: str,
+    column: Column,
+    wrong: NDArray[np.bool_],
+    rules: Mapping[str, NDArray[np.bool_]],
+    answerable: NDArray[np.bool_],
+    settings: Settings,
+) -> ScoreReport:
+    return ScoreReport(
+        name=name,
+        discrimination=discriminate(column, wrong, settings.draws, settings.seed),
+        by_label={rule: auroc(column, other) for rule, other in rules.items()},
+        calibrations={method: calibrate(column, wrong, method, seed=settings.seed) for method in METHODS},
+        abstention=abstain(column, wrong, settings.alpha, settings.delta),
+        over_primary=None,
+        over_length=None,
+        # told only where the task asks some questions that have no answer
+        unanswerable=None if answerable.all() else auroc(column, ~answerable),
+    )
+
+
+def _tests(columns: Mapping[str, Column], wrong: NDArray[np.bool_], other: str) -> dict[str, HolmTest]:
+    if other not in columns:
+        return {}
+    names = [name for name in columns if name != other]
+    second = _array(columns[other])
+    differences = []
+    for name in names:
+        first = _array(columns[name])
+        both = ~np.isnan(first) & ~np.isnan(second)
+        differences.append(paired(first[both], second[both], wrong[both]))
+    return dict(zip(names, _corrected(differences), strict=True))
+
+
+def _corrected(differences: Sequence[Difference]) -> list[HolmTest]:
+    adjusted = iter(holm([difference.p for difference in differences if difference.p is not None]))
+    return [HolmTest(difference, None if difference.p is None else next(adjusted)) for difference in differences]
+
+
+def _between(a: Analysis, b: Analysis, score: str) -> Difference:
+    first, second = (dict(zip(x.answers.keys, _array(x.columns[score]), strict=True)) for x in (a, b))
+    wrongs = [dict(zip(x.answers.keys, x.wrong, strict=True)) for x in (a, b)]
+    known = [[key for key, value in column.items() if not np.isnan(value)] for column in (first, second)]
+    shared = [key for key in known[0] if key in set(known[1])]
+    if shared:
+        mine, yours = (np.array([wrong[key] for key in shared], bool) for wrong in wrongs)
+        return paired(np.array([first[key] for key in shared]), np.array([second[key] for key in shared]), mine, yours)
+    columns = [np.array([column[key] for key in keys], float) for column, keys in zip((first, second), known, strict=True)]
+    mine, yours = (np.array([wrong[key] for key in keys], bool) for wrong, keys in zip(wrongs, known, strict=True))
+    return unpaired(columns[0], columns[1], mine, yours)
+
+
+def _name(analysis: Analysis, group: Sequence[Analysis]) -> str:
+    name = f"{analysis.answers.origin.name} ({analysis.answers.source})"
+    alike = sum(f"{other.answers.origin.name} ({other.answers.source})" == name for other in group)
+    return f"{name} {analysis.answers.run_id}" if alike > 1 else name
+
+
+def _differ(a: Analysis, b: Analysis) -> tuple[str, ...]:
+    first, second = a.answers.origin, b.answers.origin
+    pairs = {name: (getattr(first, name), getattr(second, name)) for name in ("family", "size", "precision")}
+    return tuple(name for name, (x, y) in pairs.items() if x != y and UNKNOWN not in (x, y))
+
+
+def _array(column: Column) -> NDArray[np.float64]:
+    return np.array([np.nan if value is None else value for value in column], np.float64)
+
+
+def _rates(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Shares of the answers: cut by the length limit, last token across a stop, empty, prompt shortened to fit."""
+    n = len(records)
+    return {
+        "truncated": sum(bool(record.get("truncated")) for record in records) / n,
+        "straddle": sum(bool(record.get("straddle")) for record in records) / n,
+        "empty": sum(is_empty(record) for record in records) / n,
+        "trimmed": sum(bool(record.get("trimmed_prefix")) for record in records) / n,
+    }
+
+
+def _warnings(answers: Answers, reports: Mapping[str, ScoreReport], rules: Mapping[str, NDArray[np.bool_]]) -> list[str]:
+    found = list(answers.notes)
+    found += [warning for warning in reports[BASELINE_OF_ALL].discrimination.warnings if "too few" in warning]
+    for name, report in reports.items():
+        # that longer answers are right more often is a finding about lengths, no fault
+        if not name.startswith("length_"):
+            found += [f"{name}: {warning}" for warning in report.discrimination.warnings if "too few" not in warning]
+    if all(record.get("logprobs") is None for record in answers.records):
+        found.append("no log-probabilities were recorded: lengths only. Run with --model hf-scored")
+    sources = sorted({str(record.get("source") or "generation") for record in answers.records})
+    if len(sources) > 1:
+        found.append(f"log-probabilities of different origin in one run ({', '.join(sources)}): scores are not on one scale")
+    elif sources == ["loglikelihood"]:
+        found.append("log-probabilities of a second pass over the answer's text, not of its generation")
+    kinds = sorted({str(record["entropy_kind"]) for record in answers.records if record.get("entropy_kind")})
+    if any(kind.startswith("topk") for kind in kinds):
+        found.append(f"entropies are lower bounds ({', '.join(kinds)})")
+    if "stored" in rules and (differ := int((rules["stored"] != rules["f1"]).sum())):
+        found.append(f"stored verdicts differ from F1 >= 0.5 in {differ} answers (another judge?); --label stored uses them")
+    return found

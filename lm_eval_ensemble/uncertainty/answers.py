@@ -1,0 +1,172 @@
+"""The answers of a run, whichever file they come from: one record per document, with labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lm_eval_ensemble.errors import DataError
+from lm_eval_ensemble.metrics.answers import rouge_l, squad_em, squad_f1
+from lm_eval_ensemble.report.load import TaskRun, load_runs
+from lm_eval_ensemble.uncertainty.legacy import FILE_NAME, old_records, run_settings
+from lm_eval_ensemble.uncertainty.origin import UNKNOWN, Origin, from_config, from_old_name
+
+__all__ = ["LABELS", "Answers", "labels", "load_answers"]
+
+# Rule -> the least value of that field of a record that counts as right. The first is the primary one.
+LABELS: dict[str, float] = {"f1": 0.5, "em": 1.0, "rougeL": 0.3, "stored": 0.5}
+_MEASURES = {"f1": squad_f1, "em": squad_em, "rougeL": rouge_l}
+_LISTS = ("logprobs", "tokens", "token_ids", "samples", "entropy", "margin", "references")
+_OLD = (
+    "a file of earlier experiments: the log-probabilities of runs before 2025-12-08 are those of sampled answers after "
+    "temperature and cut-offs, not of greedy ones; RW-G-NLL needs tokens, which it does not hold"
+)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One task of one run. ``keys`` name the documents across runs, ``records`` are as in a samples file."""
+
+    origin: Origin
+    source: str
+    dataset: str
+    run_id: str
+    experiment_lot: str
+    path: Path
+    keys: tuple[str, ...]
+    records: tuple[Mapping[str, Any], ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Names the run for people."""
+        return f"{self.dataset}, {self.origin.name} ({self.source})"
+
+
+def labels(records: Sequence[Mapping[str, Any]], rule: str) -> NDArray[np.bool_] | None:
+    """Whether each answer is wrong, (n,), by a rule of :data:`LABELS`; None if some record cannot tell.
+
+    A missing value is computed from ``answer`` and ``references`` where the rule allows.
+    """
+    values = [_value(record, rule) for record in records]
+    known = [value for value in values if value is not None]
+    return np.array(known) < LABELS[rule] if len(known) == len(values) else None
+
+
+def load_answers(paths: Sequence[str | Path]) -> tuple[list[Answers], list[str]]:
+    """The runs with answers found in results files, folders and old pickles, and what could not be used.
+
+    :raises DataError: a path does not exist, or nothing usable is there.
+    """
+    found: list[Answers] = []
+    problems: list[str] = []
+    for path in map(Path, paths):
+        pickles = [path] if path.suffix == ".pkl" else sorted(path.rglob(FILE_NAME)) if path.is_dir() else []
+        for file in pickles:
+            try:
+                found.append(_old_run(file, problems))
+            except DataError as error:
+                problems.append(str(error))
+        if path.suffix == ".pkl":
+            continue
+        try:
+            runs, told = load_runs([path])
+        except DataError as error:
+            if not pickles:
+                problems.append(str(error))
+            continue
+        problems += told
+        found += [answers for run in runs if (answers := _run(run, problems)) is not None]
+    if not found:
+        raise DataError("\n".join(["no run with answers to analyse was found.", *problems]))
+    return found, problems
+
+
+def _run(run: TaskRun, problems: list[str]) -> Answers | None:
+    if run.samples_path is None:
+        problems.append(f"{run.results_path}: {run.task} has no samples file; run lm_eval with --log_samples. Left out.")
+        return None
+    rows: dict[str, Mapping[str, Any]] = {}
+    seen = 0
+    for sample in run.samples(problems):
+        seen += 1
+        record = sample.get("uncertainty")
+        if record is None:
+            continue
+        if fault := _fault(record):
+            problems.append(f"{run.samples_path}, document {sample['doc_id']}: {fault}. The document is left out.")
+            continue
+        # one sample per filter; the record is the same
+        rows.setdefault(str(sample.get("doc_hash") or record["question"]), record)
+    if not rows:
+        problems.append(
+            f"{run.samples_path}: none of {seen} samples has an 'uncertainty' record; expected a task such as "
+            "triviaqa_uncertainty. Left out."
+        )
+        return None
+    metadata = run.task_config.get("metadata")
+    lot = metadata.get("experiment_lot") if isinstance(metadata, Mapping) else None
+    return Answers(
+        origin=from_config(run.model_name, run.config),
+        source=run.model_source,
+        dataset=run.task,
+        run_id=run.date,
+        experiment_lot=str(lot or run.results_path.resolve().parent.parent.name),
+        path=run.results_path,
+        keys=tuple(rows),
+        records=tuple(rows.values()),
+    )
+
+
+def _old_run(file: Path, problems: list[str]) -> Answers:
+    rows = dict(old_records(file, problems))
+    if not rows:
+        raise DataError(f"{file}: holds no readable entry.")
+    settings = run_settings(file)
+    # wandb/run-DATE-ID/files/validation_generations.pkl
+    folder = file.resolve().parent
+    run_id = (folder.parent if folder.name == "files" else folder).name
+    return Answers(
+        origin=from_old_name(str(settings.get("model_name") or UNKNOWN)),
+        source="pickle",
+        dataset=str(settings.get("dataset") or UNKNOWN),
+        run_id=run_id,
+        experiment_lot=str(settings.get("experiment_lot") or UNKNOWN),
+        path=file,
+        keys=tuple(rows),
+        records=tuple(rows.values()),
+        notes=(_OLD,),
+    )
+
+
+def _fault(record: Any) -> str | None:
+    """What makes a record unusable, in words; None if nothing does."""
+    if not isinstance(record, Mapping):
+        return f"'uncertainty' is {type(record).__name__}, expected an object"
+    if not isinstance(record.get("question"), str):
+        return "'uncertainty' has no question"
+    for name in _LISTS:
+        if record.get(name) is not None and not isinstance(record[name], list):
+            return f"'uncertainty.{name}' is {type(record[name]).__name__}, expected a list or null"
+    for sample in record.get("samples") or []:
+        if not (isinstance(sample, Mapping) and isinstance(sample.get("text"), str)):
+            return "'uncertainty.samples' holds something without a text"
+    if not isinstance(record.get("answer"), str):
+        return "'uncertainty' has no answer"
+    tokens = record.get("tokens") or []
+    return None if all(isinstance(token, str) for token in tokens) else "'uncertainty.tokens' holds something that is no text"
+
+
+def _value(record: Mapping[str, Any], rule: str) -> float | None:
+    value = record.get(rule)
+    if isinstance(value, int | float):
+        return float(value)
+    references = record.get("references")
+    if rule not in _MEASURES or references is None:
+        return None
+    return _MEASURES[rule](record["answer"], [str(reference) for reference in references])

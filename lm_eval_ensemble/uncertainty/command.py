@@ -1,0 +1,118 @@
+"""``lm-eval-ensemble uncertainty RUN...``: how well scores tell wrong answers from right ones, from saved records."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lm_eval_ensemble.errors import ConfigError, DataError
+
+# scipy takes a second to import: --help and the other commands do without, so the work is imported in main.
+
+__all__ = ["add_arguments", "main"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``lm-eval-ensemble uncertainty``."""
+    parser.add_argument(
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        help="results file or folder of lm_eval (made with --log_samples), or an old validation_generations.pkl",
+    )
+    parser.add_argument("--csv", type=Path, help="write one row per task and run here")
+    parser.add_argument("--json", type=Path, help="write everything here")
+    parser.add_argument(
+        "--similarity",
+        metavar="NAME",
+        help="add RW-G-NLL (and SAR, with samples): ngram, constant, or cross-encoder:ID_OR_FOLDER",
+    )
+    parser.add_argument(
+        "--clusters",
+        metavar="NAME",
+        default="match",
+        help="which samples mean the same: match (normalised text) or nli:ID_OR_FOLDER (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--label",
+        default="f1",
+        choices=["f1", "em", "rougeL", "stored"],
+        help="which rule calls an answer right: f1 >= 0.5, em, rougeL >= 0.3, or stored (old files); default: %(default)s",
+    )
+    parser.add_argument(
+        "--alpha", type=float, default=0.1, help="target error of the answers given, for the threshold (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--delta", type=float, default=0.05, help="chance that the threshold breaks its promise (default: %(default)s)"
+    )
+    parser.add_argument("--draws", type=int, default=1000, help="bootstrap resamples (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of resamples and folds (default: %(default)s)")
+    parser.add_argument("--device", help="for the models of --similarity and --clusters (default: cuda if there is one)")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run the command with parsed arguments; prints the tables, writes the files asked for."""
+    from lm_eval_ensemble.uncertainty.analysis import Analysis, Settings, analyse, compare
+    from lm_eval_ensemble.uncertainty.answers import load_answers
+    from lm_eval_ensemble.uncertainty.clusters import clusters_from
+    from lm_eval_ensemble.uncertainty.output import as_json, as_text, comparisons_text, write_csv, write_json
+    from lm_eval_ensemble.uncertainty.similarity import similarity_from
+
+    for path in (arguments.csv, arguments.json):
+        _check_writable(path)
+    # The plain settings are checked before a model is loaded, and files are read before that too.
+    plain = {name: getattr(arguments, name) for name in ("label", "alpha", "delta", "draws", "seed")}
+    Settings(**plain)
+    answers, problems = load_answers(arguments.runs)
+    similarity = similarity_from(arguments.similarity, arguments.device) if arguments.similarity else None
+    settings = Settings(similarity, clusters_from(arguments.clusters, arguments.device), **plain)
+    analyses: list[Analysis] = []
+    for run in answers:
+        try:
+            analyses.append(analyse(run, settings))
+        except DataError as error:
+            problems.append(str(error))
+            continue
+    comparisons = compare(analyses)
+    for problem in problems:
+        print(f"problem: {problem}", file=sys.stderr)
+    if not analyses:
+        raise DataError("no run could be analysed.")
+    shown: dict[str, Any] = {**plain, "similarity": similarity and similarity.name, "clusters": settings.clusters.name}
+    faults = _write(arguments.csv, lambda path: write_csv(path, analyses))
+    faults += _write(arguments.json, lambda path: write_json(path, as_json(analyses, comparisons, shown)))
+    texts = [*map(as_text, analyses), *([comparisons_text(comparisons)] if comparisons else [])]
+    _show("\n\n".join(texts) + "\n")
+    if faults:
+        raise DataError("\n".join(faults))
+    return 0
+
+
+def _write(path: Path | None, write: Callable[[Path], None]) -> list[str]:
+    """Writes a file that was asked for; what fails is told after the table is out."""
+    try:
+        if path is not None:
+            write(path)
+    except OSError as error:
+        return [f"{path}: could not be written ({error})."]
+    return []
+
+
+def _show(text: str) -> None:
+    """Prints; a reader that has seen enough (``| head``) is no error."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more at its end; nowhere is better than a traceback there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _check_writable(path: Path | None) -> None:
+    """Told at once, not after minutes of work."""
+    if path is not None and path.is_dir():
+        raise ConfigError(f"{path}: found a folder, expected the name of a file to write.")

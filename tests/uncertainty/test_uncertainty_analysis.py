@@ -1,0 +1,174 @@
+"""From result folders to reports: agreement with the metrics, missing parts, models compared."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from lm_eval_ensemble.errors import ConfigError, DataError
+from lm_eval_ensemble.uncertainty.analysis import Analysis, Settings, analyse, compare
+from lm_eval_ensemble.uncertainty.answers import labels, load_answers
+from lm_eval_ensemble.uncertainty.similarity import Constant
+from tests.uncertainty.runs import a_record, records, write_run
+
+QUICK = Settings(draws=20)
+
+
+def analysed(folder: Path, found: list[dict[str, Any]], settings: Settings = QUICK, **names: Any) -> Analysis:
+    write_run(folder, found, **names)
+    (answers,), problems = load_answers([folder])
+    assert problems == []
+    return analyse(answers, settings)
+
+
+def test_numbers_are_those_of_the_records(tmp_path: Path) -> None:
+    found = records()
+    analysis = analysed(tmp_path, found, Settings(Constant(), draws=20))
+    wrong = [record["f1"] < 0.5 for record in found]
+    assert analysis.accuracy.value == 1 - np.mean(wrong)
+    scores = {"g_nll": [-sum(r["logprobs"]) for r in found], "length_tokens": [len(r["logprobs"]) for r in found]}
+    for name, values in scores.items():
+        area = analysis.reports[name].discrimination.metrics["auroc"]
+        assert area.value == pytest.approx(roc_auc_score(wrong, values))
+        assert area.n == len(found)
+    assert analysis.columns["rw_g_nll"] == analysis.columns["ln_nll"]
+    # scores that no document has take no row
+    assert "mean_entropy" not in analysis.reports
+    assert "pe" not in analysis.reports
+    assert analysis.correlations["g_nll"]["ln_nll"] == analysis.correlations["ln_nll"]["g_nll"]
+    assert analysis.reports["g_nll"].over_primary is None
+    over = analysis.reports["g_nll"].over_length
+    assert over is not None
+    assert over.difference.value == pytest.approx(
+        roc_auc_score(wrong, scores["g_nll"]) - roc_auc_score(wrong, scores["length_tokens"])
+    )
+    assert over.p_holm is not None
+    assert over.difference.p is not None
+    assert over.p_holm >= over.difference.p
+
+
+def test_labels_by_every_rule(tmp_path: Path) -> None:
+    values = [(0.5, 0, 0.3), (0.49, 1, 0.29)]
+    found = [a_record(i, [-1.0], True, f1=f1, em=em, rougeL=rouge) for i, (f1, em, rouge) in enumerate(values)]
+    wrong = {rule: labels(found, rule) for rule in ("f1", "em", "rougeL")}
+    assert {rule: None if own is None else own.tolist() for rule, own in wrong.items()} == {
+        "f1": [False, True],
+        "em": [True, False],
+        "rougeL": [False, True],
+    }
+    assert labels(found, "stored") is None
+    # what the record does not have is computed from its references
+    bare = {**a_record(0, [-1.0], True), "f1": None, "em": None, "rougeL": None, "answer": "the w0"}
+    assert [bool(labels([bare], rule)) for rule in ("f1", "em", "rougeL")] == [False, False, False]
+    with pytest.raises(DataError, match="no label 'stored'"):
+        analysed(tmp_path, found, Settings(label="stored", draws=0))
+
+
+def test_one_class_keeps_its_row(tmp_path: Path) -> None:
+    analysis = analysed(tmp_path, [a_record(i, [-float(i)], True) for i in range(12)])
+    area = analysis.reports["g_nll"].discrimination.metrics["auroc"]
+    assert (area.value, area.reason) == (None, "all answers are right")
+    assert analysis.reports["g_nll"].discrimination.mean == 5.5
+
+
+def test_stock_models_are_told_how_to_get_scores(tmp_path: Path) -> None:
+    found = [{**a_record(i, None, i % 2 == 0), "answer": "x" * (i + 1), "raw": " " + "x" * (i + 1)} for i in range(20)]
+    analysis = analysed(tmp_path, found)
+    assert list(analysis.reports) == ["g_nll", "length_chars"]
+    assert analysis.reports["g_nll"].discrimination.metrics["auroc"].reason == "no document has this score"
+    assert any("--model hf-scored" in warning for warning in analysis.warnings)
+
+
+def test_warnings_about_mixed_sources_and_partial_entropies(tmp_path: Path) -> None:
+    found = records(n=30)
+    found[0]["source"] = "loglikelihood"
+    for record in found:
+        record |= {"entropy": [0.5] * len(record["logprobs"]), "entropy_kind": "topk:20", "truncated": True}
+    analysis = analysed(tmp_path, found)
+    assert any("generation, loglikelihood" in warning for warning in analysis.warnings)
+    assert any("topk:20" in warning for warning in analysis.warnings)
+    assert analysis.rates == {"truncated": 1.0, "straddle": 0.0, "empty": 0.0, "trimmed": 0.0}
+
+
+def test_unanswerable_questions_have_their_own_area(tmp_path: Path) -> None:
+    found = records(n=40)
+    for record in found[:20]:
+        record["answerable"] = False
+    report = analysed(tmp_path, found).reports["g_nll"]
+    assert report.unanswerable is not None
+    values = [-sum(r["logprobs"]) for r in found]
+    assert report.unanswerable.value == pytest.approx(roc_auc_score([1] * 20 + [0] * 20, values))
+
+
+def test_samples_bring_their_scores(tmp_path: Path) -> None:
+    found = records(n=30)
+    generator = random.Random(1)
+    for record in found:
+        texts = [generator.choice([" Paris", " Rome"]) for _ in range(4)]
+        record["samples"] = [
+            {"text": text, "tokens": [text], "token_ids": [1], "logprobs": [-generator.random()], "f1": 0.0} for text in texts
+        ]
+    analysis = analysed(tmp_path, found)
+    assert {"pe", "se", "se_discrete", "lexical", "num_sets"} <= set(analysis.reports)
+    assert "sar" not in analysis.reports
+    assert set(analysis.columns["num_sets"]) <= {1.0, 2.0}
+
+
+def test_models_are_compared_on_shared_documents(tmp_path: Path) -> None:
+    strong, weak = records(n=80, gap=3.0), records(n=60, gap=0.0)
+    analyses = [analysed(tmp_path / name, found, model=name) for name, found in (("strong", strong), ("weak", weak))]
+    (found,) = compare(analyses)
+    assert found.differ == ()
+    assert (found.first, found.second, found.score) == ("strong (hf-scored)", "weak (hf-scored)", "g_nll")
+    assert found.test.difference.n == 60
+    assert "paired by document" in found.test.difference.method
+    areas = [
+        roc_auc_score([r["f1"] < 0.5 for r in rows[:60]], [-sum(r["logprobs"]) for r in rows[:60]]) for rows in (strong, weak)
+    ]
+    assert found.test.difference.value == pytest.approx(areas[0] - areas[1])
+    other = analysed(tmp_path / "other", weak, model="weak", task="squad_uncertainty")
+    assert compare([analyses[0], other]) == []
+
+
+def test_models_without_shared_documents_are_compared_unpaired(tmp_path: Path) -> None:
+    first = analysed(tmp_path / "a", records(n=40), model="a")
+    write_run(tmp_path / "b", records(n=40, seed=1), model="b")
+    path = next((tmp_path / "b").glob("samples*"))
+    path.write_text(path.read_text().replace('"h', '"other'))
+    (answers,), _ = load_answers([tmp_path / "b"])
+    (found,) = compare([first, analyse(answers, QUICK)])
+    assert (found.test.difference.method, found.test.difference.n) == ("unpaired delong", 80)
+
+
+def test_damaged_records_are_told_and_left_out(tmp_path: Path) -> None:
+    found: list[Any] = records(n=12)
+    found[1], found[2] = "text", {"question": "x", "answer": "y", "logprobs": "z"}
+    found[3], found[4] = {"answer": "y"}, {**found[4], "tokens": [1]}
+    found[5] = {**found[5], "samples": [3]}
+    write_run(tmp_path, found)
+    (answers,), problems = load_answers([tmp_path])
+    assert len(answers.records) == 7
+    told = ["'uncertainty' is str", "'uncertainty.logprobs' is str", "no question", "no text", "without a text"]
+    assert [part in problem for part, problem in zip(told, problems, strict=True)] == [True] * 5
+    assert "document 1:" in problems[0]
+
+
+def test_runs_without_records_are_told(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", [])
+    (tmp_path / "a" / "samples_triviaqa_uncertainty_2026-01-02T03-04-05.000006.jsonl").write_text('{"doc_id": 0}\n')
+    with pytest.raises(DataError, match="none of 1 samples has an 'uncertainty' record"):
+        load_answers([tmp_path])
+    next((tmp_path / "a").glob("samples*")).unlink()
+    with pytest.raises(DataError, match="--log_samples"):
+        load_answers([tmp_path])
+
+
+@pytest.mark.parametrize(("name", "value"), [("label", "bleu"), ("alpha", 0.0), ("delta", 1.5), ("draws", -1)])
+def test_settings_out_of_range(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"{name}: found"):
+        Settings(**{name: value})
