@@ -122,7 +122,7 @@ def _baseline(names: Sequence[str], runs: Sequence[TaskRun], asked: str | None) 
             return asked if asked.rpartition("/")[0] == name else name
     raise DataError(
         f"--baseline {asked}: expected one of the runs: {', '.join(dict.fromkeys(names))}, or a path with results."
-        f"{did_you_mean(asked, names)}"
+        f"{did_you_mean(asked, list(dict.fromkeys(names)))}"
     )
 
 

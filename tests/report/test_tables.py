@@ -53,7 +53,7 @@ def test_csv_and_json_hold_every_row(real: Comparison) -> None:
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_hostile_names_stay_text(tmp_path: Path, form: str) -> None:
-    name = "<script>alert(1)</script>|x_&%$#\\"
+    name = "<script>alert(1)</script>|x_&%$#\\ \n\\input{x}"
     a = write_run(tmp_path / "a", [sample(0, 1.0), sample(1, 0.0)], model=name)
     b = write_run(tmp_path / "b", [sample(0, 1.0), sample(1, 1.0)])
     text = render(compare(load_runs([a, b])[0], Options()), form)
