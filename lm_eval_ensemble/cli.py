@@ -46,15 +46,34 @@ COMMANDS = (
         "score",
         "harness.score_file",
         "score a file of completions with given models, for `select`",
-        "Score a file of completions from elsewhere with the models of an ensemble, judge them, and write what a run would have "
-        "written. The lines of one task_id are candidates for the same gap. An interrupted run goes on where it stopped when "
-        "the same command is given again.",
+        "Score a file of completions from elsewhere with the models of an ensemble, judge them, and write what a run would "
+        "have written. The lines of one task_id are candidates for the same gap. An interrupted run goes on where it stopped "
+        "when the same command is given again.",
     ),
     Command(
         "select",
         "replay.command",
         "what other selectors would have chosen from a run's candidates",
         "Replay every selector over the records of a run (made with --log_samples), ranked; no model is loaded.",
+    ),
+    Command(
+        "compare",
+        "report.commands",
+        "runs side by side, with intervals and tests: is one better?",
+        "Compare result folders of lm_eval, ours or anybody's (made with --log_samples): one table per task, intervals and tests "
+        "that know which documents come from one problem, and one sentence per run. Files or lines that cannot be read are told "
+        "on stderr, the rest is used, and the exit status is 1.",
+        "add_compare_arguments",
+        "main_compare",
+    ),
+    Command(
+        "report",
+        "report.commands",
+        "what happened in a run: members, oracle, selection, scores, failures",
+        "The figures of one run from its samples: members, ensemble, oracle and floor, how well selection worked, what the "
+        "scores know, why texts fail, by length and problem. Exit status as for compare.",
+        "add_report_arguments",
+        "main_report",
     ),
     Command(
         "uncertainty",

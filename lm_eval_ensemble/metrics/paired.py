@@ -13,7 +13,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from lm_eval_ensemble.metrics.clustered import Clustered, cluster_sums, clustered_mean
 
@@ -21,6 +21,8 @@ __all__ = ["Paired", "cluster_t", "compare_paired", "mcnemar_unclustered", "mini
 
 #: clusters with a difference up to which all sign patterns are counted instead of drawn: 2^14 = 16384 of them.
 _EXACT = 14
+#: clusters with a difference up to which a matrix of signs is drawn, and the entries of a block beyond.
+_BITS, _BLOCK = 2_000, 10_000_000
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,27 @@ def sign_flip(differences: ArrayLike, clusters: Sequence[Hashable], flips: int =
         patterns = np.array(list(itertools.product((1.0, -1.0), repeat=len(sums))))
         return float((np.abs(patterns @ sums) >= bar).mean())
     random = np.random.default_rng(seed)
-    negative = np.unpackbits(random.integers(0, 256, size=(flips, -(-len(sums) // 8)), dtype=np.uint8), axis=1)
-    totals = sums.sum() - 2 * (negative[:, : len(sums)] @ sums)
+    if len(sums) > _BITS:
+        totals = _many_signs(sums, flips, random)
+    else:
+        negative = np.unpackbits(random.integers(0, 256, size=(flips, -(-len(sums) // 8)), dtype=np.uint8), axis=1)
+        totals = sums.sum() - 2 * (negative[:, : len(sums)] @ sums)
     return float((1 + (np.abs(totals) >= bar).sum()) / (1 + flips))
+
+
+def _many_signs(sums: NDArray[np.float64], flips: int, random: np.random.Generator) -> NDArray[np.float64]:
+    """Sums (flips,) with random signs, for so many clusters that a matrix of signs would fill the memory.
+
+    Of k clusters with the same absolute sum a binomial number turns negative, so one draw serves them all (0/1 metrics have
+    few different sums). Where all sums differ the signs are drawn in blocks of clusters.
+    """
+    sizes, counts = np.unique(np.abs(sums), return_counts=True)
+    totals = np.full(flips, sizes @ counts, dtype=np.float64)
+    block = max(1, _BLOCK // flips)
+    for start in range(0, len(sizes), block):
+        negative = random.binomial(counts[start : start + block], 0.5, size=(flips, len(counts[start : start + block])))
+        totals -= 2 * (negative @ sizes[start : start + block])
+    return totals
 
 
 def cluster_t(differences: ArrayLike, clusters: Sequence[Hashable]) -> float:

@@ -28,7 +28,9 @@ class TaskRun:
     ``model_source`` is the name given to ``--model``, ``model_name`` the label of the checkpoint (``--model_args
     pretrained=``). ``config`` is the run's (``model_args`` always a mapping), ``task_config`` the task's. ``results`` maps
     metric to value, ``filters`` likewise for filters other than the first one; standard errors are those of lm_eval.
-    ``samples_path`` is None where the run was made without ``--log_samples``.
+    ``samples_path`` is None where the run was made without ``--log_samples``. ``run_seconds`` is the wall-clock time of the
+    whole command, loading and judging included, ``run_documents`` the documents of all its tasks together.
+    ``first_filter`` is the filter whose metrics stand in ``results``.
     """
 
     task: str
@@ -43,6 +45,10 @@ class TaskRun:
     filters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     n_samples: int | None = None
     versions: Mapping[str, Any] = field(default_factory=dict)
+    higher_is_better: Mapping[str, Any] = field(default_factory=dict)
+    run_seconds: float | None = None
+    run_documents: int | None = None
+    first_filter: str = "none"
 
     @property
     def label(self) -> str:
@@ -55,6 +61,10 @@ class TaskRun:
         :param problems: takes one line per damaged line of the file, with its number; without it they raise.
         :raises DataError: the run has no samples, or a line is damaged and nobody takes note.
         """
+        return (sample for _, sample in self.numbered_samples(problems))
+
+    def numbered_samples(self, problems: list[str] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Like :meth:`samples`, each with the number of its line, counted from 1."""
         if self.samples_path is None:
             raise DataError(
                 f"{self.results_path}: found no samples of {self.task}, expected samples_{self.task}_{self.date}.jsonl beside "
@@ -70,7 +80,7 @@ class TaskRun:
                 except (ValueError, RecursionError) as error:
                     fault = f"not JSON ({error})"
                 if fault is None:
-                    yield sample
+                    yield number, sample
                     continue
                 message = f"{self.samples_path}, line {number}: {fault}; expected a sample of lm_eval. The line is left out."
                 if problems is None:
@@ -128,6 +138,8 @@ def _read(file: Path, problems: list[str], asked: bool) -> Iterator[TaskRun]:
             )
         return
     date = match.group(1) if (match := _DATE.search(file.name)) else ""
+    counts = [_mapping(count).get("effective") for count in _mapping(content.get("n-samples")).values()]
+    documents = sum(count for count in counts if isinstance(count, int))
     source = str(content.get("model_source") or config.get("model") or "?")
     for task in configs:
         values = results.get(task)
@@ -137,7 +149,7 @@ def _read(file: Path, problems: list[str], asked: bool) -> Iterator[TaskRun]:
         samples = file.with_name(f"samples_{task}_{date}.jsonl")
         by_filter = _by_filter(values)
         first = next(iter(by_filter), "none")
-        count = content.get("n-samples", {}).get(task) or {}
+        count = _mapping(_mapping(content.get("n-samples")).get(task))
         yield TaskRun(
             task=task,
             model_name=str(content.get("model_name") or source),
@@ -149,9 +161,25 @@ def _read(file: Path, problems: list[str], asked: bool) -> Iterator[TaskRun]:
             samples_path=samples if samples.is_file() else None,
             date=date,
             filters={name: found for name, found in by_filter.items() if name != first},
-            n_samples=count.get("effective"),
+            n_samples=effective if isinstance(effective := count.get("effective"), int) else None,
             versions={key: content.get(key) for key in ("lm_eval_version", "transformers_version", "git_hash")},
+            higher_is_better=_mapping(_mapping(content.get("higher_is_better")).get(task)),
+            run_seconds=_seconds(content.get("total_evaluation_time_seconds")),
+            run_documents=documents or None,
+            first_filter=first,
         )
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _seconds(value: Any) -> float | None:
+    """lm_eval writes the time as text."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def _by_filter(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -4,6 +4,7 @@ import collections
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from lm_eval_ensemble.metrics.paired import (
     cluster_t,
@@ -135,3 +136,13 @@ def test_clustered_tests_keep_their_level_where_mcnemar_does_not() -> None:
     assert naive > 0.08
     assert 0.035 <= student <= 0.065
     assert 0.035 <= flipped <= 0.065
+
+
+def test_sign_flips_of_many_clusters_are_binomial() -> None:
+    # 3,000 clusters of one document: the sum of signs is binomial, so the p is known.
+    wins, losses = 1550, 1450
+    gaps = [1.0] * wins + [-1.0] * losses
+    exact = 2 * float(binom.cdf(losses, wins + losses, 0.5))
+    assert sign_flip(gaps, list(range(len(gaps)))) == pytest.approx(exact, abs=0.012)
+    scaled = [gap * (1 + i * 1e-9) for i, gap in enumerate(gaps)]  # all sizes differ: drawn in blocks
+    assert sign_flip(scaled, list(range(len(gaps)))) == pytest.approx(exact, abs=0.012)

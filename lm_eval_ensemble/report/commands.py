@@ -1,0 +1,113 @@
+"""The commands ``compare`` and ``report``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from lm_eval_ensemble.errors import DataError
+from lm_eval_ensemble.report.load import TaskRun, load_runs
+
+__all__ = ["add_compare_arguments", "add_report_arguments", "main_compare", "main_report"]
+
+_FORMATS = ("md", "latex", "csv", "json", "html")
+
+
+def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="results file, or folder given to --output_path (newest per model and task)"
+    )
+    parser.add_argument(
+        "--baseline",
+        metavar="RUN",
+        help="what the others are compared with: a path, or a label of the table (default: the first run)",
+    )
+    parser.add_argument("--metric", metavar="NAME", help="default: the first metric of each task")
+    parser.add_argument("--filter", metavar="NAME", help="default: the first filter of each task")
+    parser.add_argument("--task", action="append", metavar="NAME", help="only this task; may be repeated")
+    parser.add_argument(
+        "--members", action="store_true", help="also the members, oracle and floor of an ensemble, from its own samples"
+    )
+    parser.add_argument("--common", action="store_true", help="compare on the documents that all runs answered")
+    parser.add_argument("--format", choices=_FORMATS, default="md", help="default: %(default)s")
+    parser.add_argument("--output", metavar="PATH", help="write there instead of printing")
+    parser.add_argument("--seed", type=int, default=0, help="of the random signs of the test (default: %(default)s)")
+
+
+def main_compare(arguments: argparse.Namespace) -> int:
+    """Prints the tables; what could not be read goes to stderr. The exit status is 1 if something could not."""
+    from lm_eval_ensemble.report.compare import Options, compare
+    from lm_eval_ensemble.report.tables import render
+
+    baseline, paths = arguments.baseline, list(arguments.runs)
+    if baseline is not None and Path(baseline).exists():
+        paths, baseline = [baseline, *paths], None
+    runs, problems = load_runs(paths)
+    options = Options(baseline, arguments.metric, arguments.filter, arguments.members, arguments.common, arguments.seed)
+    found = compare(_asked(runs, arguments.task), options, problems)
+    return _deliver(render(found, arguments.format), found.problems, arguments.output)
+
+
+def add_report_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="results file, or folder given to --output_path (newest per model and task)")
+    parser.add_argument("--task", action="append", metavar="NAME", help="only this task; may be repeated")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="default: %(default)s")
+    parser.add_argument(
+        "--export",
+        choices=("jsonl", "stats"),
+        help="instead: jsonl, one line per completion with all members' texts; stats, a short summary per task as JSON",
+    )
+    parser.add_argument("--output", metavar="PATH", help="write there instead of printing")
+    parser.add_argument("--seed", type=int, default=0, help="of the resamples and random signs (default: %(default)s)")
+
+
+def main_report(arguments: argparse.Namespace) -> int:
+    """Prints figures or an export; what could not be read goes to stderr. The exit status is 1 if something could not."""
+    from lm_eval_ensemble.report import exports
+    from lm_eval_ensemble.report.run import report_of
+    from lm_eval_ensemble.report.tables import as_json
+    from lm_eval_ensemble.report.text import as_text
+
+    found, problems = load_runs([arguments.run])
+    runs = _asked(found, arguments.task)
+    if arguments.export == "jsonl":
+        lines: list[str] = []
+        for run in runs:
+            if run.samples_path is None:
+                problems.append(f"{run.results_path}: no samples of {run.task}. Run lm_eval with --log_samples.")
+                continue
+            samples = run.numbered_samples(problems)
+            lines += exports.flat_lines(samples, run.first_filter, str(run.samples_path), problems)
+        return _deliver("".join(f"{line}\n" for line in lines), problems, arguments.output)
+    reports = [report_of(run, problems, arguments.seed) for run in runs]
+    if arguments.export == "stats":
+        summary: dict[str, Any] = {}
+        for report in reports:
+            if report["figures"]["n"]:
+                name = report["task"] if report["task"] not in summary else f"{report['task']} ({report['run']})"
+                summary[name] = {"run": report["run"], "metric": report["metric"], **exports.stats(report["figures"])}
+        return _deliver(as_json(summary) + "\n", problems, arguments.output)
+    text = as_json(reports) if arguments.format == "json" else "\n\n".join(map(as_text, reports))
+    return _deliver(text + "\n", problems, arguments.output)
+
+
+def _asked(runs: list[TaskRun], tasks: list[str] | None) -> list[TaskRun]:
+    chosen = [run for run in runs if not tasks or run.task in tasks]
+    if missing := sorted(set(tasks or ()) - {run.task for run in runs}):
+        raise DataError(f"--task {', '.join(missing)}: found {', '.join(sorted({run.task for run in runs}))}.")
+    return chosen
+
+
+def _deliver(text: str, problems: list[str], output: str | None) -> int:
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        try:
+            Path(output).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise DataError(f"--output {output}: cannot be written ({error.strerror}).") from None
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0

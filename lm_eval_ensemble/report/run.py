@@ -1,0 +1,53 @@
+"""One run, read and described: what the text, the page and the plots of a report are made from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lm_eval_ensemble.errors import DataError
+from lm_eval_ensemble.report.documents import choose_metric, label_of
+from lm_eval_ensemble.report.figures import figures
+from lm_eval_ensemble.report.load import TaskRun
+from lm_eval_ensemble.report.records import read_rows
+
+__all__ = ["report_of"]
+
+_TOLD = 5
+
+
+def report_of(run: TaskRun, problems: list[str], seed: int = 0) -> dict[str, Any]:
+    """``run, task, metric, filter, model, date, length_mode, seconds_per_document, results_path`` and ``figures``.
+
+    :param problems: takes one line per damaged line of the samples (up to five, then their number).
+    """
+    told: list[str] = []
+    metric, found = None, figures([])
+    if run.samples_path is None:
+        problems.append(
+            f"{run.results_path}: no samples of {run.task}, so there is nothing to report. Run lm_eval with --log_samples."
+        )
+    else:
+        try:
+            metric = choose_metric(run, None, run.first_filter)
+            rows = read_rows(run.numbered_samples(told), metric, run.first_filter, str(run.samples_path), told)
+            found = figures(rows, seed)
+        except DataError as error:
+            problems.append(str(error))
+    problems += told[:_TOLD]
+    if len(told) > _TOLD:
+        problems.append(f"{run.samples_path}: {len(told) - _TOLD} more lines like these.")
+    if run.n_samples is not None and found["n"] not in (0, run.n_samples):
+        problems.append(f"{run.samples_path}: {found['n']} documents can be used, the results file counts {run.n_samples}.")
+    mode = run.results.get("length_mode")
+    return {
+        "run": label_of(run),
+        "task": run.task,
+        "metric": metric,
+        "filter": run.first_filter,
+        "model": run.model_source,
+        "date": run.date,
+        "length_mode": mode if isinstance(mode, str) else None,
+        "seconds_per_document": run.run_seconds / run.run_documents if run.run_seconds and run.run_documents else None,
+        "results_path": str(run.results_path),
+        "figures": found,
+    }

@@ -1,0 +1,35 @@
+"""Findings as sentences."""
+
+from __future__ import annotations
+
+from lm_eval_ensemble.report.comparison import LEVEL, Row, TaskComparison
+
+__all__ = ["verdict"]
+
+
+def verdict(task: TaskComparison, row: Row) -> str:
+    """Does the row beat the baseline, and is that significant?"""
+    contrast, base = row.contrast, task.baseline
+    if contrast is None or base is None:
+        return f"{task.task}: {row.label} is not compared."
+    scale, unit = (100.0, " points") if task.share else (1.0, "")
+    head = f"{task.task}: {row.label}"
+    if not contrast.wins and not contrast.losses:
+        return f"{head} and {base} have equal {task.metric} on every document."
+    size = f"{abs(scale * contrast.difference):.3g}{unit}"
+    interval = ""
+    if contrast.low is not None and contrast.high is not None:
+        interval = f" (95 % interval {scale * contrast.low:+.3g} to {scale * contrast.high:+.3g})"
+    p = f"p = {contrast.p_holm:.2g}" + (" after Holm" if contrast.p_holm != contrast.p else "")
+    gain = contrast.difference if task.higher_is_better else -contrast.difference
+    if contrast.p_holm < LEVEL and gain:
+        return f"{head} {'beats' if gain > 0 else 'is beaten by'} {base} by {size}{interval}; significant, {p}."
+    side = f"is level with {base}" if not gain else f"is {'ahead of' if gain > 0 else 'behind'} {base} by {size}"
+    text = f"{head} {side}{interval}; not significant, {p}."
+    if contrast.detectable is not None:
+        size = f"{scale * contrast.detectable:.3g}{unit}"
+        text += (
+            f" {contrast.n} documents of {contrast.clusters} problems show a true difference of {size} in four runs of five, "
+            "smaller ones less often."
+        )
+    return text

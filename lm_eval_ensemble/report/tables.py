@@ -1,0 +1,259 @@
+"""A comparison as text: Markdown, LaTeX, CSV, HTML or JSON."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from lm_eval_ensemble.report.comparison import Comparison, Row, TaskComparison
+
+__all__ = ["FORMATS", "as_json", "markdown_table", "render"]
+
+_NONE = "-"
+
+
+def render(comparison: Comparison, form: str) -> str:
+    """The whole comparison in one of :data:`FORMATS`, ending in a newline."""
+    return FORMATS[form](comparison).rstrip("\n") + "\n"
+
+
+def as_json(value: Any) -> str:
+    """JSON with numbers to 6 significant decimals; nothing in it is NaN."""
+    return json.dumps(_rounded(value), indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A Markdown table with aligned columns; the first ``left`` columns are text, the rest are set right."""
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in [header, *rows]]
+    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        padded = [cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        return "| " + " | ".join(padded) + " |"
+
+    rule = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    return "\n".join([line(cells[0]), line(rule), *(line(row) for row in cells[1:])])
+
+
+def _score_cells(task: TaskComparison) -> tuple[list[str], list[list[str]]]:
+    scale = 100.0 if task.share else 1.0
+    unit = " (%)" if task.share else ""
+    lengths = [row.length_mode for row in task.rows]
+    header = [
+        "run",
+        f"{task.metric}{unit}",
+        "95 % clustered",
+        "95 % Wilson",
+        "n",
+        "problems",
+        "deff",
+        "s/doc",
+        "row-forwards",
+        "peak MiB",
+    ]
+    rows = [
+        [
+            row.label,
+            _number(row.score, scale),
+            _interval(row.low, row.high, scale),
+            _NONE if row.wilson is None else _interval(row.wilson[0], row.wilson[1], scale),
+            str(row.n),
+            _NONE if row.clusters is None else str(row.clusters),
+            _plain(row.deff, ".2f"),
+            _plain(row.seconds, ".3g"),
+            _per_member(row, row.row_forwards, ".3g"),
+            _per_member(row, row.memory_mib, ".0f"),
+        ]
+        for row in task.rows
+    ]
+    if any(lengths):
+        header.append("length")
+        for cells, mode in zip(rows, lengths, strict=True):
+            cells.append(mode or _NONE)
+    return header, rows
+
+
+def _contrast_cells(task: TaskComparison) -> tuple[list[str], list[list[str]]]:
+    scale = 100.0 if task.share else 1.0
+    header = [
+        f"vs {task.baseline}",
+        "difference",
+        "95 % clustered",
+        "SE",
+        "p sign-flip",
+        "Holm",
+        "McNemar*",
+        "W/L/T",
+        "deff",
+        "detectable",
+    ]
+    rows = []
+    for row in task.rows:
+        if (c := row.contrast) is None:
+            continue
+        rows.append(
+            [
+                row.label,
+                _number(c.difference, scale, sign=True),
+                _interval(c.low, c.high, scale, sign=True),
+                _number(c.se, scale),
+                _plain(c.p, ".2g"),
+                _plain(c.p_holm, ".2g"),
+                _plain(c.p_mcnemar, ".2g"),
+                f"{c.wins}/{c.losses}/{c.ties}",
+                _plain(c.deff, ".2f"),
+                _number(c.detectable, scale),
+            ]
+        )
+    return header, rows
+
+
+def _sections(comparison: Comparison) -> list[tuple[TaskComparison, list[tuple[list[str], list[list[str]]]]]]:
+    """The tables of each task; columns in which nothing is known are left out."""
+    found = []
+    for task in comparison.tasks:
+        tables = [_without_empty(*_score_cells(task))]
+        header, rows = _contrast_cells(task)
+        if rows:
+            tables.append(_without_empty(header, rows))
+        found.append((task, tables))
+    return found
+
+
+def _without_empty(header: list[str], rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    kept = [i for i in range(len(header)) if i < 2 or any(row[i] != _NONE for row in rows)]
+    return [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
+
+
+_FOOT = "McNemar*: exact, but unclustered: it takes documents for independent, so p is too small where problems have several."
+
+
+def _markdown(comparison: Comparison, width: int = 120) -> str:
+    parts = []
+    for task, tables in _sections(comparison):
+        parts.append(f"### {task.task}: {task.metric} ({'higher' if task.higher_is_better else 'lower'} is better)")
+        for header, rows in tables:
+            parts += [markdown_table(*piece) for piece in _fitting(header, rows, width)]
+        if any("McNemar*" in header for header, _ in tables):
+            parts.append(_FOOT)
+        parts += ["\n".join(f"- {line}" for line in lines) for lines in (task.verdicts, task.notes) if lines]
+    if comparison.notes:
+        parts.append("\n".join(f"- {note}" for note in comparison.notes))
+    return "\n\n".join(parts)
+
+
+def _fitting(header: list[str], rows: list[list[str]], width: int) -> list[tuple[list[str], list[list[str]]]]:
+    """The table cut between columns so that no line is longer than ``width``; each piece repeats the first column."""
+    widths = [max(3, len(name), *(len(row[i]) for row in rows)) + 3 for i, name in enumerate(header)]
+    pieces: list[list[int]] = [[]]
+    used = widths[0] + 1
+    for i in range(1, len(header)):
+        if pieces[-1] and used + widths[i] > width:
+            pieces.append([])
+            used = widths[0] + 1
+        pieces[-1].append(i)
+        used += widths[i]
+    return [
+        ([header[0], *(header[i] for i in piece)], [[row[0], *(row[i] for i in piece)] for row in rows]) for piece in pieces
+    ]
+
+
+def _latex(comparison: Comparison) -> str:
+    import pandas
+
+    parts = []
+    for task, tables in _sections(comparison):
+        for header, rows in tables:
+            frame = pandas.DataFrame(rows, columns=header)
+            escaped = frame.rename(columns={name: _tex(name) for name in header}).map(_tex)
+            parts.append(
+                escaped.to_latex(
+                    index=False, escape=False, column_format="l" + "r" * (len(header) - 1), caption=_tex(task.task)
+                )
+            )
+        parts += [f"% {line}" for line in (*task.verdicts, *task.notes, _FOOT)]
+    return "\n".join([*parts, *(f"% {note}" for note in comparison.notes)])
+
+
+def _tex(text: str) -> str:
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
+
+
+def _html(comparison: Comparison) -> str:
+    parts = ["<!doctype html>", '<html lang="en"><meta charset="utf-8"><title>Comparison</title>', "<body>"]
+    for task, tables in _sections(comparison):
+        parts.append(f"<h2>{html.escape(task.task)}: {html.escape(task.metric)}</h2>")
+        for header, rows in tables:
+            head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+            body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
+            parts.append(f"<table>\n<tr>{head}</tr>\n{body}</table>")
+        parts += [f"<p>{html.escape(line)}</p>" for line in (*task.verdicts, *task.notes)]
+    parts += [f"<p>{html.escape(note)}</p>" for note in comparison.notes]
+    return "\n".join([*parts, f"<p>{html.escape(_FOOT)}</p>", "</body></html>"])
+
+
+def _csv(comparison: Comparison) -> str:
+    """One line per task and run, full precision; empty cells are undefined."""
+    import pandas
+
+    rows = [{"task": t.task, "metric": t.metric, "filter": t.filter, **_flat(row)} for t in comparison.tasks for row in t.rows]
+    frame = pandas.DataFrame(rows)
+    return str(frame.to_csv(index=False))
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    found = asdict(row)
+    low, high = found.pop("wilson") or (None, None)
+    contrast = found.pop("contrast") or {}
+    for name in ("row_forwards", "memory_mib"):
+        found[name] = ";".join(f"{member}={value:.6g}" for member, value in found[name].items())
+    return {**found, "wilson_low": low, "wilson_high": high, **{f"vs_{name}": value for name, value in contrast.items()}}
+
+
+def _json(comparison: Comparison) -> str:
+    return as_json(asdict(comparison))
+
+
+#: name of a format -> function of the comparison.
+FORMATS: Mapping[str, Callable[[Comparison], str]] = {
+    "md": _markdown,
+    "latex": _latex,
+    "csv": _csv,
+    "json": _json,
+    "html": _html,
+}
+
+
+def _number(value: float | None, scale: float, sign: bool = False) -> str:
+    if value is None:
+        return _NONE
+    digits = ".1f" if scale == 100.0 else ".4g"
+    return format(scale * value, f"+{digits}" if sign else digits)
+
+
+def _interval(low: float | None, high: float | None, scale: float, sign: bool = False) -> str:
+    return _NONE if low is None or high is None else f"{_number(low, scale, sign)} to {_number(high, scale, sign)}"
+
+
+def _plain(value: float | None, form: str) -> str:
+    return _NONE if value is None else format(value, form)
+
+
+def _per_member(row: Row, values: Mapping[str, float], form: str) -> str:
+    if not values:
+        return _NONE
+    if row.kind == "member" or list(values) == [""]:
+        return format(next(iter(values.values())), form)
+    return ", ".join(f"{name} {value:{form}}" for name, value in values.items())
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.8g}")
+    if isinstance(value, Mapping):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    return [_rounded(entry) for entry in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,246 @@
+"""The figures of a run as text: short Markdown tables, each with one line that says how to read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lm_eval_ensemble.report.failures import CATEGORIES
+from lm_eval_ensemble.report.tables import markdown_table
+
+__all__ = ["as_text"]
+
+_NONE = "-"
+_SHOWN = 5
+
+
+def as_text(report: Mapping[str, Any]) -> str:
+    """One task of one run.
+
+    :param report: ``run``, ``task``, ``metric`` and the like, and ``figures``.
+    """
+    figures = report["figures"]
+    parts = [f"## {report['run']}, {report['task']}: {report['metric']}", _head(report)]
+    if figures["n"]:
+        for section in (_scores, _selection, _scorers, _diversity, _failures, _margin, _lengths, _problems, _questions):
+            if text := section(figures):
+                parts.append(text)
+    return "\n\n".join(parts)
+
+
+def _head(report: Mapping[str, Any]) -> str:
+    figures, facts = report["figures"], [f"{report['model']}, {report['date']}".rstrip(", ")]
+    if not figures["n"]:
+        return f"{facts[0]}. No sample can be used."
+    unnamed = figures["documents_without_problem"]
+    if unnamed == figures["n"]:
+        facts.append(f"{unnamed} documents (they name no problem and count as independent)")
+    else:
+        facts.append(f"{figures['n']} documents of {figures['problems']} problems" + (f", {unnamed} alone" if unnamed else ""))
+    if figures["completions_per_document"] > 1:
+        facts.append(f"{figures['completions_per_document']} completions each")
+    if report.get("length_mode"):
+        facts.append(f"length={report['length_mode']}")
+    if report.get("seconds_per_document") is not None:
+        facts.append(f"{report['seconds_per_document']:.3g} s per document (whole command)")
+    if forwards := figures.get("row_forwards"):
+        facts.append("row-forwards per document: " + ", ".join(f"{name} {value:.3g}" for name, value in forwards.items()))
+    return "; ".join(facts) + "."
+
+
+def _scores(figures: Mapping[str, Any]) -> str:
+    header = ["", "score", "95 % clustered", "95 % Wilson", "deff", "selected", "log-ppl", "ensemble minus it", "p", "W/L/T"]
+    rows = []
+    members = figures.get("members", {})
+    named = {"oracle": figures.get("oracle"), "floor": figures.get("floor")}
+    rows.append(["ensemble" if members else "score", *_score_cells(figures["score"]), *[_NONE] * 5])
+    for name, entry in members.items():
+        gain = entry["ensemble_minus_member"]
+        interval = _interval(gain["low"], gain["high"], signed=True)
+        gain_text = _points(gain["difference"]) + (f" ({interval})" if interval != _NONE else "")
+        counts = f"{gain['wins']}/{gain['losses']}/{gain['ties']}"
+        mean = _plain(entry["mean_log_ppl"], ".3f")
+        rows.append([name, *_score_cells(entry), _share(entry["selected"]), mean, gain_text, _plain(gain["p"], ".2g"), counts])
+    rows += [[name, *_score_cells(entry), *[_NONE] * 5] for name, entry in named.items() if entry]
+    return _table(header, rows)
+
+
+def _selection(figures: Mapping[str, Any]) -> str:
+    found = figures.get("selection")
+    if not found:
+        return ""
+    recovered, best = figures["recovered"], figures["best_member"]
+    bounds = _interval(recovered["low"], recovered["high"])
+    if recovered["value"] is None:
+        gap = f"no choice is better than always taking {best}"
+    else:
+        gap = f"{_share(recovered['value'])} % of the gap between {best} and the oracle is recovered"
+        gap += f" ({bounds})" if bounds != _NONE else ""
+    lines = [f"Selection by {figures['rule']}: {gap}; {_share(figures['regret'])} points are lost to the oracle."]
+    if found["n"]:
+        each = {m: e for m, e in found["by_member"].items() if e["n"]}
+        parts = ", ".join(f"{_share(e['accuracy'])} % of {e['n']} where {m} is right" for m, e in each.items())
+        balanced = "" if found["balanced"] is None else f"; balanced {_share(found['balanced'])} %"
+        interval = _interval(found["low"], found["high"])
+        bounds = f" ({interval})" if interval != _NONE else ""
+        lines.append(
+            f"Right on {_share(found['accuracy'])} %{bounds} of the {found['n']} choices that mattered; {parts}"
+            f"{balanced}. It pays above {_share(found['break_even'])} %, which always taking one "
+            "member gives."
+        )
+    else:
+        lines.append("No choice mattered: all candidates of each document were right, or all were wrong.")
+    lines.append("Picked: " + ", ".join(f"{name} {_share(value)} %" for name, value in figures["picks"].items()) + ".")
+    return "\n".join(lines)
+
+
+def _scorers(figures: Mapping[str, Any]) -> str:
+    found = figures.get("scorers")
+    if not found:
+        return ""
+    members = list(next(iter(found.values()))["members"])
+    several = len(members) > 1
+    header = ["scorer"]
+    for member in members:
+        header += [f"{member}: mean", "AUROC", "r"] + (["preferred"] if several else [])
+    rows = []
+    for name, entry in found.items():
+        cells = [name]
+        for member in members:
+            own = entry["members"][member]
+            cells += [_plain(own["mean"], ".3f"), _plain(own["auroc"], ".3f"), _plain(own["point_biserial"], "+.2f")]
+            if several:
+                cells.append(_share((entry["prefers"] or {}).get(member)))
+        rows.append([*cells, *([_share(entry["accuracy"])] if several else [])])
+    return (
+        "Scores (nats, lower is better), AUROC for telling wrong from right, correlation r with being right"
+        + (", how often each prefers whom, and its accuracy on the choices that matter:" if several else ":")
+        + "\n\n"
+        + _table([*header, *(["accuracy"] if several else [])], rows)
+    )
+
+
+def _diversity(figures: Mapping[str, Any]) -> str:
+    lines = []
+    for entry in figures.get("diversity", []):
+        first, second = entry["pair"]
+        lines.append(
+            f"{first} and {second}: both right {entry['both']}, only {first} {entry[f'only_{first}']}, only {second} "
+            f"{entry[f'only_{second}']}, neither {entry['neither']}; D {_plain(entry['disagreement'], '.3f')}, Q "
+            f"{_plain(entry['q'], '.2f')}, kappa {_plain(entry['kappa'], '.2f')}, double fault "
+            f"{_plain(entry['double_fault'], '.3f')}; the same text in {_share(entry['same_text'])} %, the same wrong text in "
+            f"{_share(entry['same_wrong_text'])} % of what both got wrong."
+        )
+    return "\n".join(lines)
+
+
+def _failures(figures: Mapping[str, Any]) -> str:
+    found = figures.get("failures")
+    if not found:
+        return ""
+    names = ["pass", *CATEGORIES]
+    rows = [[who, *(str(counts[name]) for name in names)] for who, counts in found["counts"].items()]
+    others = ", ".join(f"{name} {count}" for name, count in found["other"].items())
+    return _table(["verdicts", *names], rows) + (f"\n\nOther: {others}." if others else "")
+
+
+def _margin(figures: Mapping[str, Any]) -> str:
+    found = figures.get("risk_coverage")
+    if not found:
+        return ""
+    kept = {point["coverage"]: point["risk"] for point in found["points"]}
+    risks = ", ".join(f"{_share(kept[c])} % of the surest {c:.0%}" for c in (0.25, 0.5, 0.75, 1.0))
+    text = (
+        f"By {found['by']} ({found['n']} choices, {found['excluded']} without): wrong are {risks}; AURC "
+        f"{_plain(found['aurc'], '.3f')}, excess {_plain(found['eaurc'], '.3f')}, AUROC {_plain(found['auroc'], '.3f')}."
+    )
+    if bins := found.get("selection_accuracy_by_margin"):
+        parts = ", ".join(f"{_share(b['accuracy'])} % of {b['n']} ({b['low']:.3g} to {b['high']:.3g} nats)" for b in bins)
+        text += f"\nRight choices by margin, among those that mattered: {parts}."
+    return text
+
+
+def _lengths(figures: Mapping[str, Any]) -> str:
+    found = figures.get("by_length")
+    if not found:
+        return ""
+    members = list(figures.get("members", {}))
+    header = [f"{found['of']} length", "n", "score", *members, *(["oracle", "decisive", "selection"] if members else [])]
+    rows = []
+    for entry in found["bins"]:
+        high = entry["high"]
+        cells = [f"{entry['low']} to {high - 1}" if high is not None else f"{entry['low']} or more", str(entry["n"])]
+        cells += [_share(entry["score"]), *(_share(entry["members"][m]) for m in members)]
+        if members:
+            cells += [_share(entry["oracle"]), str(entry["decisive"]), _share(entry["selection_accuracy"])]
+        rows.append(cells)
+    return _table(header, rows)
+
+
+def _problems(figures: Mapping[str, Any]) -> str:
+    entries, members = figures["by_problem"], list(figures.get("members", {}))
+    if len(entries) < 2:
+        return ""
+    solved = sum(entry["score"] == 1 for entry in entries)
+    none = sum(entry["score"] == 0 for entry in entries)
+    text = f"Of {len(entries)} problems {solved} are solved in every document, {none} in none."
+    if members:
+        # Where selection left the most on the table, in documents.
+        lost = sorted(entries, key=lambda e: (-(e["oracle"] - e["score"]) * e["n"], str(e["problem"])))[:_SHOWN]
+        shown = [
+            f"{e['problem']} ({(e['oracle'] - e['score']) * e['n']:.3g} of {e['n']})" for e in lost if e["oracle"] > e["score"]
+        ]
+        if shown:
+            text += " Most documents lost to the oracle: " + ", ".join(shown) + "."
+    return text
+
+
+def _questions(figures: Mapping[str, Any]) -> str:
+    parts = []
+    if found := figures.get("answers"):
+        right = ", ".join(f"{_share(value)} % by {rule}" for rule, value in found["right"].items())
+        stops = ", ".join(f"{name} {count}" for name, count in found["stops"].items()) or "not recorded"
+        parts.append(
+            f"{found['n']} answers: right {right}; truncated {_share(found['truncated'])} %, empty {_share(found['empty'])} %, "
+            f"{_plain(found['mean_tokens'], '.3g')} tokens; ended by {stops}."
+        )
+    if scores := figures.get("uncertainty"):
+        header = ["uncertainty", "AUROC", "95 % DeLong", "AURC", "excess", "PRR", "n", "wrong"]
+        rows = []
+        for name, entry in scores.items():
+            bounds = "-" if entry["low"] is None else f"{entry['low']:.3f} to {entry['high']:.3f}"
+            numbers = [_plain(entry[key], ".3f") for key in ("aurc", "eaurc", "prr")]
+            rows.append([name, _plain(entry["value"], ".3f"), bounds, *numbers, str(entry["n"]), str(entry["wrong"])])
+        parts.append(_table(header, rows))
+        if reasons := sorted({entry["reason"] for entry in scores.values() if entry["reason"]}):
+            parts.append(f"Without AUROC or interval: {'; '.join(reasons)}.")
+    return "\n\n".join(parts)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns without any value are left out."""
+    kept = [i for i in range(len(header)) if i < 2 or any(row[i] != _NONE for row in rows)]
+    return markdown_table([header[i] for i in kept], [[row[i] for i in kept] for row in rows])
+
+
+def _score_cells(entry: Mapping[str, Any]) -> list[str]:
+    wilson = entry["wilson"] or (None, None)
+    return [_share(entry["value"]), _interval(entry["low"], entry["high"]), _interval(*wilson), _plain(entry["deff"], ".2f")]
+
+
+def _share(value: float | None) -> str:
+    return _NONE if value is None else f"{100 * value:.1f}"
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.1f}"
+
+
+def _interval(low: float | None, high: float | None, signed: bool = False) -> str:
+    if low is None or high is None:
+        return _NONE
+    return f"{_points(low)} to {_points(high)}" if signed else f"{_share(low)} to {_share(high)}"
+
+
+def _plain(value: float | None, form: str) -> str:
+    return _NONE if value is None else format(value, form)

@@ -1,0 +1,62 @@
+"""Makes the result folders that the tests of ``report/`` read: real runs of lm_eval with the embedded models.
+
+    python scripts/make_fixtures.py            all of them, about five minutes on two cores
+    python scripts/make_fixtures.py ensemble   only this one
+
+What describes the machine is taken out of the results files; samples are as lm_eval wrote them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FIXTURES = ROOT / "tests" / "fixtures"
+HF = "pretrained=lm_eval_ensemble/assets/tiny/fim,max_length=384"
+TOY = ["--tasks", "infill_toy", "--limit", "15", "--confirm_run_unsafe_code"]
+STOCK = ["--tasks", "words_choice,words_generate", "--include_path", "tests/fixtures/tasks", "--limit", "12"]
+
+#: name -> arguments of lm_eval.
+RUNS = {
+    "ensemble": ["--model", "ensemble-ppl", "--model_args", "preset=tiny,pretrained=tiny", *TOY],
+    "dllm": ["--model", "diffusion-infill", "--model_args", "preset=tiny,pretrained=tiny-dllm", *TOY],
+    "fim": ["--model", "hf-scored", "--model_args", "preset=tiny,pretrained=tiny-fim", *TOY],
+    "hf": ["--model", "hf", "--model_args", HF, "--gen_kwargs", "max_gen_toks=64", *TOY],
+    "stock": ["--model", "hf", "--model_args", HF, *STOCK],
+    "repeats": [
+        *("--model", "ensemble-ppl", "--model_args", "preset=tiny,pretrained=tiny-repeats"),
+        *("--metadata", '{"repeats": 3}', "--tasks", "infill_toy", "--limit", "6", "--confirm_run_unsafe_code"),
+    ],
+}
+#: of the results file: they describe the machine and its checkout.
+DROPPED = ("pretty_env_info", "git_hash", "upper_git_hash")
+
+
+def make(name: str) -> None:
+    """Run lm_eval and keep the files it wrote under ``tests/fixtures/runs/NAME``."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            *(sys.executable, "-m", "lm_eval_ensemble", "run", *RUNS[name]),
+            *("--log_samples", "--output_path", folder, "--batch_size", "8", "--device", "cpu"),
+        ]
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": f"{folder}/cache", "PYTHONPATH": str(ROOT)}
+        subprocess.run(command, check=True, cwd=ROOT, env=environment)
+        (results,) = Path(folder).rglob("results_*.json")
+        target = FIXTURES / "runs" / name / results.parent.name.rsplit("__", 1)[-1]
+        shutil.rmtree(target.parent, ignore_errors=True)
+        target.mkdir(parents=True)
+        content = {key: value for key, value in json.loads(results.read_text()).items() if key not in DROPPED}
+        (target / results.name).write_text(json.dumps(content, indent=1).replace(f"{ROOT}/", "") + "\n")
+        for samples in results.parent.glob("samples_*.jsonl"):
+            shutil.copy(samples, target / samples.name)
+
+
+if __name__ == "__main__":
+    for asked in sys.argv[1:] or RUNS:
+        make(asked)

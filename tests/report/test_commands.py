@@ -1,0 +1,34 @@
+"""The commands read files only: neither torch nor lm_eval is loaded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.report.helpers import FIXTURES
+
+CODE = """
+import contextlib, io, sys
+from lm_eval_ensemble.cli import main
+with contextlib.redirect_stdout(io.StringIO()) as printed:
+    status = [main({arguments!r} + more) for more in {more!r}]
+print(status, len(printed.getvalue()) > 500, [m for m in ("torch", "lm_eval", "transformers", "datasets") if m in sys.modules])
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "more"),
+    [
+        (
+            ["compare", str(FIXTURES / "ensemble"), str(FIXTURES / "fim"), "--members"],
+            [["--format", f] for f in ("md", "html", "csv")],
+        ),
+        (["report", str(FIXTURES / "ensemble")], [[], ["--format", "json"], ["--export", "jsonl"], ["--export", "stats"]]),
+    ],
+)
+def test_no_model_library_is_loaded(arguments: list[str], more: list[list[str]]) -> None:
+    code = CODE.format(arguments=arguments, more=more)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"{[0] * len(more)} True []", done.stderr

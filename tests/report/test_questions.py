@@ -1,0 +1,53 @@
+"""Runs of questions: what counts as right, and whether a score tells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from lm_eval_ensemble.report.figures import figures
+from lm_eval_ensemble.report.records import read_rows
+from lm_eval_ensemble.report.text import as_text
+from tests.report.helpers import sample
+
+
+def question(doc_id: int, score: float | None, f1: float) -> dict[str, Any]:
+    record = {
+        "answer": "a" if f1 else "",
+        "logprobs": [-1.0, -2.0],
+        "stop_kind": "until" if doc_id else "length",
+        "truncated": doc_id == 0,
+        "f1": f1,
+        "em": int(f1 == 1),
+        "rougeL": f1,
+    }
+    pair = [score, float(f1 < 0.5)]
+    return sample(doc_id, float(f1 >= 0.5), "accuracy", uncertainty=record, auroc_g_nll=pair, auroc_g_nll_low=pair)
+
+
+def test_figures_of_questions() -> None:
+    scores, f1 = [3.0, 2.0, 2.5, 1.0, 0.5, 4.0], [0.0, 0.0, 0.6, 1.0, 0.4, 0.0]
+    data = [question(i, s, f) for i, (s, f) in enumerate(zip(scores, f1, strict=True))]
+    found = figures(read_rows(enumerate([*data, question(6, None, 1.0)], 1), "accuracy", "none", "file", []))
+    assert found["answers"]["right"] == {
+        "f1>=0.5": pytest.approx(3 / 7),
+        "em": pytest.approx(2 / 7),
+        "rougeL>=0.3": pytest.approx(4 / 7),
+    }
+    assert found["answers"]["stops"] == {"length": 1, "until": 6}
+    assert (found["answers"]["truncated"], found["answers"]["mean_tokens"]) == (pytest.approx(1 / 7), 2.0)
+    assert list(found["uncertainty"]) == ["g_nll"]
+    entry = found["uncertainty"]["g_nll"]
+    assert entry["value"] == pytest.approx(roc_auc_score([f < 0.5 for f in f1], scores), abs=1e-6)
+    assert (entry["n"], entry["excluded"], entry["wrong"]) == (6, 1, 4)
+    facts = {"run": "m", "task": "t", "metric": "accuracy", "model": "hf-scored", "date": ""}
+    text = as_text({**facts, "figures": found})
+    assert "| g_nll" in text
+    assert "42.9 % by f1>=0.5" in text
+
+
+def test_nothing_is_said_of_other_runs() -> None:
+    found = figures(read_rows(enumerate([sample(0, 1.0), sample(1, 0.0)], 1), "acc", "none", "file", []))
+    assert not {"answers", "uncertainty", "scorers", "members"} & found.keys()
