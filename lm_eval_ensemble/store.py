@@ -40,6 +40,7 @@ _PATIENCE = 30.0  # seconds to wait for another process that writes
 _CHUNK = 16
 
 _UNKNOWN = object()
+_inherited: list[sqlite3.Connection] = []
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -75,6 +76,7 @@ class Store:
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._given_up = False
+        self._owner = os.getpid()
 
     @property
     def usable(self) -> bool:
@@ -83,7 +85,9 @@ class Store:
 
     def close(self) -> None:
         with self._lock:
-            if self._connection is not None:
+            if self._connection is not None and self._owner != os.getpid():
+                _inherited.append(self._connection)  # to close it in a forked child would harm the parent's
+            elif self._connection is not None:
                 self._connection.close()
             self._connection = None
 
@@ -136,8 +140,10 @@ class Store:
                 if self._given_up:
                     return otherwise
                 try:
+                    if self._owner != os.getpid():
+                        self.close()
                     if self._connection is None:
-                        self._connection = _connect(self.path)
+                        self._connection, self._owner = _connect(self.path), os.getpid()
                     return work(self._connection)
                 except (sqlite3.OperationalError, OSError) as error:
                     self._give_up(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -275,6 +276,22 @@ def test_processes_share_a_store(path: Path) -> None:
         reader.read(["both-0", "a-59"])
     assert [writer.communicate()[1] for writer in writers] == ["", ""]
     assert reader.count() == 180
+
+
+def test_a_forked_child_leaves_the_parents_connection_alone(path: Path) -> None:
+    store = opened(path)
+    store.write({"parent": Candidate("", "x", "x")})
+    child = os.fork()
+    if not child:
+        try:
+            store.write({"child": Candidate("", "y", "y")})
+            store.close()
+            os._exit(0 if store.count() == 2 else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    assert set(store.read(["parent", "child"])) == {"parent", "child"}
+    assert store.count() == 2
 
 
 def test_the_default_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
