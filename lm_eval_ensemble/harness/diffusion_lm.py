@@ -25,7 +25,7 @@ from lm_eval_ensemble.harness.requests import Draw, mixed_requests, resolve
 from lm_eval_ensemble.members.base import Ledger
 from lm_eval_ensemble.members.identity import checkpoint_identity, versions
 from lm_eval_ensemble.sampling import row_uniforms
-from lm_eval_ensemble.tokens import Window, fit_window
+from lm_eval_ensemble.tokens import Window, count_within, fit_window
 from lm_eval_ensemble.types import Candidate, InfillRequest, normalise
 
 __all__ = ["DiffusionInfill"]
@@ -220,13 +220,17 @@ class DiffusionInfill(RefillLM):
         if end is not None:
             extra, stop = {"stop_logprob": logprobs[end]}, "stop_token"
             tokens, logprobs = tokens[:end], logprobs[:end]
-        raw = self.encoder.decode(tokens)
+        pieces = self.encoder.pieces(tokens)
+        raw = "".join(pieces)
         cut = min((raw.find(text) for text in row.request.until if text and text in raw), default=-1)
         if cut >= 0:
             raw, stop, extra = raw[:cut], "stop_string", {}
-            logprobs = logprobs[: self.encoder.count_for(tokens, cut)]
+            kept = count_within(pieces, cut)
+            logprobs = logprobs[:kept]
+            pieces = [*pieces[: kept - 1], raw[sum(map(len, pieces[: kept - 1])) :]] if kept else []
         info: dict[str, Any] = {"length_mode": row.length.mode, "length": row.length.tokens, "stop": stop, **extra}
         info |= {"steps": fill.steps, "row_forwards": fill.row_forwards, **row.window.trims}
         info |= {"parity": self.config.parity} if self.config.parity else {}
         info |= {} if fill.history is None else {"history": fill.history}
-        return Candidate(self.name, normalise(raw, row.request.cut), raw, logprobs=tuple(logprobs), info=info)
+        text = normalise(raw, row.request.cut)
+        return Candidate(self.name, text, raw, logprobs=tuple(logprobs), tokens=tuple(pieces), info=info)

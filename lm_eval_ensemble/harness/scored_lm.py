@@ -244,7 +244,7 @@ class ScoredHF(HFLM):  # type: ignore[misc]
             numbers = range(request.sample * count + 1, (request.sample + 1) * count + 1)
             # A stream of its own, so that asking for more samples changes none of the earlier ones.
             asked += [replace(rows[i], draw=chosen, request=replace(request, sample=n)) for n in numbers]
-        found = iter(self._answer(asked, "sampling"))
+        found = iter(self._answer(asked, doing="sampling"))
         for i in texts:
             drawn[i] = [replace(next(found), sample=n + 1) for n in range(count)]
         return drawn
