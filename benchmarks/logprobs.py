@@ -60,22 +60,22 @@ def load(folder: str) -> Any:
     return ScoredHF(pretrained=folder, dtype="float32", device="cpu", batch_size=ROWS, max_length=1024)
 
 
-def requests(tokens: int) -> list[Any]:
+def requests(tokens: int, rows: int) -> list[Any]:
     from lm_eval.api.instance import Instance
 
     settings = {"until": ["\n\n\n"], "do_sample": False, "max_gen_toks": tokens}
-    prompts = [f"Question {i}: who was it, and when?\nAnswer:" for i in range(ROWS)]
+    prompts = [f"Question {i}: who was it, and when?\nAnswer:" for i in range(rows)]
     return [
         Instance("generate_until", {}, (p, settings), 0, metadata=("t", i, 1), task_name="t", doc_id=i, repeats=1)
         for i, p in enumerate(prompts)
     ]
 
 
-def answer(lm: Any, way: str, tokens: int = TOKENS) -> list[str]:
+def answer(lm: Any, way: str, tokens: int = TOKENS, rows: int = ROWS) -> list[str]:
     """The answers, each in its way; all three are the same model and the same code but for what is recorded."""
     from lm_eval.models.huggingface import HFLM
 
-    asked = requests(tokens)
+    asked = requests(tokens, rows)
     if way == "scored":
         return [str(text) for text in lm.generate_until(asked)]
     if way == "stock":
@@ -97,7 +97,7 @@ def answer(lm: Any, way: str, tokens: int = TOKENS) -> list[str]:
 def peak_bytes(folder: str, way: str) -> int:
     """In this process: peak resident memory while answering, beyond that before (Linux)."""
     lm = load(folder)
-    answer(lm, "stock", 2)
+    answer(lm, way, tokens=2, rows=1)  # what is imported or cached once is not what recording costs
     Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is resident now
     before = _status("VmRSS")
     answer(lm, way)

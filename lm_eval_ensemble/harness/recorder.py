@@ -70,7 +70,10 @@ class Recorder(LogitsProcessor):  # type: ignore[misc]
         self.temperature, self.top_p, self.uniforms, self.detail = temperature, top_p, uniforms, detail
         self._seen: torch.Tensor | None = None
         self._raw: torch.Tensor | None = None
-        self._measured: list[torch.Tensor] = []
+        # All steps in one block, which grows rarely: a small tensor left behind by every step would split the heap between the
+        # large ones, and the process would grow by half a row of logits a step.
+        self._measured = torch.empty(0)
+        self._done = 0
         self._steps = 0
         #: False if the model's own output could not be seen, so that the scores of ``generate`` were recorded.
         self.raw = True
@@ -102,10 +105,10 @@ class Recorder(LogitsProcessor):  # type: ignore[misc]
 
         :param generated: ``(B, T)``, the new tokens. ``generate`` may have run one step more than it kept.
         """
-        if self._raw is not None and len(self._measured) < generated.shape[1]:
-            self._measure(generated[:, len(self._measured)])
+        if self._raw is not None and self._done < generated.shape[1]:
+            self._measure(generated[:, self._done])
         self._raw = self._seen = None
-        rows = torch.stack(self._measured[: generated.shape[1]], 1).tolist()
+        rows = self._measured[: generated.shape[1]].transpose(0, 1).tolist()
         return [[Step(*values) for values in row] for row in rows]
 
     def _see(self, module: Any, arguments: Any, output: Any) -> None:
@@ -119,7 +122,12 @@ class Recorder(LogitsProcessor):  # type: ignore[misc]
         raw, self._raw = self._raw, None
         size = max(_CHUNK // raw.shape[-1], 1)
         pieces = [_measured(raw[i : i + size], tokens[i : i + size], self.detail) for i in range(0, len(raw), size)]
-        self._measured.append(torch.cat(pieces))
+        if self._done >= len(self._measured):
+            room = torch.empty(max(256, len(self._measured)), len(tokens), pieces[0].shape[1])
+            room = room.to(pieces[0].device)
+            self._measured = torch.cat([self._measured, room]) if self._done else room
+        self._measured[self._done] = torch.cat(pieces)
+        self._done += 1
 
 
 def _measured(logits: torch.Tensor, tokens: torch.Tensor, detail: Detail | None) -> torch.Tensor:

@@ -174,13 +174,14 @@ def test_f3_tokens_are_counted_as_generated(model: ScoredHF, assets: Path) -> No
 
 
 def test_one_row_of_logits_is_kept(model: ScoredHF, monkeypatch: pytest.MonkeyPatch) -> None:
-    held = []
+    held: list[float] = []
 
     class Watched(recorder.Recorder):
         def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
             chosen = super().__call__(input_ids, scores)
-            held.append(sum(v.numel() for v in vars(self).values() if isinstance(v, torch.Tensor)) / scores.numel())
-            held.append(sum(v.numel() for v in self._measured) / (scores.shape[0] * (len(self._measured) or 1)))
+            kept = [v for k, v in vars(self).items() if isinstance(v, torch.Tensor) and k != "_measured"]
+            held.append(sum(v.numel() for v in kept) / scores.numel())
+            assert self._measured.numel() <= 256 * len(scores)
             return chosen
 
     monkeypatch.setattr("lm_eval_ensemble.harness.scored_lm.Recorder", Watched)
