@@ -22,6 +22,7 @@ LEVELS = [
     {"types", "errors", "_autoload"},
     {"config", "data", "tokens", "fim", "sampling", "batching"},
     {"diffusion", "metrics", "execution"},
+    {"report"},
     {"scoring", "selection", "members"},
     {"ensemble"},
     {"harness"},

@@ -1,0 +1,102 @@
+"""Result folders of real lm_eval runs, and damaged ones."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lm_eval_ensemble.errors import DataError
+from lm_eval_ensemble.report.load import load_runs
+
+DATE = "2026-01-02T03-04-05.000006"
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of lm_eval's own dummy model on our toy task, with samples."""
+    folder = tmp_path_factory.mktemp("real")
+    command = [
+        *(sys.executable, "-m", "lm_eval", "--model", "dummy", "--tasks", "infill_toy", "--limit", "3"),
+        *("--output_path", str(folder), "--log_samples", "--confirm_run_unsafe_code"),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+def results(**changes: object) -> dict[str, object]:
+    content = {
+        "results": {"t": {"alias": "t", "acc,none": 0.5, "acc_stderr,none": 0.1, "acc,strict": 0.25}},
+        "configs": {"t": {"task": "t"}},
+        "config": {"model": "hf", "model_args": "pretrained=x/y,trust_remote_code=True"},
+        "n-samples": {"t": {"original": 9, "effective": 4}},
+        "model_name": "x/y",
+        "model_source": "hf",
+    }
+    return {**content, **changes}
+
+
+def write(folder: Path, content: object, date: str = DATE, samples: str | None = None) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"results_{date}.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    if samples is not None:
+        (folder / f"samples_t_{date}.jsonl").write_text(samples, encoding="utf-8")
+    return path
+
+
+def test_a_real_run_is_read_from_its_folder_and_from_its_file(real: Path) -> None:
+    runs, problems = load_runs([real])
+    assert problems == []
+    assert [(run.task, run.model_source) for run in runs] == [("infill_toy", "dummy")]
+    assert [sample["doc_id"] for sample in runs[0].samples()] == [0, 1, 2]
+    assert runs[0].results["pass@1"] == 0.0
+    again, _ = load_runs([runs[0].results_path, real])
+    assert [run.results_path for run in again] == [runs[0].results_path]
+
+
+def test_filters_arguments_and_counts(tmp_path: Path) -> None:
+    (run,), _ = load_runs([write(tmp_path, results())])
+    assert (run.results, run.filters) == ({"acc": 0.5, "acc_stderr": 0.1}, {"strict": {"acc": 0.25}})
+    assert run.config["model_args"] == {"pretrained": "x/y", "trust_remote_code": True}
+    assert run.n_samples == 4
+    with pytest.raises(DataError, match="--log_samples"):
+        next(run.samples())
+
+
+def test_the_newest_of_a_model_and_task_is_kept(tmp_path: Path) -> None:
+    write(tmp_path / "a", results(), "2026-01-02T03-04-05.000006")
+    newer = write(tmp_path / "a", results(), "2026-02-02T03-04-05.000006")
+    other = write(tmp_path / "b", results(model_name="z"), "2025-01-02T03-04-05.000006")
+    runs, _ = load_runs([tmp_path])
+    assert [run.results_path for run in runs] == [newer, other]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"results": {}}', '{"results": 3, "configs": {}, "config": {}}'])
+def test_damaged_results_are_told_and_the_rest_is_read(tmp_path: Path, content: str) -> None:
+    good, bad = write(tmp_path / "good", results()), write(tmp_path / "bad", content)
+    runs, problems = load_runs([tmp_path])
+    assert [run.results_path for run in runs] == [good]
+    assert len(problems) == 1
+    assert str(bad) in problems[0]
+    with pytest.raises(DataError, match="found no results"):
+        load_runs([bad])
+
+
+def test_damaged_lines_are_told_with_their_number(tmp_path: Path) -> None:
+    (run,), _ = load_runs([write(tmp_path, results(), samples='{"doc_id": 0}\n{"doc_id": \n\n[1]\n{"doc_id": 3}\n')])
+    problems: list[str] = []
+    assert [sample["doc_id"] for sample in run.samples(problems)] == [0, 3]
+    assert [("line 2:" in a, "line 4:" in a) for a in problems] == [(True, False), (False, True)]
+    with pytest.raises(DataError, match="line 2"):
+        list(run.samples())
+
+
+def test_nothing_there_is_one_message(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file or folder"):
+        load_runs([tmp_path / "missing"])
+    with pytest.raises(DataError, match="found no results"):
+        load_runs([tmp_path])
