@@ -14,7 +14,7 @@ __all__ = ["build_parser", "main"]
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line. Rooms that need torch or lm_eval are imported only by the commands that use them."""
-    from lm_eval_ensemble import doctor
+    from lm_eval_ensemble import doctor, fit_length
     from lm_eval_ensemble.execution import files
 
     parser = argparse.ArgumentParser(
@@ -46,6 +46,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     files.add_arguments(judge)
     judge.set_defaults(handler=files.main)
+    fit = commands.add_parser(
+        "fit-length",
+        help="fit, on any code, how a diffusion model's confidence depends on the length of a gap",
+        description="Cut random gaps into unlabelled code, read the diffusion model's signals at many lengths, and write the "
+        "calibration that length=ar:K and length=search use (length_bias=FILE). Never give it what you evaluate on.",
+    )
+    fit_length.add_arguments(fit)
+    fit.set_defaults(handler=fit_length.main)
     return parser
 
 

@@ -47,10 +47,16 @@ def _batch_size(value: Any) -> Any:
     raise ValueError("a whole number >= 1, or auto")
 
 
+_LENGTHS = ("oracle", "ar", "ar:K", "fixed:N", "fixed-mean", "search", "grid", "grid:A+B+C")
+_N = "0*[1-9][0-9]*"
+
+
 def _length(value: Any) -> Any:
-    if value is None or re.fullmatch(r"oracle|ar|fixed:0*[1-9][0-9]*", str(value)):
+    if value is None or re.fullmatch(
+        rf"oracle|ar(:[0-9]+)?|fixed:{_N}|fixed-mean|search|grid(:(ar|{_N})([,+](ar|{_N}))+)?", str(value)
+    ):
         return value
-    raise ValueError(f"oracle, ar, or fixed:N with N >= 1.{did_you_mean(str(value), ['oracle', 'ar', 'fixed:N'])}")
+    raise ValueError(f"a length policy, its numbers >= 1 (K >= 0).{did_you_mean(str(value), _LENGTHS)}")
 
 
 def _likelihood(value: Any) -> Any:
@@ -103,6 +109,7 @@ class DiffusionConfig(Decoding):
 
     pretrained: str
     length: Annotated[str | None, BeforeValidator(_length)] = None
+    length_bias: str | None = None
     likelihood: Annotated[str, BeforeValidator(_likelihood)] = "chain"
     steps: Annotated[int, Field(ge=1, le=4096)] = 64
     max_length: Annotated[int, Field(ge=8)] | None = None
@@ -184,6 +191,7 @@ _SPREAD: dict[str, tuple[str | None, str]] = {
     "dllm": (DIFFUSION, "pretrained"),
     "fim": (SCORED, "pretrained"),
     "length": (DIFFUSION, "length"),
+    "length_bias": (DIFFUSION, "length_bias"),
     "steps": (DIFFUSION, "steps"),
     "temperature": (None, "temperature"),
     "top_p": (None, "top_p"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from lm_eval_ensemble.members.base import Member
 from lm_eval_ensemble.scoring import DEFAULT_RULE, Scorers, score_all
 from lm_eval_ensemble.selection import SELECTORS, Case
-from lm_eval_ensemble.types import Candidate, Completion, InfillRequest, Scored, Selection
+from lm_eval_ensemble.types import Candidate, Completion, InfillRequest, Scored, Selection, split_runs
 
 __all__ = ["Settings", "run"]
 
@@ -62,10 +62,13 @@ def run(requests: Sequence[InfillRequest], members: Sequence[Member], scorers: S
     completions = []
     for request, proposed in zip(requests, gathered, strict=True):
         scored = tuple(Scored(candidate, next(scores)) for candidate in proposed)
-        case = Case(scored, settings.rule, settings.prefer, request.prefix, request.suffix, request.key, settings.seed)
-        winner, reason = SELECTORS[settings.selector](case)
-        trace = Selection(scored, winner, reason, settings.rule, {"selector": settings.selector, "prefer": settings.prefer})
-        completions.append(Completion(scored[winner].candidate.text, trace))
+        runs = []
+        for part in split_runs(scored):
+            case = Case(part, settings.rule, settings.prefer, request.prefix, request.suffix, request.key, settings.seed)
+            winner, reason = SELECTORS[settings.selector](case)
+            how = {"selector": settings.selector, "prefer": settings.prefer}
+            runs.append(Selection(part, winner, reason, settings.rule, how))
+        completions.append(Completion(runs[0].chosen.text, runs[0], tuple(runs)))
     return completions
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,11 +16,12 @@ from lm_eval_ensemble.diffusion.length import Length, LengthPolicy
 from lm_eval_ensemble.diffusion.model import MaskedDiffusionModel, pad_right
 from lm_eval_ensemble.diffusion.p2 import Canvas, p2
 from lm_eval_ensemble.harness.base import default_device, default_dtype
+from lm_eval_ensemble.harness.lengths import LengthFinder, find_bias, offered
 from lm_eval_ensemble.harness.likelihood_lm import LikelihoodLM
 from lm_eval_ensemble.harness.requests import Draw, resolve
 from lm_eval_ensemble.sampling import row_uniforms
 from lm_eval_ensemble.tokens import Window, fit_window
-from lm_eval_ensemble.types import Candidate, InfillRequest, normalise
+from lm_eval_ensemble.types import RUN, Candidate, Completion, InfillRequest, normalise
 
 __all__ = ["DiffusionInfill"]
 
@@ -72,9 +73,21 @@ class DiffusionInfill(LikelihoodLM):
         self.policy = LengthPolicy.parse(self.config.length, limit)
         self.seed = torch.initial_seed() if self.config.seed is None else self.config.seed
         self._batcher = Batcher(starting_size(self.config.batch_size, self._device, self.config.max_batch_size))
+        self.lengths = LengthFinder(
+            self.policy,
+            self.network,
+            self.encoder,
+            self.window,
+            self._batcher,
+            find_bias(self.policy, self.network, self.config.length_bias, asset_path(self.config.pretrained)),
+            self.name,
+            quiet=self.rank > 0,
+        )
         self._warned = False
 
-    offers = 1
+    @property
+    def offers(self) -> int:
+        return self.policy.offers
 
     @property
     def wants_partner(self) -> bool:
@@ -82,7 +95,9 @@ class DiffusionInfill(LikelihoodLM):
 
     def propose(self, requests: Sequence[InfillRequest]) -> list[Candidate]:
         """One filled gap per request."""
-        rows = [self._plan(request) for request in requests]
+        draws = [resolve(self.config, request, self.policy.limit) for request in requests]
+        lengths = self.lengths.find(requests, [draw.max_new_tokens for draw in draws])
+        rows = [self._plan(*found) for found in zip(requests, lengths, draws, strict=True)]
         groups: dict[tuple[float, float], list[int]] = defaultdict(list)
         for i, row in enumerate(rows):
             groups[row.draw.temperature, row.draw.top_p].append(i)
@@ -101,10 +116,11 @@ class DiffusionInfill(LikelihoodLM):
     def get_model_info(self) -> dict[str, Any]:
         return {"diffusion_infill": self.config.model_dump(), "model_dtype": str(self.network.model.dtype)}
 
-    def _plan(self, request: InfillRequest) -> _Row:
-        draw = resolve(self.config, request, self.policy.limit)
-        length = self.policy.choose(request, lambda text: len(self.encoder.encode(text)))
-        length = replace(length, tokens=min(length.tokens, draw.max_new_tokens))
+    def answer(self, requests: Sequence[InfillRequest]) -> list[Completion]:
+        """Alone: the one fill, or for a length policy of several their record (``harness.lengths.offered``)."""
+        return offered(requests, self.policy, self.propose)
+
+    def _plan(self, request: InfillRequest, length: Length, draw: Draw) -> _Row:
         if length.mode == "oracle" and not self._warned:
             self._warned = True
             logger.warning(
@@ -150,5 +166,7 @@ class DiffusionInfill(LikelihoodLM):
             raw = raw[:cut]
             logprobs = logprobs[: self.encoder.count_for(fill.tokens, cut)]
         info = {"length_mode": row.length.mode, "length": row.length.tokens, "row_forwards": fill.row_forwards}
-        info |= row.window.trims
+        info |= {"length_forwards": row.length.forwards, **row.window.trims}
+        if self.policy.is_averaged:
+            info[RUN] = row.request.variant
         return Candidate(self.name, normalise(raw, row.request.cut), raw, logprobs=tuple(logprobs), info=info)

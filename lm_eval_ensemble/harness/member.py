@@ -9,7 +9,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 
 from lm_eval_ensemble.config import DIFFUSION, SCORED, MemberConfig
-from lm_eval_ensemble.errors import ConfigError, did_you_mean
+from lm_eval_ensemble.errors import ConfigError, HostError, did_you_mean
 from lm_eval_ensemble.types import Candidate, Completion, InfillRequest, normalise
 
 __all__ = ["ForeignMember", "build_lm", "find_kinds"]
@@ -64,6 +64,11 @@ class ForeignMember:
 
     def _candidate(self, request: InfillRequest, answer: str) -> Candidate:
         if isinstance(answer, Completion) and answer.trace is not None:
+            if len(answer.runs) > 1:
+                raise HostError(
+                    f"Member {self.name!r} answers with several runs (length=fixed-mean), whose scores are averaged; inside "
+                    "another ensemble there is nothing to average. Use another length policy there."
+                )
             own = answer.trace.chosen
             return Candidate(self.name, normalise(own.raw, request.cut), own.raw, logprobs=own.logprobs, info=own.info)
         raw = str(answer)
