@@ -43,6 +43,13 @@ COMMANDS = (
         "Verdicts are written beside the file; a second run goes on where the first stopped.",
     ),
     Command(
+        "fit-length",
+        "fit_length",
+        "fit, on any code, how a diffusion model's confidence depends on the length of a gap",
+        "Cut random gaps into unlabelled code, read the diffusion model's signals at many lengths, and write the calibration "
+        "that length=ar:K and length=search use (length_bias=FILE). Never give it what you evaluate on.",
+    ),
+    Command(
         "score",
         "harness.score_file",
         "score a file of completions with given models, for `select`",
@@ -60,9 +67,9 @@ COMMANDS = (
         "compare",
         "report.commands",
         "runs side by side, with intervals and tests: is one better?",
-        "Compare result folders of lm_eval, ours or anybody's (made with --log_samples): one table per task, intervals and tests "
-        "that know which documents come from one problem, and one sentence per run. Files or lines that cannot be read are told "
-        "on stderr, the rest is used, and the exit status is 1.",
+        "Compare result folders of lm_eval, ours or anybody's (made with --log_samples): one table per task, intervals and "
+        "tests that know which documents come from one problem, and one sentence per run. Files or lines that cannot be read "
+        "are told on stderr, the rest is used, and the exit status is 1.",
         "add_compare_arguments",
         "main_compare",
     ),

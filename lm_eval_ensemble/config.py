@@ -47,10 +47,16 @@ _FOLDER = Path(__file__).parent
 Settings = TypeVar("Settings", bound=BaseModel)
 
 
+_LENGTHS = ("oracle", "ar", "ar:K", "fixed:N", "fixed-mean", "search", "grid", "grid:A+B+C")
+_N = "0*[1-9][0-9]*"
+
+
 def _length(value: Any) -> Any:
-    if value is None or re.fullmatch(r"oracle|ar|fixed:0*[1-9][0-9]*", str(value)):
+    if value is None or re.fullmatch(
+        rf"oracle|ar(:[0-9]+)?|fixed:{_N}|fixed-mean|search|grid(:(ar|{_N})([,+](ar|{_N}))+)?", str(value)
+    ):
         return value
-    raise ValueError(f"oracle, ar, or fixed:N with N >= 1.{did_you_mean(str(value), ['oracle', 'ar', 'fixed:N'])}")
+    raise ValueError(f"a length policy, its numbers >= 1 (K >= 0).{did_you_mean(str(value), _LENGTHS)}")
 
 
 def _store(value: Any) -> Any:
@@ -102,6 +108,7 @@ class DiffusionConfig(Decoding):
 
     pretrained: str
     length: Annotated[str | None, BeforeValidator(_length)] = None
+    length_bias: str | None = None
     likelihood: Annotated[str, BeforeValidator(_likelihood)] = "chain"
     steps: Steps = 64
     alg: Annotated[str, one_of(DECODERS)] = "p2"
@@ -225,6 +232,7 @@ _SPREAD: dict[str, tuple[str | None, str]] = {
     "dllm": (DIFFUSION, "pretrained"),
     "fim": (SCORED, "pretrained"),
     "length": (DIFFUSION, "length"),
+    "length_bias": (DIFFUSION, "length_bias"),
     "steps": (DIFFUSION, "steps"),
     "alg": (DIFFUSION, "alg"),
     "alg_temp": (DIFFUSION, "alg_temp"),

@@ -11,7 +11,7 @@ from lm_eval_ensemble.members.base import Member
 from lm_eval_ensemble.scoring import DEFAULT_RULE, Scorers, score_all
 from lm_eval_ensemble.selection import Case, make_selector
 from lm_eval_ensemble.selection.routing import parse_route
-from lm_eval_ensemble.types import Candidate, Completion, InfillRequest, Scored, Selection
+from lm_eval_ensemble.types import Candidate, Completion, InfillRequest, Scored, Selection, split_runs
 
 __all__ = ["Settings", "by_device", "run", "score_candidates"]
 
@@ -74,11 +74,12 @@ def run(requests: Sequence[InfillRequest], members: Sequence[Member], scorers: S
     how = {"selector": settings.selector, "prefer": settings.prefer, **({"route": settings.route} if router else {})}
     completions = []
     for request, proposed in zip(requests, gathered, strict=True):
-        scored = tuple(next(found) for _ in proposed)
-        case = Case(scored, settings.rule, settings.prefer, request.prefix, request.suffix, request.key, settings.seed)
-        winner, reason = select(case)
-        trace = Selection(scored, winner, reason, settings.rule, how)
-        completions.append(Completion(scored[winner].candidate.text, trace))
+        runs = []
+        for part in split_runs([next(found) for _ in proposed]):
+            case = Case(part, settings.rule, settings.prefer, request.prefix, request.suffix, request.key, settings.seed)
+            winner, reason = select(case)
+            runs.append(Selection(part, winner, reason, settings.rule, how))
+        completions.append(Completion(runs[0].chosen.text, runs[0], tuple(runs)))
     return completions
 
 

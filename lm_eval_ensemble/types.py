@@ -19,11 +19,22 @@ log-likelihoods in nats per token unless their name says otherwise, so lower is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-__all__ = ["Candidate", "Completion", "Cut", "InfillRequest", "Scored", "Selection", "cut_line", "normalise"]
+__all__ = [
+    "RUN",
+    "Candidate",
+    "Completion",
+    "Cut",
+    "InfillRequest",
+    "Scored",
+    "Selection",
+    "cut_line",
+    "normalise",
+    "split_runs",
+]
 
 Cut = Literal["line", "none"]
 
@@ -87,6 +98,11 @@ class Candidate:
         return self.text.rstrip() != self.raw.rstrip()
 
 
+#: key in ``Candidate.info``: the number of the run a candidate belongs to. Candidates of different runs are never
+#: compared; what they score is averaged (``length=fixed-mean``). Candidates without it belong to every run.
+RUN = "run"
+
+
 @dataclass(frozen=True)
 class Scored:
     """A candidate with its scores: name -> number (lower is better), None where undefined (empty text).
@@ -127,24 +143,33 @@ class Selection:
         return tuple(dict.fromkeys(scored.candidate.member for scored in self.candidates))
 
 
+def split_runs(candidates: Sequence[Scored]) -> list[tuple[Scored, ...]]:
+    """The candidates of each run; one run where no candidate names one."""
+    runs = sorted({scored.candidate.info[RUN] for scored in candidates if RUN in scored.candidate.info})
+    return [tuple(s for s in candidates if s.candidate.info.get(RUN, run) == run) for run in runs] or [tuple(candidates)]
+
+
 class Completion(str):
     """Generated text that carries how it came about.
 
-    It is a ``str``, so tasks that know nothing of us work unchanged; ``trace`` is None for such text.
+    It is a ``str``, so tasks that know nothing of us work unchanged; ``trace`` is None for such text. ``runs`` are the
+    selections of all runs where there are several (``length=fixed-mean``): text and trace are those of the first.
     Slicing, stripping or adding gives a plain ``str`` and loses the trace, as for any ``str`` subclass.
     """
 
-    __slots__ = ("trace",)
+    __slots__ = ("runs", "trace")
     trace: Selection | None
+    runs: tuple[Selection, ...]
 
-    def __new__(cls, text: str = "", trace: Selection | None = None) -> Completion:
+    def __new__(cls, text: str = "", trace: Selection | None = None, runs: tuple[Selection, ...] = ()) -> Completion:
         self = super().__new__(cls, text)
         self.trace = trace
+        self.runs = runs or ((trace,) if trace is not None else ())
         return self
 
-    def __getnewargs__(self) -> tuple[str, Selection | None]:  # type: ignore[override]
-        # lm_eval pickles answers (its cache, and between ranks): both arguments must come back.
-        return (str(self), self.trace)
+    def __getnewargs__(self) -> tuple[str, Selection | None, tuple[Selection, ...]]:  # type: ignore[override]
+        # lm_eval pickles answers (its cache, and between ranks): all arguments must come back.
+        return (str(self), self.trace, self.runs)
 
 
 def cut_line(text: str) -> str:

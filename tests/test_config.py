@@ -65,8 +65,8 @@ def test_all_faults_come_in_one_message() -> None:
     lines = str(error.value).splitlines()
     assert lines[:2] == [
         "$.dllm.top_p: got 2, expected <= 1",
-        "$.dllm.length: got 'oracel', expected oracle, ar, or fixed:N with N >= 1. "
-        + "Did you mean 'oracle'? Known: ar, fixed:N, oracle.",
+        "$.dllm.length: got 'oracel', expected a length policy, its numbers >= 1 (K >= 0). "
+        + "Did you mean 'oracle'? Known: ar, ar:K, fixed-mean, fixed:N, grid, grid:A+B+C, oracle, search.",
     ]
     assert "$.dllm.steps: got 0, expected >= 1" in lines
     assert lines[-1].startswith("$.dllm.nonsense: not a setting here.")

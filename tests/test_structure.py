@@ -28,7 +28,7 @@ LEVELS = [
     {"store"},
     {"ensemble", "replay"},
     {"harness"},
-    {"doctor"},
+    {"doctor", "fit_length"},
     {"cli"},
     {"__main__"},
 ]

@@ -95,10 +95,14 @@ class InfillLM(LM):  # type: ignore[misc]
         """Fill the gaps of lm_eval's requests."""
         asked = self.to_requests(requests)
         refuse_cached_repeats(self.cache_hook, asked)
-        completions = [alone(candidate) for candidate in self.propose(asked)]
+        completions = self.answer(asked)
         for instance, completion in zip(requests, completions, strict=True):
             self.cache_hook.add_partial("generate_until", instance.args, completion)
         return list(completions)
+
+    def answer(self, requests: Sequence[InfillRequest]) -> list[Completion]:
+        """One completion per gap, of a model that answers alone."""
+        return [alone(candidate) for candidate in self.propose(requests)]
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         raise HostError(

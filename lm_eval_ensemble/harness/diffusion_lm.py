@@ -6,7 +6,7 @@ import functools
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -20,13 +20,14 @@ from lm_eval_ensemble.diffusion.length import Length, LengthPolicy
 from lm_eval_ensemble.diffusion.model import MaskedDiffusionModel, pad_right
 from lm_eval_ensemble.diffusion.schedules import auto_steps
 from lm_eval_ensemble.harness.base import default_device, default_dtype
+from lm_eval_ensemble.harness.lengths import LengthFinder, find_bias, offered
 from lm_eval_ensemble.harness.refill_lm import RefillLM
 from lm_eval_ensemble.harness.requests import Draw, mixed_requests, resolve
 from lm_eval_ensemble.members.base import Ledger
 from lm_eval_ensemble.members.identity import checkpoint_identity, versions
 from lm_eval_ensemble.sampling import row_uniforms
 from lm_eval_ensemble.tokens import Window, count_within, fit_window
-from lm_eval_ensemble.types import Candidate, InfillRequest, normalise
+from lm_eval_ensemble.types import RUN, Candidate, Completion, InfillRequest, normalise
 
 __all__ = ["DiffusionInfill"]
 
@@ -88,10 +89,23 @@ class DiffusionInfill(RefillLM):
         self.policy = LengthPolicy.parse(self.config.length, limit)
         self.seed = torch.initial_seed() if self.config.seed is None else self.config.seed
         self._batcher = Batcher(starting_size(self.config.batch_size, self._device, self.config.max_batch_size))
+        self.lengths = LengthFinder(
+            self.policy,
+            self.network,
+            self.encoder,
+            self.window,
+            self._batcher,
+            find_bias(self.policy, self.network, self.config.length_bias, asset_path(self.config.pretrained)),
+            self.name,
+            quiet=self.rank > 0,
+        )
         self._warned = False
 
-    offers = 1
     resumes = True
+
+    @property
+    def offers(self) -> int:
+        return self.policy.offers
 
     @property
     def wants_partner(self) -> bool:
@@ -108,7 +122,10 @@ class DiffusionInfill(RefillLM):
         return weights and {
             "model": DIFFUSION,
             "weights": weights,
-            "settings": self.config.model_dump(exclude={"pretrained", "batch_size", "max_batch_size", "device", "seed"}),
+            "settings": self.config.model_dump(
+                exclude={"pretrained", "length_bias", "batch_size", "max_batch_size", "device", "seed"}
+            ),
+            "length_bias": asdict(self.lengths.bias) if self.lengths.bias else None,
             "stream": [self.name, self.seed],
             "computed": [self._device.type, str(self.network.model.dtype), self.window],
             "batch": self._batcher.size if self.config.parity else None,
@@ -117,20 +134,21 @@ class DiffusionInfill(RefillLM):
 
     def relevant(self, request: InfillRequest) -> InfillRequest:
         """Without the prompt text, and without the reference or the hint where the length does not come from it."""
-        mode = self.policy.mode
-        if mode == "auto":
-            mode = "oracle" if request.reference is not None else "ar"
+        by_reference = self.policy.mode == "oracle" or (self.policy.mode == "auto" and request.reference is not None)
+        by_hint = self.policy.wants_partner and not by_reference
         return replace(
             request,
             context="",
-            reference=None if mode in ("ar", "fixed") else request.reference,
-            hint=None if mode in ("oracle", "fixed") else request.hint,
+            reference=request.reference if by_reference else None,
+            hint=request.hint if by_hint else None,
         )
 
     def propose(self, requests: Sequence[InfillRequest], ledger: Ledger | None = None) -> list[Candidate]:
         """One filled gap per request; each batch is added to the ledger as soon as it is finished."""
         ledger = Ledger() if ledger is None else ledger
-        rows = [self._plan(request) for request in requests]
+        draws = [resolve(self.config, request, self.policy.limit) for request in requests]
+        lengths = self._find_lengths(requests, draws, ledger)
+        rows = [self._plan(*found) for found in zip(requests, lengths, draws, strict=True)]
         groups: dict[tuple[float, float], list[int]] = defaultdict(list)
         for i, row in enumerate(rows):
             groups[row.draw.temperature, row.draw.top_p].append(i)
@@ -154,10 +172,18 @@ class DiffusionInfill(RefillLM):
     def get_model_info(self) -> dict[str, Any]:
         return {"diffusion_infill": self.config.model_dump(), "model_dtype": str(self.network.model.dtype)}
 
-    def _plan(self, request: InfillRequest) -> _Row:
-        draw = resolve(self.config, request, self.policy.limit)
-        length = self.policy.choose(request, lambda text: len(self.encoder.encode(text)))
-        length = replace(length, tokens=min(length.tokens, draw.max_new_tokens))
+    def _find_lengths(self, requests: Sequence[InfillRequest], draws: Sequence[Draw], ledger: Ledger) -> list[Length]:
+        """Of gaps that are filled already the length stands in their candidate; the others are looked for together."""
+        todo = [i for i in range(len(requests)) if i not in ledger]
+        new = self.lengths.find([requests[i] for i in todo], [draws[i].max_new_tokens for i in todo])
+        found = dict(zip(todo, new, strict=True))
+        return [found[i] if i in found else _recorded_length(ledger[i]) for i in range(len(requests))]
+
+    def answer(self, requests: Sequence[InfillRequest]) -> list[Completion]:
+        """Alone: the one fill, or for a length policy of several their record (``harness.lengths.offered``)."""
+        return offered(requests, self.policy, self.propose)
+
+    def _plan(self, request: InfillRequest, length: Length, draw: Draw) -> _Row:
         length = self._open_ended(request, length, draw)
         if length.mode == "oracle" and not self._warned:
             self._warned = True
@@ -229,8 +255,14 @@ class DiffusionInfill(RefillLM):
             logprobs = logprobs[:kept]
             pieces = [*pieces[: kept - 1], raw[sum(map(len, pieces[: kept - 1])) :]] if kept else []
         info: dict[str, Any] = {"length_mode": row.length.mode, "length": row.length.tokens, "stop": stop, **extra}
-        info |= {"steps": fill.steps, "row_forwards": fill.row_forwards, **row.window.trims}
+        info |= {"steps": fill.steps, "row_forwards": fill.row_forwards, "length_forwards": row.length.forwards}
+        info |= {**row.window.trims, **({RUN: row.request.variant} if self.policy.is_averaged else {})}
         info |= {"parity": self.config.parity} if self.config.parity else {}
         info |= {} if fill.history is None else {"history": fill.history}
         text = normalise(raw, row.request.cut)
         return Candidate(self.name, text, raw, logprobs=tuple(logprobs), tokens=tuple(pieces), info=info)
+
+
+def _recorded_length(candidate: Candidate) -> Length:
+    info = candidate.info
+    return Length(int(info["length"]), str(info["length_mode"]), int(info["length_forwards"]))

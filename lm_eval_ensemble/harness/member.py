@@ -16,7 +16,7 @@ from lm_eval.api.registry import get_model
 from lm_eval.models.api_models import TemplateAPI
 
 from lm_eval_ensemble.config import DIFFUSION, ENSEMBLE, REFINE, SCORED, HostDecoding, MemberConfig, parse_settings
-from lm_eval_ensemble.errors import ConfigError, did_you_mean
+from lm_eval_ensemble.errors import ConfigError, HostError, did_you_mean
 from lm_eval_ensemble.harness.base import InfillLM
 from lm_eval_ensemble.harness.refine_member import RefineMember
 from lm_eval_ensemble.members.identity import checkpoint_identity, identified, versions
@@ -175,6 +175,11 @@ class ForeignMember:
 
     def _candidate(self, request: InfillRequest, answer: str) -> Candidate:
         if isinstance(answer, Completion) and answer.trace is not None:
+            if len(answer.runs) > 1:
+                raise HostError(
+                    f"Member {self.name!r} answers with several runs (length=fixed-mean), whose scores are averaged; inside "
+                    "another ensemble there is nothing to average. Use another length policy there."
+                )
             own = answer.trace.chosen
             return Candidate(
                 self.name, normalise(own.raw, request.cut), own.raw, logprobs=own.logprobs, tokens=own.tokens, info=own.info

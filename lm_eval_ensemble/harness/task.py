@@ -112,7 +112,8 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
             unjudged: list[Instance] | None = super().apply_filters()
             return unjudged
         # With several ranks the last request of a short rank is run again to even them out: keep the first answers.
-        kept = [[_as_selection(r, i.doc, self.layout.name) for r in i.resps[: self.config.repeats]] for i in self._instances]
+        answers = [(i, i.resps[: self.config.repeats]) for i in self._instances]
+        kept = [[s for r in resps for s in _as_selections(r, i.doc, self.layout.name)] for i, resps in answers]
         candidates = [
             (instance.doc, scored)
             for instance, selections in zip(self._instances, kept, strict=True)
@@ -134,7 +135,7 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
             return {"bypass": None}
         completions = [results[0]] if isinstance(results[0], Completion) else results[0]
         rows = infill.document_rows(
-            doc, [_as_selection(completion, doc, self.layout.name) for completion in completions], self._ks()
+            doc, [s for completion in completions for s in _as_selections(completion, doc, self.layout.name)], self._ks()
         )
         self._rows.update(dict.fromkeys(rows))
         return rows
@@ -176,15 +177,16 @@ def _computed_here(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, 
     raise AssertionError("InfillTask.process_results computes the rows")
 
 
-def _as_selection(answer: str, doc: Mapping[str, Any], layout: str) -> Selection:
-    """The trace of one of our completions, or a record of a plain string, cut by the same rule.
+def _as_selections(answer: str, doc: Mapping[str, Any], layout: str) -> Sequence[Selection]:
+    """The trace of one of our completions (of every run, if it has several), or a record of a plain string, cut by the
+    same rule.
 
     :param layout: of the prompt a plain string answers.
     """
     if isinstance(answer, Completion) and answer.trace is not None:
-        return answer.trace
+        return answer.runs
     text = normalise(str(answer), "line" if doc.get("cut") == "line" else "none")
-    return Selection((Scored(Candidate("", text, str(answer), info={"layout": layout}), {}),), 0, "single", "none")
+    return [Selection((Scored(Candidate("", text, str(answer), info={"layout": layout}), {}),), 0, "single", "none")]
 
 
 def row_aggregation(name: str) -> Callable[..., Any]:
