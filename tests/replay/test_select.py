@@ -274,6 +274,17 @@ def test_few_documents_leave_the_learned_selector_out(tmp_path: Path) -> None:
     assert "calibrated" in rows_of(found)
 
 
+def test_one_program_leaves_the_fitted_selectors_out(tmp_path: Path) -> None:
+    """`--limit 4`: all documents come from one program, so that its fold leaves nothing to fit on."""
+    write_run(tmp_path, n=4)
+    (found,), _ = select_runs([tmp_path])
+    for name in ("centred", "znorm", "weighted", "calibrated"):
+        assert "more programs" in found.left_out[name]
+    assert "argmin" in rows_of(found)
+    with pytest.raises(ConfigError, match="--selectors sequence:veto/calibrated: needs candidates of every member"):
+        select_runs([tmp_path], specs=["sequence:veto/calibrated"])
+
+
 def test_nothing_decisive(tmp_path: Path) -> None:
     write_run(
         tmp_path, n=12, candidates=lambda i, random: [scored(m, f"    return {m}\n", True, 1.0, 1.0) for m in ("dllm", "fim")]
