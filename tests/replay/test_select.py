@@ -145,6 +145,17 @@ def test_repeats_are_choices_of_their_own(tmp_path: Path) -> None:
     assert rows_of(found)["argmin"].score.mean == pytest.approx(sum(s["pass@1"] for s in samples) / 40)
 
 
+def test_selectors_that_draw_are_replayed_draw_by_draw(tmp_path: Path) -> None:
+    """Also under length=fixed-mean, whose five runs share the stream of their document."""
+    write_run(tmp_path / "runs", n=40, repeats=2, selector="random", runs=5)
+    write_run(tmp_path / "repeats", n=40, repeats=3, selector="random")
+    found, _ = select_runs([tmp_path / "runs", tmp_path / "repeats"])
+    for comparison in found:
+        assert not any("chooses another candidate" in note for note in comparison.notes)
+        own = [choice.winner for choice in comparison.recorded.choices]
+        assert {0, 1} == set(own)
+
+
 def three_samples(i: int, random: Random) -> list[Scored]:
     """One model alone, three samples: the compute-matched baseline, and the shape of `lm-eval-ensemble score`."""
     return [
