@@ -270,7 +270,11 @@ def _spread_over(member: Any, flat: Mapping[str, Any]) -> Any:
         return member
     if member.get("model") not in (DIFFUSION, SCORED, ENSEMBLE, REFINE) and isinstance(member.get("gen_kwargs") or {}, Mapping):
         return {**member, "gen_kwargs": {**(member.get("gen_kwargs") or {}), **_as_gen_kwargs(flat)}}
-    return {**member, "args": {**(member.get("args") or {}), **{_SPREAD[n][1]: flat[n] for n in _concerning(member, flat)}}}
+    own, spread = dict(member.get("args") or {}), {_SPREAD[n][1]: flat[n] for n in _concerning(member, flat)}
+    if "pretrained" in spread and own.get("preset") in preset_names():
+        # dllm= and fim= name another checkpoint; beside a preset, pretrained is only a label.
+        own = {**preset_settings(own.pop("preset"), str(member["model"])), **own}
+    return {**member, "args": {**own, **spread}}
 
 
 def _as_gen_kwargs(flat: Mapping[str, Any]) -> dict[str, Any]:
