@@ -354,6 +354,8 @@ def _refine_faults(members: Iterable[Any], scorers: Any) -> Iterator[str]:
         if not isinstance(args, Mapping):
             continue
         yield from faults_of(RefineConfig, args, f"$.members[{index}].args")
+        if member.get("gen_kwargs"):
+            yield f"$.members[{index}].gen_kwargs: {REFINE} takes these as args."
         if "of" in args and args["of"] not in able:
             known = did_you_mean(str(args["of"]), able) if able else " There is none; add one."
             yield f"$.members[{index}].args.of: {args['of']!r} is no {DIFFUSION} member or scorer.{known}"
