@@ -96,12 +96,16 @@ def read_record(run: TaskRun, rule: str | None = None, measure: str | None = Non
     choices: list[Choice] = []
     seed, first, own = _seed(run.config), None, None
     modes: set[str] = set()
+    seen: set[str] = set()
     for sample in run.samples(problems):
         first = sample.get("filter") if first is None else first
         if sample.get("filter") != first:
             continue
         record = sample.get("selection")
         if record is None:
+            continue
+        if (number := str(sample["doc_id"])) in seen:
+            problems.append(f"{run.samples_path}: document {number} stands there again; the first one is used.")
             continue
         try:
             found = _choices(run, sample, record, rule, measure, seed)
@@ -119,6 +123,7 @@ def read_record(run: TaskRun, rule: str | None = None, measure: str | None = Non
             )
             continue
         choices += found
+        seen.add(number)
     if not choices or own is None:
         told = "".join(f"\n{problem}" for problem in problems)
         raise NoRecordsError(
@@ -154,6 +159,8 @@ def _choices(
         if not (isinstance(winner, int) and 0 <= winner < len(candidates)):
             raise ValueError(f"winner_index {winner!r} of {len(candidates)} candidates")
         prefix, suffix = doc.get("prefix", doc.get("prompt", "")), doc.get("suffix", "")
+        if not all(isinstance(text, str) for text in (prefix, suffix, entry["rule"])):
+            raise TypeError("prefix, suffix or rule is no text")
         # All runs of a repeat (length=fixed-mean) have the random stream of that repeat.
         key = (run.task, sample["doc_id"], number // runs)
         case = Case(candidates, rule or entry["rule"], entry.get("prefer"), prefix, suffix, key, seed, right)

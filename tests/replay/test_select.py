@@ -195,6 +195,18 @@ def test_a_damaged_line_is_told_and_the_rest_used(tmp_path: Path) -> None:
     assert "winner_index 9" in problems[2]
 
 
+def test_a_document_counts_once_and_records_hold_text(tmp_path: Path) -> None:
+    file = write_run(tmp_path)
+    samples = read(file)
+    samples[3]["selection"]["rule"] = None
+    samples[4]["doc"]["prefix"] = 7
+    write(file, [*samples, samples[0]])
+    (found,), problems = select_runs([tmp_path])
+    assert len(found.recorded.choices) == 118
+    for part, problem in zip(("doc_id 3", "doc_id 4", "document 0 stands there again"), problems, strict=True):
+        assert part in problem
+
+
 def test_right_where_no_candidate_is_cannot_be(tmp_path: Path) -> None:
     file = write_run(tmp_path)
     samples = read(file)
