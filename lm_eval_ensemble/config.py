@@ -270,7 +270,11 @@ def _spread_over(member: Any, flat: Mapping[str, Any]) -> Any:
         return member
     if member.get("model") not in (DIFFUSION, SCORED, ENSEMBLE, REFINE) and isinstance(member.get("gen_kwargs") or {}, Mapping):
         return {**member, "gen_kwargs": {**(member.get("gen_kwargs") or {}), **_as_gen_kwargs(flat)}}
-    return {**member, "args": {**(member.get("args") or {}), **{_SPREAD[n][1]: flat[n] for n in _concerning(member, flat)}}}
+    own, spread = dict(member.get("args") or {}), {_SPREAD[n][1]: flat[n] for n in _concerning(member, flat)}
+    if "pretrained" in spread and own.get("preset") in preset_names():
+        # dllm= and fim= name another checkpoint; beside a preset, pretrained is only a label.
+        own = {**preset_settings(own.pop("preset"), str(member["model"])), **own}
+    return {**member, "args": {**own, **spread}}
 
 
 def _as_gen_kwargs(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -350,6 +354,8 @@ def _refine_faults(members: Iterable[Any], scorers: Any) -> Iterator[str]:
         if not isinstance(args, Mapping):
             continue
         yield from faults_of(RefineConfig, args, f"$.members[{index}].args")
+        if member.get("gen_kwargs"):
+            yield f"$.members[{index}].gen_kwargs: {REFINE} takes these as args."
         if "of" in args and args["of"] not in able:
             known = did_you_mean(str(args["of"]), able) if able else " There is none; add one."
             yield f"$.members[{index}].args.of: {args['of']!r} is no {DIFFUSION} member or scorer.{known}"

@@ -11,7 +11,7 @@ from lm_eval_ensemble.members.base import Member
 from lm_eval_ensemble.scoring import DEFAULT_RULE, Scorers, score_all
 from lm_eval_ensemble.selection import Case, make_selector
 from lm_eval_ensemble.selection.routing import parse_route
-from lm_eval_ensemble.types import Candidate, Completion, InfillRequest, Scored, Selection, split_runs
+from lm_eval_ensemble.types import RUN, Candidate, Completion, InfillRequest, Scored, Selection, split_runs
 
 __all__ = ["Settings", "by_device", "run", "score_candidates"]
 
@@ -108,12 +108,16 @@ def _ask(
 
 
 def _hints(proposals: Proposals, names: Sequence[str], count: int) -> dict[tuple[int, int], str]:
-    """(gap, sample) -> the text of the first member that answered, its first variant."""
+    """(gap, sample) -> the text of the first member that answered, its first variant.
+
+    A fill of one run (``length=fixed-mean``) is nobody's hint: the answer to it would stand beside the fills of all runs.
+    """
     hints: dict[tuple[int, int], str] = {}
     for name in (name for name in names if name in proposals):
         for gap, candidates in proposals[name].items():
             for k, first in enumerate(candidates[:: len(candidates) // count]):
-                hints.setdefault((gap, k), first.text)
+                if RUN not in first.info:
+                    hints.setdefault((gap, k), first.text)
     return hints
 
 

@@ -31,6 +31,13 @@ def test_flat_settings_reach_the_members_they_concern() -> None:
     assert "length" not in found["fim"]
 
 
+def test_another_checkpoint_comes_before_a_members_preset() -> None:
+    own = [{"name": n, "model": m, "args": {"preset": "tiny", "top_p": 0.5}} for n, m in (("a", DIFFUSION), ("b", SCORED))]
+    found = members(members=own, dllm="path/a")
+    expected = {**preset_settings("tiny", DIFFUSION), "pretrained": "path/a", "top_p": 0.5}
+    assert found == {"a": expected, "b": {"preset": "tiny", "top_p": 0.5}}
+
+
 def test_flat_settings_leave_foreign_members_alone() -> None:
     own = [{"name": n, "model": m, "args": {"pretrained": n}} for n, m in (("a", "hf"), ("b", SCORED))]
     assert members(members=own, temperature=1.0) == {"a": {"pretrained": "a"}, "b": {"pretrained": "b", "temperature": 1.0}}

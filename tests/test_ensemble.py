@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from lm_eval_ensemble.ensemble import Settings, by_device, run
 from lm_eval_ensemble.scoring import Scorers, Span
 from lm_eval_ensemble.tokens import PlainEncoder
-from lm_eval_ensemble.types import Candidate, Completion, InfillRequest, Selection
+from lm_eval_ensemble.types import RUN, Candidate, Completion, InfillRequest, Selection
 
 
 class Speaker:
@@ -167,3 +168,21 @@ def test_a_hint_is_the_first_variant_of_the_same_sample(tokenizer: Any) -> None:
     partner.offers = 2
     fill(tokenizer, needy, partner, samples=2)
     assert [(r.sample, r.hint) for r in needy.asked] == [(0, "s0v0\n"), (1, "s1v0\n")]
+
+
+def test_the_fill_of_one_run_is_nobodys_hint(tokenizer: Any) -> None:
+    """An answer to it would stand beside the fills of all runs (length=fixed-mean)."""
+
+    class Averaged(Speaker):
+        offers = 2
+
+        def propose(self, requests: Sequence[InfillRequest]) -> list[Candidate]:
+            found = super().propose(requests)
+            return [replace(c, info={RUN: r.variant}) for c, r in zip(found, requests, strict=True)]
+
+    needy, first, second = Speaker("n", "y\n", wants_partner=True), Averaged("a", "v0\n", "v1\n"), Speaker("b", "own\n")
+    fill(tokenizer, needy, first, second)
+    assert [request.hint for request in needy.asked] == ["own\n"]
+    needy.asked.clear()
+    fill(tokenizer, needy, first)
+    assert [request.hint for request in needy.asked] == [None]

@@ -152,7 +152,10 @@ def _table(content: Mapping[str, Any]) -> Table:
     lengths, bias = tuple(map(int, content["lengths"])), tuple(map(float, content["bias"]))
     if not lengths or len(lengths) != len(bias) or list(lengths) != sorted(set(lengths)) or lengths[0] < 1:
         raise ValueError("lengths and bias do not match")
-    return Table(lengths, bias, float(content["confidence"]), float(content["one_line"]))
+    confidence, one_line = float(content["confidence"]), float(content["one_line"])
+    if not all(map(math.isfinite, (*bias, confidence, one_line))):
+        raise ValueError("a number is not finite")
+    return Table(lengths, bias, confidence, one_line)
 
 
 def fingerprint(model: Any) -> str:

@@ -117,7 +117,9 @@ class DiffusionInfill(RefillLM):
 
     def fingerprint(self) -> dict[str, Any] | None:
         """Everything that decides an answer, beside the request; None if nobody can say which weights these are. Batch size
-        is not in it; the kind of device is."""
+        is not in it; the kind of device is. None also under ``parity``: there a row depends on the others of its batch."""
+        if self.config.parity:
+            return None
         weights = checkpoint_identity(asset_path(self.config.pretrained), self.config.revision)
         return weights and {
             "model": DIFFUSION,
@@ -128,7 +130,6 @@ class DiffusionInfill(RefillLM):
             "length_bias": asdict(self.lengths.bias) if self.lengths.bias else None,
             "stream": [self.name, self.seed],
             "computed": [self._device.type, str(self.network.model.dtype), self.window],
-            "batch": self._batcher.size if self.config.parity else None,
             "versions": versions("torch", "transformers"),
         }
 

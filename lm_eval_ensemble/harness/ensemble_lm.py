@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ from lm_eval_ensemble.harness.requests import to_requests
 from lm_eval_ensemble.harness.scorers import build_scorers, check_scorers
 from lm_eval_ensemble.scoring import DEFAULT_RULE, check_terms, parse_rule, parse_terms
 from lm_eval_ensemble.selection import make_selector
-from lm_eval_ensemble.selection.routing import parse_route
+from lm_eval_ensemble.selection.routing import Router, parse_route
 from lm_eval_ensemble.store import Remembered, open_store
 from lm_eval_ensemble.types import InfillRequest
 
@@ -44,7 +45,7 @@ class EnsemblePPL(InfillLM):
         names = [member.name for member in config.members]
         make_selector(config.selector, config.selector_file, names)
         if config.route:
-            parse_route(config.route, names)
+            self._refuse_lonely(parse_route(config.route, names))
         self._refuse_identical_samples()
         self._device = torch.device(default_device(config.device))
         seed = torch.initial_seed() if config.seed is None else config.seed
@@ -119,6 +120,21 @@ class EnsemblePPL(InfillLM):
                 "the candidates."
             )
         return DEFAULT_RULE if len(names) == 2 else names[0]
+
+    def _refuse_lonely(self, router: Router) -> None:
+        """:raises ConfigError: the rule sends gaps to a member that needs another's answer, and nobody else is asked."""
+        rows, faults = {row.name: row for row in self.config.members}, []
+        for name in router.members:
+            length = str(rows[name].args.get("length"))
+            if rows[name].model == REFINE:
+                faults.append(f"$.route: {name!r} corrects another member's answer, but no other is asked. Route to another.")
+            elif rows[name].model == DIFFUSION and "ar" in re.split(r"[:,+]", length):
+                faults.append(
+                    f"$.route: {name!r} has length={length}, but no partner is asked. Use length=search, length=oracle or "
+                    "length=fixed:N."
+                )
+        if faults:
+            raise ConfigError("\n".join(faults))
 
     def _refuse_identical_samples(self) -> None:
         """:raises ConfigError: a member of ours decodes greedily and several samples are asked for."""

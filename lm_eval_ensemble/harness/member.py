@@ -109,7 +109,8 @@ class ForeignMember:
         code = "lm_eval" if kind.__module__.startswith("lm_eval.") else _source(kind)
         weights: Any = "unseen"
         if "pretrained" in args and not self.server:
-            weights = checkpoint_identity(str(args["pretrained"]), str(args.get("revision", "main")))
+            place = (str(args.get("revision", "main")), str(args.get("subfolder") or ""))
+            weights = checkpoint_identity(str(args["pretrained"]), *place)
         if self._nested or code is None or weights is None:
             return None
         network = getattr(self.lm, "model", None)

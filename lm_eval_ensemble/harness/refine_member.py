@@ -48,7 +48,8 @@ class RefineMember:
             if request.hint is None:
                 raise ConfigError(
                     f"{self.name}: no other member has answered {request.task!r}, document {request.doc_id}; a refine member "
-                    "corrects the completion of the first member that needs nobody else. Add one, such as hf-scored."
+                    "corrects the completion of the first member that needs nobody else (fills of length=fixed-mean do not "
+                    "count). Add one, such as hf-scored."
                 )
             texts.append(request.hint)
         found = self.model.refill(requests, texts, self.config, self.seed)

@@ -23,6 +23,7 @@ from lm_eval_ensemble.data import SETS, Document, load_documents, on_disk
 from lm_eval_ensemble.errors import ConfigError, DataError, did_you_mean
 from lm_eval_ensemble.execution.files import TASKS, Row, read_completions
 from lm_eval_ensemble.harness.judging import JudgeSettings
+from lm_eval_ensemble.members.identity import identified
 from lm_eval_ensemble.types import Candidate, Cut, InfillRequest, normalise
 
 __all__ = ["Gap", "Options", "add_arguments", "main", "read_gaps", "score_file"]
@@ -128,9 +129,9 @@ def _line(item: tuple[str, dict[str, Any]]) -> str:
 
 
 def _digest(options: Options) -> str:
-    """Of everything that decides a document's record, beside its candidates."""
+    """Of everything that decides a document's record, beside its candidates; files and folders count by their content."""
     judge = None if options.judge is None else asdict(options.judge) | {"workers": None}
-    content = [__version__, dict(options.model_args), judge]
+    content = [__version__, identified(options.model_args), judge]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode("ascii")).hexdigest()[:16]
 
 

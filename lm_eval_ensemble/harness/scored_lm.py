@@ -147,7 +147,8 @@ class ScoredHF(HFLM):  # type: ignore[misc]
     def fingerprint(self) -> dict[str, Any] | None:
         """Everything that decides an answer, beside the request; None if nobody can say which weights these are. Batch size
         is not in it; the kind of device is."""
-        weights = checkpoint_identity(str(self.pretrained), str(self._others.get("revision", "main")))
+        place = (str(self._others.get("revision", "main")), str(self._others.get("subfolder") or ""))
+        weights = checkpoint_identity(str(self.pretrained), *place)
         return weights and {
             "model": SCORED,
             "weights": weights,

@@ -21,11 +21,13 @@ _WHOLE, _END = 2**30, 2**20
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def checkpoint_identity(name: str, revision: str = "main") -> dict[str, Any] | None:
+def checkpoint_identity(name: str, revision: str = "main", subfolder: str = "") -> dict[str, Any] | None:
     """Which checkpoint ``name`` stands for now; None if it is neither on this disk nor in the local Hub cache.
 
     A snapshot of the Hub is known by its commit. Any other folder by the sha256 of each file; files above 1 GiB by size,
     time of change and the sha256 of their first and last MiB, so that a large checkpoint does not take a minute to know.
+
+    :param subfolder: where in the folder the checkpoint lies (an argument of ``hf``).
     """
     path = Path(name)
     if not path.exists():
@@ -35,6 +37,7 @@ def checkpoint_identity(name: str, revision: str = "main") -> dict[str, Any] | N
         path = found
     if path.is_dir() and path.parent.name == "snapshots" and _COMMIT.fullmatch(path.name):
         return {"hub": path.parent.parent.name, "commit": path.name}
+    path = path / subfolder if subfolder and path.is_dir() else path
     files = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES) if path.is_dir() else [path]
     return {"files": {file.name: _file_identity(file) for file in files if file.is_file()}}
 

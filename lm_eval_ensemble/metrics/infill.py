@@ -12,7 +12,7 @@ from typing import Any
 from lm_eval_ensemble.data import check_document
 from lm_eval_ensemble.metrics.matching import exact_match, exact_match_first_line
 from lm_eval_ensemble.metrics.passk import pass_at_k
-from lm_eval_ensemble.types import Scored, Selection
+from lm_eval_ensemble.types import RUN, Scored, Selection
 
 __all__ = ["document_rows", "higher_is_better", "mean_defined", "record", "selection_accuracy", "single_value"]
 
@@ -42,7 +42,7 @@ def document_rows(doc: Mapping[str, Any], selections: Sequence[Selection], ks: S
     chosen = [selection.candidates[selection.winner] for selection in selections]
     rows: dict[str, Any] = {name: _mean(map(is_right, chosen)) for name, is_right in right.items()}
     if "pass@1" in right:
-        rows |= _pass_at(ks, [right["pass@1"](scored) for scored in chosen], "")
+        rows |= _pass_at(ks, [[right["pass@1"](s.candidates[s.winner]) for s in run] for run in _by_run(selections)], "")
         rows["timeout_rate"] = _mean(scored.verdict == "timeout" for scored in chosen)
         rows["judge_error_rate"] = _mean(any(c.why == WORKER_LOST for c in s.candidates) for s in selections)
     rows["cut_rate"] = _mean(scored.candidate.was_cut for scored in chosen)
@@ -64,7 +64,11 @@ def _ensemble_rows(right: Mapping[str, Measure], selections: Sequence[Selection]
         rows[f"{name}_floor"] = _mean(all(map(is_right, s.candidates)) for s in selections)
     for member in members:
         if "pass@1" in right:
-            rows |= _pass_at(ks, [right["pass@1"](scored) for scored in own[member]], f"_{member}")
+            passed = [
+                [right["pass@1"](s) for sel in run for s in sel.candidates if s.candidate.member == member]
+                for run in _by_run(selections)
+            ]
+            rows |= _pass_at(ks, passed, f"_{member}")
         # Identical candidates are agreement, never a win: with agreement_rate these rates add up to 1.
         rows[f"pick_rate_{member}"] = _mean(s.chosen.member == member and s.reason != "agreement" for s in selections)
         values = [v for s in own[member] if (v := s.scores.get(selections[0].rule)) is not None and math.isfinite(v)]
@@ -74,9 +78,19 @@ def _ensemble_rows(right: Mapping[str, Measure], selections: Sequence[Selection]
     return rows
 
 
-def _pass_at(ks: Sequence[int], passed: Sequence[bool], ending: str) -> dict[str, float]:
-    n, c = len(passed), sum(passed)
-    return {f"pass@{k}{ending}": pass_at_k(n, c, k) for k in ks if 1 < k <= n}
+def _by_run(selections: Sequence[Selection]) -> list[list[Selection]]:
+    """The repeats of each run (``length=fixed-mean``); one run where no candidate names one."""
+    found: dict[int, list[Selection]] = {}
+    for selection in selections:
+        run = next((s.candidate.info[RUN] for s in selection.candidates if RUN in s.candidate.info), 0)
+        found.setdefault(run, []).append(selection)
+    return list(found.values())
+
+
+def _pass_at(ks: Sequence[int], runs: Sequence[Sequence[bool]], ending: str) -> dict[str, float]:
+    """pass@k of each run, averaged: completions of two runs are never pooled."""
+    n = min(map(len, runs))
+    return {f"pass@{k}{ending}": _mean(pass_at_k(len(own), sum(own), k) for own in runs) for k in ks if 1 < k <= n}
 
 
 def _modes(selections: Sequence[Selection]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
@@ -116,7 +117,7 @@ def make_plans(
             plans.append(Plan.of(spec, build(spec, given, members, SELECTORS), f"from {file}"))
             continue
         if reason is None and teacher is not None:
-            reason = _too_few(spec, teacher.folds)
+            reason = _too_few(spec, teacher.folds, members)
             if reason is None:
                 plans.append(_cross_fitted(spec, teacher, recorded))
                 continue
@@ -149,11 +150,17 @@ def _no_numbers(spec: str, recorded: Recorded, teacher: Teacher | None, given: N
     return None
 
 
-def _too_few(spec: str, folds: Mapping[int, Numbers]) -> str | None:
-    name = spec.partition(":")[0].partition("[")[0]
-    if name in FITTED and any(getattr(numbers, FITTED[name][0]) is None for numbers in folds.values()):
-        also = " and a preferred member" if name == "margin" else ""
-        return f"needs {FEWEST} decisive documents{also} to be fitted"
+def _too_few(spec: str, folds: Mapping[int, Numbers], members: Sequence[str]) -> str | None:
+    """Why a selector cannot be cross-fitted: a fold leaves too little to fit on."""
+    names = [step.strip().partition(":")[0].partition("[")[0] for step in re.split(r"[,/]", spec.removeprefix("sequence:"))]
+    for name in (name for name in names if name in FITTED):
+        own = [getattr(numbers, FITTED[name][0]) for numbers in folds.values()]
+        if any(found is None for found in own):
+            also = " and a preferred member" if name == "margin" else ""
+            return f"needs {FEWEST} decisive documents{also} to be fitted"
+        # All documents of a member may come from the programs of one fold: without it nothing is left to fit on.
+        if name != "margin" and any(not set(members) <= set(numbers.members or ()) for numbers in folds.values()):
+            return "needs candidates of every member from more programs to be cross-fitted"
     return None
 
 

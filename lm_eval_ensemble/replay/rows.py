@@ -13,7 +13,7 @@ from lm_eval_ensemble.errors import ConfigError, DataError, did_you_mean
 from lm_eval_ensemble.metrics.infill import measures
 from lm_eval_ensemble.report.load import TaskRun
 from lm_eval_ensemble.selection import Case
-from lm_eval_ensemble.types import Candidate, Scored
+from lm_eval_ensemble.types import RUN, Candidate, Scored
 
 __all__ = ["Choice", "NoRecordsError", "Recorded", "read_record"]
 
@@ -96,12 +96,16 @@ def read_record(run: TaskRun, rule: str | None = None, measure: str | None = Non
     choices: list[Choice] = []
     seed, first, own = _seed(run.config), None, None
     modes: set[str] = set()
+    seen: set[str] = set()
     for sample in run.samples(problems):
         first = sample.get("filter") if first is None else first
         if sample.get("filter") != first:
             continue
         record = sample.get("selection")
         if record is None:
+            continue
+        if (number := str(sample["doc_id"])) in seen:
+            problems.append(f"{run.samples_path}: document {number} stands there again; the first one is used.")
             continue
         try:
             found = _choices(run, sample, record, rule, measure, seed)
@@ -111,6 +115,7 @@ def read_record(run: TaskRun, rule: str | None = None, measure: str | None = Non
                 str(record["rule"]),
                 record.get("prefer"),
             )
+            modes |= {c["length_mode"] for c in record["candidates"] if "length_mode" in c}
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             problems.append(
                 f"{run.samples_path}, doc_id {sample['doc_id']}: the record under 'selection' is damaged "
@@ -118,7 +123,7 @@ def read_record(run: TaskRun, rule: str | None = None, measure: str | None = Non
             )
             continue
         choices += found
-        modes |= {c["length_mode"] for c in record["candidates"] if "length_mode" in c}
+        seen.add(number)
     if not choices or own is None:
         told = "".join(f"\n{problem}" for problem in problems)
         raise NoRecordsError(
@@ -143,7 +148,9 @@ def _choices(
 ) -> list[Choice]:
     doc = sample["doc"]
     found = []
-    for repeat, entry in enumerate(record.get("completions") or [record]):
+    entries = record.get("completions") or [record]
+    runs = max([1, *(c[RUN] + 1 for entry in entries for c in entry["candidates"] if RUN in c)])
+    for number, entry in enumerate(entries):
         candidates = tuple(_scored(row) for row in entry["candidates"])
         right = tuple(bool(row["right"]) for row in entry["candidates"])
         if measure is not None and measure != record["measure"]:
@@ -152,7 +159,10 @@ def _choices(
         if not (isinstance(winner, int) and 0 <= winner < len(candidates)):
             raise ValueError(f"winner_index {winner!r} of {len(candidates)} candidates")
         prefix, suffix = doc.get("prefix", doc.get("prompt", "")), doc.get("suffix", "")
-        key = (run.task, sample["doc_id"], repeat)
+        if not all(isinstance(text, str) for text in (prefix, suffix, entry["rule"])):
+            raise TypeError("prefix, suffix or rule is no text")
+        # All runs of a repeat (length=fixed-mean) have the random stream of that repeat.
+        key = (run.task, sample["doc_id"], number // runs)
         case = Case(candidates, rule or entry["rule"], entry.get("prefer"), prefix, suffix, key, seed, right)
         problem = str(record.get("problem") or doc.get("problem") or doc.get("task_id") or sample["doc_id"])
         found.append(Choice(case, problem, str(doc.get("task_id", "")), winner, str(entry["reason"])))

@@ -83,6 +83,8 @@ def test_parity_makes_pads_visible_and_stands_in_the_record(
     monkeypatch.setattr(model.network, "states_at", spy)
     together = model.propose(asked)
     assert {c.info["parity"] for c in together} == {"open-dllm"}
+    # An answer that depends on its batch must not be served to a run with other documents.
+    assert model.fingerprint() is None
     assert model.get_model_info()["diffusion_infill"]["parity"] == "open-dllm"
     # All rows have the length of the longest; what is behind the shorter ones is end-of-text, not the mask.
     ids, lengths = seen[0]

@@ -184,6 +184,19 @@ def test_bad_settings_fail_before_anything_is_generated(arguments: dict[str, Any
         EnsemblePPL(**TINY, **arguments)
 
 
+def test_a_route_to_a_member_that_needs_another_is_refused() -> None:
+    hybrid = {"name": "hybrid", "model": "refine", "args": {"of": "dllm"}}
+    rows = [
+        {"name": name, "model": model, "args": {"preset": "tiny", **more}}
+        for name, model, more in (("dllm", "diffusion-infill", {"length": "grid:ar+4"}), ("fim", "hf-scored", {}))
+    ]
+    with pytest.raises(ConfigError) as error:
+        EnsemblePPL(members=[*rows, hybrid], route="suffix_lines>3:hybrid;suffix_empty:dllm;*:fim")
+    first, second = str(error.value).splitlines()
+    assert first.startswith("$.route: 'hybrid' corrects another member's answer")
+    assert second.startswith("$.route: 'dllm' has length=grid:ar+4, but no partner is asked")
+
+
 def test_members_must_be_known_and_able_to_score() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'hf-scored'"):
         EnsemblePPL(

@@ -106,6 +106,15 @@ def test_a_broken_bias_is_one_message(tmp_path: Path, text: str) -> None:
         Bias.load(tmp_path / "none.json", "m")
 
 
+def test_a_bias_that_is_no_number_is_refused(assets: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bias.json"
+    content = json.loads((assets / "mdm" / "length_bias.json").read_text())
+    content["tables"]["line"]["bias"][0] = float("nan")
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="a number is not finite"):
+        Bias.load(path, content["model"])
+
+
 def test_a_model_without_a_bias_is_told_so(assets: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for file in (assets / "mdm").iterdir():
         if file.name != "length_bias.json":

@@ -97,6 +97,8 @@ def test_faults_are_named() -> None:
     check({}, r"\$\.members\[2\]\.args\.of: missing")
     check({"of": "dllm", "fraction": 0}, r"fraction: got 0, expected > 0")
     check({"of": "dllm", "fractoin": 1}, "Did you mean 'fraction'")
+    with pytest.raises(ConfigError, match=r"\$\.members\[2\]\.gen_kwargs: refine takes these as args"):
+        EnsembleConfig.from_arguments({"members": [*MEMBERS[:2], {**MEMBERS[2], "gen_kwargs": {"temperature": 1}}]})
 
 
 def test_without_anybody_to_correct_it_says_so(diffusion: Any) -> None:

@@ -118,6 +118,24 @@ def test_an_interrupted_run_goes_on(file: Path, tmp_path: Path, monkeypatch: pyt
         score_file(file, Options(tmp_path / "out", {**TINY, "score": "fim"}, chunk=1, judge=None))
 
 
+def test_files_count_by_their_content(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was chosen by an old selector file is not served after it was fitted again."""
+    from lm_eval_ensemble.harness import scored_run
+
+    numbers = tmp_path / "numbers.json"
+    fitted = {"rule": "fim", "members": {name: {"mean": 0.0, "sd": 1.0} for name in ("dllm", "fim", "file")}}
+    arguments = {**TINY, "selector": "centred", "selector_file": str(numbers)}
+    options = Options(tmp_path / "out", arguments, judge=None)
+    numbers.write_text(json.dumps({"version": 1, "origin": {"by": "hand"}, "numbers": fitted}))
+    score_file(file, options)
+    monkeypatch.setattr(scored_run, "ScoredRun", lambda options: pytest.fail("loaded"))
+    score_file(file, options)
+    fitted["members"]["file"]["mean"] = 1.0  # type: ignore[index]
+    numbers.write_text(json.dumps({"version": 1, "origin": {"by": "hand"}, "numbers": fitted}))
+    with pytest.raises(pytest.fail.Exception, match="loaded"):
+        score_file(file, options)
+
+
 def test_bad_files_are_told(file: Path, tmp_path: Path, capsys: Any) -> None:
     bad = tmp_path / "bad.jsonl"
     options = Options(tmp_path / "out", TINY)

@@ -33,6 +33,17 @@ def test_any_file_that_matters_makes_another(tmp_path: Path, name: str) -> None:
     assert checkpoint_identity(str(folder)) != before
 
 
+def test_a_subfolder_is_looked_into(tmp_path: Path) -> None:
+    (tmp_path / "step2").mkdir()
+    (tmp_path / "config.json").write_text("{}")
+    weights = tmp_path / "step2" / "model.safetensors"
+    weights.write_bytes(b"one")
+    first = checkpoint_identity(str(tmp_path), subfolder="step2")
+    assert first == checkpoint_identity(str(tmp_path / "step2")) != checkpoint_identity(str(tmp_path))
+    weights.write_bytes(b"two")
+    assert checkpoint_identity(str(tmp_path), subfolder="step2") != first
+
+
 def test_large_files_are_known_by_size_time_and_both_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identity, "_WHOLE", 10)
     monkeypatch.setattr(identity, "_END", 4)

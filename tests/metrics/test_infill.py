@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
 from lm_eval_ensemble.metrics.infill import document_rows, higher_is_better, mean_defined, record, selection_accuracy
-from lm_eval_ensemble.types import Candidate, Scored, Selection
+from lm_eval_ensemble.types import RUN, Candidate, Scored, Selection
 
 DOC = {"middle": "x\n", "test": "def check(c): ...", "problem": "P/1"}
 
@@ -69,6 +70,22 @@ def test_repeats_give_unbiased_pass_at_k() -> None:
     assert rows["pass@2_qwen"] == pytest.approx(2 / 3)
     assert rows["pass@1_oracle"] == pytest.approx(2 / 3)
     assert len(rows["selection"]["completions"]) == 3
+
+
+def of_run(number: int, own: Selection) -> Selection:
+    """The selection as one of `length=fixed-mean`, where only the diffusion member's candidate names its run."""
+    first = replace(own.candidates[0].candidate, info={RUN: number})
+    return replace(own, candidates=(replace(own.candidates[0], candidate=first), *own.candidates[1:]))
+
+
+def test_pass_at_k_never_pools_the_runs_of_a_document() -> None:
+    # Two repeats of two runs: run 0 is right once (pass@2 = 1), run 1 never (pass@2 = 0); of k = 4 nobody can speak.
+    fails = [of_run(number, selection("fail", "pass")) for number in (0, 1)]
+    rows = document_rows(DOC, [of_run(0, selection("pass", "fail")), of_run(1, selection("fail", "fail")), *fails], [2, 3, 4])
+    assert rows["pass@1"] == pytest.approx(1 / 4)
+    assert rows["pass@2"] == rows["pass@2_dllm"] == pytest.approx(1 / 2)
+    assert rows["pass@2_qwen"] == 1.0
+    assert not {"pass@3", "pass@4", "pass@4_dllm", "pass@4_qwen"} & set(rows)
 
 
 def test_the_record_is_json_without_nan_and_with_five_decimals() -> None:

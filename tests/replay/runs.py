@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from lm_eval_ensemble.metrics.infill import document_rows
 from lm_eval_ensemble.selection import SELECTORS, Case, make_selector
-from lm_eval_ensemble.types import Candidate, Scored, Selection
+from lm_eval_ensemble.types import RUN, Candidate, Scored, Selection
 
 DATE = "2026-01-02T03-04-05.678901"
 RULE = "fim+onepass"
@@ -40,6 +41,7 @@ def write_run(
     candidates: Candidates = pair,
     selector: str = "argmin",
     repeats: int = 1,
+    runs: int = 1,
     task_id: str = "SingleLineInfilling/HumanEval/{problem}/L{line}",
     date: str = DATE,
 ) -> Path:
@@ -60,10 +62,14 @@ def write_run(
         }
         selections = []
         for repeat in range(repeats):
-            found = tuple(candidates(i, random))
-            case = Case(found, RULE, "fim", doc["prefix"], doc["suffix"], (task, i, repeat), 7)
-            winner, reason = select(case)
-            selections.append(Selection(found, winner, reason, RULE, {"selector": selector, "prefer": "fim"}))
+            for number in range(runs):
+                found = tuple(candidates(i, random))
+                if runs > 1:  # length=fixed-mean
+                    first = replace(found[0].candidate, info={**found[0].candidate.info, RUN: number})
+                    found = (replace(found[0], candidate=first), *found[1:])
+                case = Case(found, RULE, "fim", doc["prefix"], doc["suffix"], (task, i, repeat), 7)
+                winner, reason = select(case)
+                selections.append(Selection(found, winner, reason, RULE, {"selector": selector, "prefer": "fim"}))
         rows = document_rows(doc, selections)
         samples.append({"doc_id": i, "doc": doc, "filter": "none", "resps": [], **json.loads(json.dumps(rows))})
     file = folder / f"samples_{task}_{date}.jsonl"

@@ -145,6 +145,17 @@ def test_repeats_are_choices_of_their_own(tmp_path: Path) -> None:
     assert rows_of(found)["argmin"].score.mean == pytest.approx(sum(s["pass@1"] for s in samples) / 40)
 
 
+def test_selectors_that_draw_are_replayed_draw_by_draw(tmp_path: Path) -> None:
+    """Also under length=fixed-mean, whose five runs share the stream of their document."""
+    write_run(tmp_path / "runs", n=40, repeats=2, selector="random", runs=5)
+    write_run(tmp_path / "repeats", n=40, repeats=3, selector="random")
+    found, _ = select_runs([tmp_path / "runs", tmp_path / "repeats"])
+    for comparison in found:
+        assert not any("chooses another candidate" in note for note in comparison.notes)
+        own = [choice.winner for choice in comparison.recorded.choices]
+        assert {0, 1} == set(own)
+
+
 def three_samples(i: int, random: Random) -> list[Scored]:
     """One model alone, three samples: the compute-matched baseline, and the shape of `lm-eval-ensemble score`."""
     return [
@@ -182,6 +193,18 @@ def test_a_damaged_line_is_told_and_the_rest_used(tmp_path: Path) -> None:
     assert "doc_id 5" in problems[1]
     assert "'text'" in problems[1]
     assert "winner_index 9" in problems[2]
+
+
+def test_a_document_counts_once_and_records_hold_text(tmp_path: Path) -> None:
+    file = write_run(tmp_path)
+    samples = read(file)
+    samples[3]["selection"]["rule"] = None
+    samples[4]["doc"]["prefix"] = 7
+    write(file, [*samples, samples[0]])
+    (found,), problems = select_runs([tmp_path])
+    assert len(found.recorded.choices) == 118
+    for part, problem in zip(("doc_id 3", "doc_id 4", "document 0 stands there again"), problems, strict=True):
+        assert part in problem
 
 
 def test_right_where_no_candidate_is_cannot_be(tmp_path: Path) -> None:
@@ -272,6 +295,17 @@ def test_few_documents_leave_the_learned_selector_out(tmp_path: Path) -> None:
     (found,), _ = select_runs([tmp_path])
     assert "20 decisive documents" in found.left_out["learned"]
     assert "calibrated" in rows_of(found)
+
+
+def test_one_program_leaves_the_fitted_selectors_out(tmp_path: Path) -> None:
+    """`--limit 4`: all documents come from one program, so that its fold leaves nothing to fit on."""
+    write_run(tmp_path, n=4)
+    (found,), _ = select_runs([tmp_path])
+    for name in ("centred", "znorm", "weighted", "calibrated"):
+        assert "more programs" in found.left_out[name]
+    assert "argmin" in rows_of(found)
+    with pytest.raises(ConfigError, match="--selectors sequence:veto/calibrated: needs candidates of every member"):
+        select_runs([tmp_path], specs=["sequence:veto/calibrated"])
 
 
 def test_nothing_decisive(tmp_path: Path) -> None:
