@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,33 @@ def test_damaged_records_are_told_and_left_out(tmp_path: Path) -> None:
     told = ["'uncertainty' is str", "'uncertainty.logprobs' is str", "no question", "no text", "without a text"]
     assert [part in problem for part, problem in zip(told, problems, strict=True)] == [True] * 5
     assert "document 1:" in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"f1": math.nan}, "'uncertainty.f1' is nan"),
+        ({"f1": 7}, "'uncertainty.f1' is 7, expected a number from 0 to 1"),
+        ({"em": "1"}, "'uncertainty.em' is str"),
+        ({"f1": 10**400}, "'uncertainty.f1' is int"),
+        ({"logprobs": [1000.0]}, "'uncertainty.logprobs' holds 1000.0"),
+        ({"logprobs": [-math.inf, math.inf]}, "'uncertainty.logprobs' holds inf"),
+        ({"logprobs": [-(10**400)]}, "'uncertainty.logprobs' holds int"),
+        ({"logprobs": ["-1"]}, "'uncertainty.logprobs' holds str"),
+        ({"stop_logprob": 9.0}, "'uncertainty.logprobs' holds 9.0"),
+        ({"samples": [{"text": "a", "tokens": 5}]}, "'uncertainty.samples.tokens' is int"),
+        ({"samples": [{"text": "a", "logprobs": [5.0]}]}, "'uncertainty.samples.logprobs' holds 5.0"),
+    ],
+)
+def test_impossible_numbers_are_told_and_count_for_nothing(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+    """Not-a-number is below no threshold: as a label it would make a wrong answer right."""
+    found = records(n=12)
+    found[3] = {**found[3], **changes}
+    write_run(tmp_path, found)
+    (answers,), problems = load_answers([tmp_path])
+    assert (len(answers.records), len(problems)) == (11, 1)
+    assert told in problems[0]
+    assert analyse(answers, QUICK).accuracy.n == 11
 
 
 def test_runs_without_records_are_told(tmp_path: Path) -> None:
