@@ -69,6 +69,8 @@ def _sample(doc: Mapping[str, Any], sample: Candidate) -> dict[str, Any]:
         "logprobs": _numbers(sample.logprobs),
         "tokens": list(sample.tokens or ()),
         "token_ids": list(sample.info.get("token_ids") or ()),
+        # all there is of a sample that is empty
+        "stop_logprob": _number(sample.info.get("stop_logprob")),
         "f1": _judged(doc, text)["f1"],
     }
 
