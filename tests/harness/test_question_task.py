@@ -152,6 +152,19 @@ def test_the_table_has_the_area_and_its_interval(evaluate: Callable[..., Any], s
     assert result["higher_is_better"]["squad_uncertainty"]["truncated_rate"] is False
 
 
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [("generation", {"truncated", "straddle", "trimmed"}), ("server", {"truncated", "straddle"}), ("loglikelihood", set())],
+)
+def test_rates_that_a_model_does_not_tell_have_no_row(
+    evaluate: Callable[..., Any], scripted: Any, file: str, source: str, expected: set[str]
+) -> None:
+    own = Candidate("m", "4", "4", logprobs=(-1.0,), tokens=("4",), info={"source": source, "token_ids": (1,)})
+    answer = Completion("4", Selection((Scored(own, {}),), 0, "single", "none"))
+    found = rows(evaluate(scripted(lambda doc: answer), ["squad_uncertainty"], {"file": file}), "squad_uncertainty")
+    assert {name.removesuffix("_rate") for name in found if name.endswith("_rate")} == {"empty", *expected}
+
+
 def test_one_class_only_gives_none_and_the_reason(
     evaluate: Callable[..., Any], scripted: Any, file: str, caplog: pytest.LogCaptureFixture
 ) -> None:

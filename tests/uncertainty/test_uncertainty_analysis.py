@@ -96,6 +96,16 @@ def test_warnings_about_mixed_sources_and_partial_entropies(tmp_path: Path) -> N
     assert analysis.rates == {"truncated": 1.0, "straddle": 0.0, "empty": 0.0, "trimmed": 0.0}
 
 
+def test_rates_that_a_model_does_not_tell_are_left_out(tmp_path: Path) -> None:
+    """A share of 0 would say that no answer was cut."""
+    for source, stop_kind, told in (
+        ("server", "until", ["truncated", "straddle", "empty"]),
+        ("loglikelihood", None, ["empty"]),
+    ):
+        found = [record | {"source": source, "stop_kind": stop_kind} for record in records(n=12)]
+        assert list(analysed(tmp_path / source, found).rates) == told
+
+
 def test_unanswerable_questions_have_their_own_area(tmp_path: Path) -> None:
     found = records(n=40)
     for record in found[:20]:
