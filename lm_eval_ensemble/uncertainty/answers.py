@@ -28,6 +28,7 @@ _OLD = (
     "a file of earlier experiments: the log-probabilities of runs before 2025-12-08 are those of sampled answers after "
     "temperature and cut-offs, not of greedy ones; RW-G-NLL needs tokens, which it does not hold"
 )
+_DRAWN = "answers were drawn at a temperature, not greedy: g_nll is the NLL of a random answer, not G-NLL"
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,21 @@ def _run(run: TaskRun, problems: list[str]) -> Answers | None:
         path=run.results_path,
         keys=tuple(rows),
         records=tuple(rows.values()),
+        notes=(_DRAWN,) if _is_drawn(run) else (),
     )
+
+
+def _is_drawn(run: TaskRun) -> bool:
+    """Whether the answers were drawn at a temperature: a member's own setting comes before that of the task."""
+    own, asked = run.config.get("model_args"), run.task_config.get("generation_kwargs")
+    own, asked = (given if isinstance(given, Mapping) else {} for given in (own, asked))
+    if run.model_source == "hf-scored":
+        if str(own.get("greedy")).lower() == "true":
+            return False
+        if own.get("temperature") is not None:
+            return str(own["temperature"]) not in ("0", "0.0")
+    sampled = asked.get("do_sample")
+    return sampled is True or (sampled is None and bool(asked.get("temperature")))
 
 
 def _old_run(file: Path, problems: list[str]) -> Answers:

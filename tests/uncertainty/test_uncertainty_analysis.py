@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from pathlib import Path
@@ -94,6 +95,26 @@ def test_warnings_about_mixed_sources_and_partial_entropies(tmp_path: Path) -> N
     assert any("generation, loglikelihood" in warning for warning in analysis.warnings)
     assert any("topk:20" in warning for warning in analysis.warnings)
     assert analysis.rates == {"truncated": 1.0, "straddle": 0.0, "empty": 0.0, "trimmed": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "drawn"),
+    [
+        ({}, {"do_sample": False, "temperature": 0.0}, False),
+        ({}, {"do_sample": True, "temperature": 1.0}, True),
+        ({}, {"temperature": 0.7}, True),
+        ({"temperature": 1.0}, {"do_sample": False}, True),
+        ({"temperature": 0}, {"do_sample": True}, False),
+        ({"greedy": True}, {"do_sample": True}, False),
+    ],
+)
+def test_answers_that_are_not_greedy_are_told(tmp_path: Path, own: dict[str, Any], asked: dict[str, Any], drawn: bool) -> None:
+    path = write_run(tmp_path, records(n=12), config={"model_args": own})
+    content = json.loads(path.read_text())
+    content["configs"]["triviaqa_uncertainty"]["generation_kwargs"] = asked
+    path.write_text(json.dumps(content))
+    (answers,), _ = load_answers([tmp_path])
+    assert any("not greedy" in warning for warning in analyse(answers, QUICK).warnings) is drawn
 
 
 def test_rates_that_a_model_does_not_tell_are_left_out(tmp_path: Path) -> None:
