@@ -252,8 +252,7 @@ def _foundry(row: Mapping[str, Any]) -> tuple[Any, Any, Sequence[Any]]:
 def _svamp(row: Mapping[str, Any]) -> tuple[Any, Any, Sequence[Any]]:
     body, number = str(row["Body"]).strip(), float(row["Answer"])
     text = f"{body}{'' if body.endswith(('.', '?', '!')) else '.'} {str(row['Question']).strip()}"
-    # Normalised, "51.0" reads 510: both spellings of a whole number are accepted.
-    return text, "", [f"{number:.0f}", f"{number:.1f}"] if number.is_integer() else [f"{number:g}"]
+    return text, "", [f"{number:.0f}" if number.is_integer() else f"{number:g}"]
 
 
 def _bioasq(row: Mapping[str, Any]) -> tuple[Any, Any, Sequence[Any]]:

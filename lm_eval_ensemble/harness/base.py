@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,9 +18,20 @@ from lm_eval_ensemble.errors import HostError
 from lm_eval_ensemble.harness.requests import to_requests
 from lm_eval_ensemble.types import Candidate, Completion, InfillRequest, Scored, Selection
 
-__all__ = ["NO_CHAT", "InfillLM", "alone", "default_device", "default_dtype", "live_models", "refuse_cached_repeats"]
+__all__ = [
+    "NO_CHAT",
+    "InfillLM",
+    "alone",
+    "default_device",
+    "default_dtype",
+    "live_models",
+    "own_cache",
+    "refuse_cached_repeats",
+]
 
 logger = logging.getLogger(__name__)
+#: entry of an answer cache that says whose it is; lm_eval's own keys are digests.
+_OWNER = "lm_eval_ensemble: given by"
 
 NO_CHAT = (
     "--apply_chat_template cannot be used for infilling: prefix and suffix would be wrapped in a conversation the "
@@ -76,6 +89,25 @@ def refuse_cached_repeats(cache_hook: CacheHook, requests: Sequence[InfillReques
         raise HostError(
             "--use_cache keeps one answer per prompt and would serve it for every repeat of a document. Run repeats without it."
         )
+
+
+def own_cache(cache_hook: CacheHook, identity: Mapping[str, Any]) -> None:
+    """Keeps lm_eval's answer cache to the model that began it: its keys hold the prompt alone, so it would serve plain text, or
+    records without what this run asks for.
+
+    :param identity: the model and all settings that decide an answer and its record.
+    :raises HostError: the cache holds answers given by something else.
+    """
+    answers = getattr(cache_hook, "dbdict", None)
+    if answers is None:
+        return
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()
+    if len(answers) and answers.get(_OWNER) != digest:
+        raise HostError(
+            f"--use_cache: the answers in {getattr(answers, 'filename', 'the cache')} were given by another model or under "
+            "other settings (its keys do not tell). Name another file, or delete this one."
+        )
+    answers[_OWNER] = digest
 
 
 class InfillLM(LM):  # type: ignore[misc]

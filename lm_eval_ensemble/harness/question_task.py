@@ -117,7 +117,7 @@ class UncertaintyTask(ConfigurableTask):  # type: ignore[misc]
         if record["logprobs"] is None:
             self._tell_what_is_missing()
         else:
-            rows |= {f"{name}_rate": float(bool(record[key])) for name, key in _RATES.items()}
+            rows |= {f"{name}_rate": float(bool(record[key])) for name, key in _RATES.get(record["source"], {}).items()}
             rows |= self._pairs(record, right)
         self._rows.update(dict.fromkeys(rows))
         return rows
@@ -177,8 +177,10 @@ class UncertaintyTask(ConfigurableTask):  # type: ignore[misc]
             )
 
 
-#: rows that only models with log-probabilities have -> the entry of the record that is counted.
-_RATES = {"truncated": "truncated", "straddle": "straddle", "trimmed": "trimmed_prefix"}
+#: rows that only models with log-probabilities have -> the entry of the record that is counted; by who can tell: a server does
+#: not say that it cut a prompt, a second pass not even how the answer ended.
+_ENDS = {"truncated": "truncated", "straddle": "straddle"}
+_RATES: dict[str, dict[str, str]] = {"generation": {**_ENDS, "trimmed": "trimmed_prefix"}, "server": _ENDS, "loglikelihood": {}}
 
 
 def _is_told(name: str, record: Mapping[str, Any]) -> bool:

@@ -16,7 +16,7 @@ from lm_eval.api.model import LM, CacheHook
 from lm_eval.api.registry import get_model
 
 from lm_eval_ensemble.errors import ConfigError, did_you_mean
-from lm_eval_ensemble.harness.base import alone
+from lm_eval_ensemble.harness.base import alone, own_cache
 from lm_eval_ensemble.types import Candidate, Completion
 
 __all__ = ["Rescored"]
@@ -36,6 +36,7 @@ class Rescored(LM):  # type: ignore[misc]
             known = ["hf", "vllm", "local-completions"]
             raise ConfigError(f"$.{name}.inner: {inner!r} is not registered in lm_eval.{did_you_mean(inner, known)}") from None
         host = {key: arguments.pop(key) for key in ("batch_size", "max_batch_size", "device") if key in arguments}
+        self._identity = {"model": "rescored", "inner": inner, **arguments}
         self.inner = kind.create_from_arg_obj(arguments, host)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
@@ -78,6 +79,7 @@ class Rescored(LM):  # type: ignore[misc]
         return found
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
+        own_cache(cache_hook, self._identity)
         # The inner LM would store its plain text under the same key.
         super().set_cache_hook(cache_hook)
 

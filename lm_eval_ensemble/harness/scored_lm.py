@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from lm_eval.api.instance import Instance
+from lm_eval.api.model import CacheHook
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils_hf import stop_sequences_criteria
 from transformers import LogitsProcessorList
@@ -27,7 +28,7 @@ from lm_eval_ensemble.batching import Batcher, starting_size
 from lm_eval_ensemble.config import SCORED, Decoding, ScoredConfig, asset_path, parse_settings, preset_settings
 from lm_eval_ensemble.errors import ConfigError, missing_weights
 from lm_eval_ensemble.fim import LAYOUTS, FimLayout, layout_for, layout_named
-from lm_eval_ensemble.harness.base import alone, default_device, default_dtype, live_models, refuse_cached_repeats
+from lm_eval_ensemble.harness.base import alone, default_device, default_dtype, live_models, own_cache, refuse_cached_repeats
 from lm_eval_ensemble.harness.ptrue import probability_true, true_prompt
 from lm_eval_ensemble.harness.reading import SpanReader, pad_left
 from lm_eval_ensemble.harness.recorder import Answer, Detail, Recorder, Step, read_answer
@@ -159,6 +160,10 @@ class ScoredHF(HFLM):  # type: ignore[misc]
             "computed": [torch.device(self.device).type, str(self.model.dtype), self.window],
             "versions": versions("torch", "transformers"),
         }
+
+    def set_cache_hook(self, cache_hook: CacheHook) -> None:
+        own_cache(cache_hook, self.fingerprint() or {"settings": self.decoding.model_dump(), **self._others})
+        super().set_cache_hook(cache_hook)
 
     def relevant(self, request: InfillRequest) -> InfillRequest:
         """Without what this model does not look at: the prompt text, the reference, the hint."""

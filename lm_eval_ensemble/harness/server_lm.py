@@ -13,10 +13,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lm_eval.api.model import CacheHook
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 
 from lm_eval_ensemble.errors import ConfigError
-from lm_eval_ensemble.harness.base import alone
+from lm_eval_ensemble.harness.base import alone, own_cache
 from lm_eval_ensemble.harness.recorder import Detail
 from lm_eval_ensemble.types import Candidate
 
@@ -36,6 +37,12 @@ class ScoredCompletions(LocalCompletionsAPI):  # type: ignore[misc]
         self._stops: set[str] = set()
         self._told = False
         super().__init__(**arguments)
+
+    def set_cache_hook(self, cache_hook: CacheHook) -> None:
+        own_cache(
+            cache_hook, {"model": "local-completions-scored", "at": self.base_url, "asked": self.model, "record": self.detail}
+        )
+        super().set_cache_hook(cache_hook)
 
     def _create_payload(self, *arguments: Any, generate: bool = False, **options: Any) -> dict[str, Any]:
         payload: dict[str, Any] = super()._create_payload(*arguments, generate=generate, **options)

@@ -241,14 +241,19 @@ def _array(column: Column) -> NDArray[np.float64]:
 
 
 def _rates(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Shares of the answers: cut by the length limit, last token across a stop, empty, prompt shortened to fit."""
-    n = len(records)
-    return {
-        "truncated": sum(bool(record.get("truncated")) for record in records) / n,
-        "straddle": sum(bool(record.get("straddle")) for record in records) / n,
-        "empty": sum(is_empty(record) for record in records) / n,
-        "trimmed": sum(bool(record.get("trimmed_prefix")) for record in records) / n,
+    """Shares of the answers: cut by the length limit, last token across a stop, empty, prompt shortened to fit.
+
+    Each over the answers whose model tells; left out where none does (plain text, a second pass, old files).
+    """
+    ended = [record for record in records if record.get("stop_kind") is not None]
+    generated = [r for r in ended if r.get("source", "generation") == "generation" and "trimmed_prefix" in r]
+    shares = {
+        "truncated": [bool(record.get("truncated")) for record in ended],
+        "straddle": [bool(record.get("straddle")) for record in ended],
+        "empty": [is_empty(record) for record in records],
+        "trimmed": [bool(record["trimmed_prefix"]) for record in generated],
     }
+    return {name: sum(values) / len(values) for name, values in shares.items() if values}
 
 
 def _warnings(answers: Answers, reports: Mapping[str, ScoreReport], rules: Mapping[str, NDArray[np.bool_]]) -> list[str]:

@@ -22,10 +22,13 @@ __all__ = ["LABELS", "Answers", "labels", "load_answers"]
 LABELS: dict[str, float] = {"f1": 0.5, "em": 1.0, "rougeL": 0.3, "stored": 0.5}
 _MEASURES = {"f1": squad_f1, "em": squad_em, "rougeL": rouge_l}
 _LISTS = ("logprobs", "tokens", "token_ids", "samples", "entropy", "margin", "references")
+# A server's rounding may put a log-probability this little above 0 (nats).
+_ROUNDING = 1e-3
 _OLD = (
     "a file of earlier experiments: the log-probabilities of runs before 2025-12-08 are those of sampled answers after "
     "temperature and cut-offs, not of greedy ones; RW-G-NLL needs tokens, which it does not hold"
 )
+_DRAWN = "answers were drawn at a temperature, not greedy: g_nll is the NLL of a random answer, not G-NLL"
 
 
 @dataclass(frozen=True)
@@ -120,11 +123,30 @@ def _run(run: TaskRun, problems: list[str]) -> Answers | None:
         path=run.results_path,
         keys=tuple(rows),
         records=tuple(rows.values()),
+        notes=(_DRAWN,) if _is_drawn(run) else (),
     )
 
 
+def _is_drawn(run: TaskRun) -> bool:
+    """Whether the answers were drawn at a temperature: a member's own setting comes before that of the task."""
+    own, asked = run.config.get("model_args"), run.task_config.get("generation_kwargs")
+    own, asked = (given if isinstance(given, Mapping) else {} for given in (own, asked))
+    if run.model_source == "hf-scored":
+        if str(own.get("greedy")).lower() == "true":
+            return False
+        if own.get("temperature") is not None:
+            return str(own["temperature"]) not in ("0", "0.0")
+    sampled = asked.get("do_sample")
+    return sampled is True or (sampled is None and bool(asked.get("temperature")))
+
+
 def _old_run(file: Path, problems: list[str]) -> Answers:
-    rows = dict(old_records(file, problems))
+    rows: dict[str, Mapping[str, Any]] = {}
+    for key, record in old_records(file, problems):
+        if fault := _fault(record):
+            problems.append(f"{file}, entry {key!r}: {fault}. The entry is left out.")
+        else:
+            rows[key] = record
     if not rows:
         raise DataError(f"{file}: holds no readable entry.")
     settings = run_settings(file)
@@ -153,13 +175,45 @@ def _fault(record: Any) -> str | None:
     for name in _LISTS:
         if record.get(name) is not None and not isinstance(record[name], list):
             return f"'uncertainty.{name}' is {type(record[name]).__name__}, expected a list or null"
+    if not isinstance(record.get("answer"), str):
+        return "'uncertainty' has no answer"
+    for name in LABELS:
+        if (value := record.get(name)) is not None and not (_is_number(value) and 0 <= value <= 1):
+            return f"'uncertainty.{name}' is {_shown(value)}, expected a number from 0 to 1"
+    if fault := _token_fault(record, "uncertainty"):
+        return fault
     for sample in record.get("samples") or []:
         if not (isinstance(sample, Mapping) and isinstance(sample.get("text"), str)):
             return "'uncertainty.samples' holds something without a text"
-    if not isinstance(record.get("answer"), str):
-        return "'uncertainty' has no answer"
-    tokens = record.get("tokens") or []
-    return None if all(isinstance(token, str) for token in tokens) else "'uncertainty.tokens' holds something that is no text"
+        if fault := _token_fault(sample, "uncertainty.samples"):
+            return fault
+    return None
+
+
+def _token_fault(record: Mapping[str, Any], where: str) -> str | None:
+    """What is wrong with the tokens and log-probabilities of an answer or of a sample."""
+    for name in ("logprobs", "tokens", "token_ids"):
+        if record.get(name) is not None and not isinstance(record[name], list):
+            return f"'{where}.{name}' is {type(record[name]).__name__}, expected a list or null"
+    if not all(isinstance(token, str) for token in record.get("tokens") or []):
+        return f"'{where}.tokens' holds something that is no text"
+    for value in [*(record.get("logprobs") or []), record.get("stop_logprob")]:
+        # not-a-number is a number that is not known, as null is
+        if value is not None and value == value and not (_is_number(value) and value <= _ROUNDING):
+            return f"'{where}.logprobs' holds {_shown(value)}, expected log-probabilities, which are 0 or below"
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    """A number that fits a float; not-a-number is none."""
+    try:
+        return isinstance(value, int | float) and float(value) == value
+    except OverflowError:
+        return False
+
+
+def _shown(value: Any) -> str:
+    return str(value) if isinstance(value, float) or _is_number(value) else type(value).__name__
 
 
 def _value(record: Mapping[str, Any], rule: str) -> float | None:

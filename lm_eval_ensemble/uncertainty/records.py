@@ -7,6 +7,7 @@ are nats, untempered, from raw logits, to 7 decimals; what a model did not tell 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,9 @@ __all__ = ["ACCEPTED", "STOP_KINDS", "answer_record", "is_right"]
 ACCEPTED = 0.5
 #: how a candidate says it stopped -> how the record does.
 STOP_KINDS = {"stop_token": "eos", "stop_string": "until", "length": "length"}
+
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
+_NO_DECIMALS = re.compile(r"(?<=\d)\.0+(?!\d)")
 
 
 def is_right(record: Mapping[str, Any]) -> bool:
@@ -69,13 +73,20 @@ def _sample(doc: Mapping[str, Any], sample: Candidate) -> dict[str, Any]:
         "logprobs": _numbers(sample.logprobs),
         "tokens": list(sample.tokens or ()),
         "token_ids": list(sample.info.get("token_ids") or ()),
+        # all there is of a sample that is empty
+        "stop_logprob": _number(sample.info.get("stop_logprob")),
         "f1": _judged(doc, text)["f1"],
     }
 
 
 def _judged(doc: Mapping[str, Any], text: str) -> dict[str, Any]:
-    """F1, exact match and ROUGE-L, each in [0, 1]. Where there is no answer, saying so is as good as saying nothing."""
+    """F1, exact match and ROUGE-L, each in [0, 1]. Where there is no answer, saying so is as good as saying nothing.
+
+    Where all references are numbers, 51.0 is read as 51: the normaliser drops the point and would take it for 510.
+    """
     references = list(doc["references"])
+    if references and all(_NUMBER.fullmatch(reference) for reference in references):
+        text = _NO_DECIMALS.sub("", text)
     if not references and normalise(text) in ("unanswerable", "no answer"):
         text = ""
     return {

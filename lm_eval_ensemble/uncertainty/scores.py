@@ -123,7 +123,11 @@ def _complement(value: float | None) -> float | None:
 
 
 def _number(value: Any) -> float | None:
-    """A float, or None for null, not-a-number and anything that is no number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+    """A float, or None for null, not-a-number, what no float can hold and anything that is no number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        found = float(value)
+    except OverflowError:
+        return None
+    return None if math.isnan(found) else found

@@ -94,6 +94,38 @@ def test_the_record_is_complete_json(evaluate: Callable[..., Any], assets: Path,
             assert isinstance(drawn["f1"], float)
 
 
+def test_an_answer_cache_of_other_settings_is_refused(
+    evaluate: Callable[..., Any], assets: Path, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its keys hold the prompt alone: it would serve records without entropy and samples, or text without log-probabilities."""
+
+    def run(model: Any, cache: str = "own", **settings: Any) -> Any:
+        arguments = {"pretrained": str(assets / "fim"), "max_length": 512, **settings}
+        options = {
+            "limit": 2,
+            "num_fewshot": 0,
+            "device": "cpu",
+            "gen_kwargs": {"max_gen_toks": 4},
+            "use_cache": str(tmp_path / cache),
+        }
+        found = evaluate(model, ["squad_uncertainty"], {"file": file}, model_args=arguments, **options)
+        return [sample["uncertainty"] for sample in found["samples"]["squad_uncertainty"]]
+
+    first = run("hf-scored", batch_size=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(ScoredHF, "generate_until", None)  # the second run must not ask
+        assert run("hf-scored", batch_size=2) == first
+    for settings in ({"record": "entropy"}, {"n_samples": 1}, {"p_true": True}):
+        with pytest.raises(HostError, match=r"own_rank0\.db were given by another model or under other settings"):
+            run("hf-scored", **settings)
+    run("hf", "stock")
+    for model, settings in (("hf-scored", {}), ("rescored", {"inner": "hf"})):
+        with pytest.raises(HostError, match="Name another file"):
+            run(model, "stock", **settings)
+    once = run("rescored", "second", inner="hf")
+    assert run("rescored", "second", inner="hf") == once
+
+
 def test_the_table_has_the_area_and_its_interval(evaluate: Callable[..., Any], scripted: Any, file: str) -> None:
     """Wrong answers are the uncertain ones but for some: the rows are auroc()'s own numbers."""
 
@@ -118,6 +150,19 @@ def test_the_table_has_the_area_and_its_interval(evaluate: Callable[..., Any], s
     assert {"truncated_rate", "straddle_rate", "trimmed_rate"} <= set(found)
     assert result["higher_is_better"]["squad_uncertainty"]["auroc_g_nll"] is True
     assert result["higher_is_better"]["squad_uncertainty"]["truncated_rate"] is False
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [("generation", {"truncated", "straddle", "trimmed"}), ("server", {"truncated", "straddle"}), ("loglikelihood", set())],
+)
+def test_rates_that_a_model_does_not_tell_have_no_row(
+    evaluate: Callable[..., Any], scripted: Any, file: str, source: str, expected: set[str]
+) -> None:
+    own = Candidate("m", "4", "4", logprobs=(-1.0,), tokens=("4",), info={"source": source, "token_ids": (1,)})
+    answer = Completion("4", Selection((Scored(own, {}),), 0, "single", "none"))
+    found = rows(evaluate(scripted(lambda doc: answer), ["squad_uncertainty"], {"file": file}), "squad_uncertainty")
+    assert {name.removesuffix("_rate") for name in found if name.endswith("_rate")} == {"empty", *expected}
 
 
 def test_one_class_only_gives_none_and_the_reason(

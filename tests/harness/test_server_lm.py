@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from lm_eval_ensemble.errors import ConfigError
+from lm_eval_ensemble.errors import ConfigError, HostError
 from lm_eval_ensemble.harness.recorder import Detail
 from lm_eval_ensemble.harness.rescored_lm import Rescored
 from lm_eval_ensemble.harness.scored_lm import ScoredHF
@@ -54,6 +55,15 @@ def test_a_server_gives_the_same_record(checkpoint: str, own: ScoredHF, style: s
             requests = questions(PROMPTS[:5], until=until)
             check_alike(traces(lm.generate_until(requests)), traces(own.generate_until(requests)), stops=style == "vllm")
         assert all(p["logprobs"] == 4 for p in server.payloads)
+
+
+def test_an_answer_cache_of_another_record_is_refused(checkpoint: str) -> None:
+    hook = SimpleNamespace(dbdict={})
+    with CompletionsServer(checkpoint) as server:
+        for _ in range(2):
+            ask(server, checkpoint, record="topk:4").set_cache_hook(hook)
+        with pytest.raises(HostError, match="other settings"):
+            ask(server, checkpoint).set_cache_hook(hook)
 
 
 def test_likelihoods_still_work(checkpoint: str, own: ScoredHF) -> None:

@@ -36,6 +36,7 @@ def a_record(number: int, logprobs: Sequence[float] | None, right: bool, **chang
         "references": ["w0"],
         "answerable": True,
         "p_true": None,
+        "trimmed_prefix": 0,
         "samples": [],
     }
     return {**made, **changes}

@@ -147,3 +147,11 @@ def test_entries_of_another_form_are_told(tmp_path: Path) -> None:
     path.write_bytes(pickle.dumps([good]))
     with pytest.raises(DataError, match="found list, expected a dict"):
         load_answers([path])
+
+
+def test_impossible_numbers_in_an_entry_are_told(tmp_path: Path) -> None:
+    good, nan, up = (entry(i, [p], "x", v) for i, (p, v) in enumerate([(-1.0, 1.0), (-1.0, float("nan")), (9.0, 0.0)]))
+    (answers,), problems = load_answers([old_run(tmp_path, {"good": good, "nan": nan, "up": up})])
+    assert answers.keys == ("good",)
+    told = ["entry 'nan': 'uncertainty.stored' is nan", "entry 'up': 'uncertainty.logprobs' holds 9.0"]
+    assert [part in problem for part, problem in zip(told, problems, strict=True)] == [True, True]

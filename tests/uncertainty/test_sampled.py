@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lm_eval_ensemble.errors import ConfigError, ModelError
+from lm_eval_ensemble.types import Candidate, Completion, Scored, Selection
 from lm_eval_ensemble.uncertainty.clusters import MatchClusters, NLIClusters, clusters_from
+from lm_eval_ensemble.uncertainty.records import answer_record
 from lm_eval_ensemble.uncertainty.sampled import SAMPLED_SCORES, entropy_of, lexical_dissimilarity, sampled_scores, sentence_sar
 from lm_eval_ensemble.uncertainty.similarity import Constant, NGram, Pair
 
@@ -143,3 +145,17 @@ def test_an_nli_model_from_a_folder(nli: Path, cross_encoder: Path) -> None:
         clusters_from(f"nli:{cross_encoder}")
     with pytest.raises(ConfigError, match="Known: match, nli:ID_OR_FOLDER"):
         clusters_from("exact")
+
+
+def test_an_empty_sample_counts_with_its_stop_token() -> None:
+    """As an empty greedy answer does; left out, the samples that remain would look surer than the model was."""
+    texts = [("Paris", (-1.0,), -0.1), ("", (), -3.0)]
+    drawn = [
+        Candidate("m", text, text, sample=i, logprobs=logprobs, info={"stop_logprob": stop})
+        for i, (text, logprobs, stop) in enumerate([texts[0], *texts])
+    ]
+    answer = Completion("Paris", Selection(tuple(Scored(c, {}) for c in drawn), 0, "single", "none"))
+    made = answer_record({"question": "Q?", "references": ["Paris"], "answerable": True}, answer)
+    (found,) = sampled_scores([made], MatchClusters(), None)
+    assert found["pe"] == found["ln_pe"] == pytest.approx(2.0)
+    assert found["se"] == pytest.approx(entropy_of([math.exp(-1), math.exp(-3)], [0, 1]))

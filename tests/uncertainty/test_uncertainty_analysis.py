@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -95,6 +97,36 @@ def test_warnings_about_mixed_sources_and_partial_entropies(tmp_path: Path) -> N
     assert analysis.rates == {"truncated": 1.0, "straddle": 0.0, "empty": 0.0, "trimmed": 0.0}
 
 
+@pytest.mark.parametrize(
+    ("own", "asked", "drawn"),
+    [
+        ({}, {"do_sample": False, "temperature": 0.0}, False),
+        ({}, {"do_sample": True, "temperature": 1.0}, True),
+        ({}, {"temperature": 0.7}, True),
+        ({"temperature": 1.0}, {"do_sample": False}, True),
+        ({"temperature": 0}, {"do_sample": True}, False),
+        ({"greedy": True}, {"do_sample": True}, False),
+    ],
+)
+def test_answers_that_are_not_greedy_are_told(tmp_path: Path, own: dict[str, Any], asked: dict[str, Any], drawn: bool) -> None:
+    path = write_run(tmp_path, records(n=12), config={"model_args": own})
+    content = json.loads(path.read_text())
+    content["configs"]["triviaqa_uncertainty"]["generation_kwargs"] = asked
+    path.write_text(json.dumps(content))
+    (answers,), _ = load_answers([tmp_path])
+    assert any("not greedy" in warning for warning in analyse(answers, QUICK).warnings) is drawn
+
+
+def test_rates_that_a_model_does_not_tell_are_left_out(tmp_path: Path) -> None:
+    """A share of 0 would say that no answer was cut."""
+    for source, stop_kind, told in (
+        ("server", "until", ["truncated", "straddle", "empty"]),
+        ("loglikelihood", None, ["empty"]),
+    ):
+        found = [record | {"source": source, "stop_kind": stop_kind} for record in records(n=12)]
+        assert list(analysed(tmp_path / source, found).rates) == told
+
+
 def test_unanswerable_questions_have_their_own_area(tmp_path: Path) -> None:
     found = records(n=40)
     for record in found[:20]:
@@ -156,6 +188,33 @@ def test_damaged_records_are_told_and_left_out(tmp_path: Path) -> None:
     told = ["'uncertainty' is str", "'uncertainty.logprobs' is str", "no question", "no text", "without a text"]
     assert [part in problem for part, problem in zip(told, problems, strict=True)] == [True] * 5
     assert "document 1:" in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"f1": math.nan}, "'uncertainty.f1' is nan"),
+        ({"f1": 7}, "'uncertainty.f1' is 7, expected a number from 0 to 1"),
+        ({"em": "1"}, "'uncertainty.em' is str"),
+        ({"f1": 10**400}, "'uncertainty.f1' is int"),
+        ({"logprobs": [1000.0]}, "'uncertainty.logprobs' holds 1000.0"),
+        ({"logprobs": [-math.inf, math.inf]}, "'uncertainty.logprobs' holds inf"),
+        ({"logprobs": [-(10**400)]}, "'uncertainty.logprobs' holds int"),
+        ({"logprobs": ["-1"]}, "'uncertainty.logprobs' holds str"),
+        ({"stop_logprob": 9.0}, "'uncertainty.logprobs' holds 9.0"),
+        ({"samples": [{"text": "a", "tokens": 5}]}, "'uncertainty.samples.tokens' is int"),
+        ({"samples": [{"text": "a", "logprobs": [5.0]}]}, "'uncertainty.samples.logprobs' holds 5.0"),
+    ],
+)
+def test_impossible_numbers_are_told_and_count_for_nothing(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+    """Not-a-number is below no threshold: as a label it would make a wrong answer right."""
+    found = records(n=12)
+    found[3] = {**found[3], **changes}
+    write_run(tmp_path, found)
+    (answers,), problems = load_answers([tmp_path])
+    assert (len(answers.records), len(problems)) == (11, 1)
+    assert told in problems[0]
+    assert analyse(answers, QUICK).accuracy.n == 11
 
 
 def test_runs_without_records_are_told(tmp_path: Path) -> None:
