@@ -34,7 +34,7 @@ def page(runs: Sequence[TaskRun], reports: Sequence[Mapping[str, Any]]) -> str:
     for run, report, key in zip(runs, reports, _keys(reports), strict=True):
         facts, samples = _facts(run, report, key)
         # Samples are JSON text already, one document a line; only what stands around them is encoded here.
-        data.append({"facts": embedded(facts), "documents": ",\n".join(samples)})
+        data.append({"key": key, "facts": embedded(facts), "documents": ",\n".join(samples)})
         shown.append(_overview(report, key, facts))
     style, script = (_read(name) for name in ("page.css", "page.js"))
     policy = (

@@ -311,11 +311,11 @@ function infill(d) {
     const right = c.k === undefined ? mark(d) === "right" : Boolean(c.k), known = c.k !== undefined || mark(d) === "right" || mark(d) === "wrong";
     const told = c.d || {};
     cards.push(el("section", { class: "card" + (chosen ? " chosen" : ""), "aria-label": visible(name) },
-      el("h3", {}, el("span", { class: "who m" + (c.o ?? 0) % 6 }, visible(name)), chosen ? badge("", "chosen") : null, known ? badge(right ? "right" : "wrong", right ? "right" : c.f || "wrong") : null),
+      el("h3", {}, el("span", { class: "who m" + (c.o ?? 0) % 6 }, visible(name)), chosen ? badge("", "chosen") : null, known ? badge(right ? "right" : "wrong", right ? "right" : "wrong") : null),
       code(asTokens ? tokens(c) : mode === "differences" ? marked(c.t, rival(n)) : visible(c.t)),
       c.x ? el("p", { class: "why" }, visible(c.x)) : null,
       c.a !== undefined && !asTokens ? el("details", {}, el("summary", {}, "as written, before the cut"), code(visible(c.a))) : null,
-      facts([["tokens", c.z ? String(c.z.length) : null], ["ended by", told.stop?.replace("_", " ")], ["row-forwards", told.row_forwards === undefined ? null : String(told.row_forwards)], ["length", told.length === undefined ? null : String(told.length)]])));
+      facts([["tokens", c.z ? String(c.z.length) : null], ["ended by", told.stop?.replace("_", " ")], ["row-forwards", told.row_forwards === undefined ? null : String(told.row_forwards)], ["length", c.z || told.length === undefined ? null : plural(told.length, "token")]])));
   });
   if (middle) cards.push(el("section", { class: "card reference", "aria-label": "reference" }, el("h3", {}, "reference"), code(visible(middle))));
   const repeats = d.k && d.k.length > 1 ? el("label", { class: "repeat" }, "completion ", el("select", { on: { change: (e) => { state.repeat = Number(e.target.value); drawDetail(); } } }, d.k.map((_, n) => el("option", { value: n, selected: n === Math.min(state.repeat, d.k.length - 1) }, n + 1 + " of " + d.k.length)))) : null;
@@ -331,12 +331,12 @@ function scores(one) {
   const names = [...new Set(one.c.flatMap((c) => Object.keys(c.s || {})))];
   if (!names.length) return null;
   const { members } = task(), several = one.c.length > 1;
-  const head = el("tr", {}, el("th", { scope: "col" }, "score"), one.c.map((c) => el("th", { scope: "col" }, visible(members[c.o]))), several ? el("th", { scope: "col" }, "lowest") : null);
+  const head = el("tr", {}, el("th", { scope: "col" }, "score"), one.c.map((c) => el("th", { scope: "col" }, visible(members[c.o]))), several ? el("th", { scope: "col", class: "lowest" }, "lowest") : null);
   const rows = names.map((name) => {
     const values = one.c.map((c) => c.s?.[name] ?? null), least = Math.min(...values.filter((v) => v !== null));
     const first = values.filter((v) => v === least).length === 1 ? values.indexOf(least) : -1;
     return el("tr", { class: name === one.u ? "rule" : null }, el("th", { scope: "row" }, visible(name), name === one.u ? " (decides)" : ""),
-      values.map((v) => el("td", { class: several && v === least && first >= 0 ? "least" : null }, fixed(v, 3))), several ? el("td", {}, first < 0 ? "-" : visible(members[one.c[first].o])) : null);
+      values.map((v) => el("td", { class: several && v === least && first >= 0 ? "least" : null }, fixed(v, 3))), several ? el("td", { class: "lowest" }, first < 0 ? "-" : visible(members[one.c[first].o])) : null);
   });
   return el("section", {}, el("h3", {}, "Scores"), el("p", { class: "caption" }, "Nats, lower is better. joint is per sequence, own is each model's own and not comparable; the others are per token."),
     el("div", { class: "scroll" }, el("table", {}, el("thead", {}, head), el("tbody", {}, rows))));
@@ -348,7 +348,7 @@ function question(d) {
     const all = task().documents.map((x) => x.s?.[name]).filter((v) => typeof v === "number");
     return all.filter((v) => v > d.s[name]).length + 1 + " of " + all.length;
   };
-  const stop = u.e === undefined || u.e === null ? null : el("span", { class: "tok stop", title: "stop  " + fixed(u.e, 3) + " nats, p " + Math.exp(u.e).toPrecision(2) }, "\u23f9");
+  const stop = u.e === undefined || u.e === null ? null : el("span", { class: "tok stop t" + STEPS.filter((end) => -u.e >= end).length, title: "stop  " + fixed(u.e, 3) + " nats, p " + Math.exp(u.e).toPrecision(2) }, "stop");
   const known = Object.entries(d.s || {});
   const whole = prompt(d);
   return [facts([["document", d.i], ["ended by", u.d.stop_kind], ["F1", fixed(u.d.f1, 2)], ["exact match", u.d.em === undefined ? null : String(u.d.em)], ["ROUGE-L", fixed(u.d.rougeL, 2)], ["p(true)", u.d.p_true === undefined ? null : fixed(u.d.p_true, 3)]]),
@@ -394,8 +394,7 @@ function decoded(text) { try { return decodeURIComponent(text); } catch { return
 function read() {
   const [path, query] = location.hash.slice(1).split(/\?(.*)/s), cut = path.indexOf("/");
   const name = decoded(cut < 0 ? path : path.slice(0, cut));
-  const facts = sources.map((_, k) => { const before = state.task; state.task = k; const key = task().key; state.task = before; return key; });
-  state.task = Math.max(0, facts.indexOf(name));
+  state.task = Math.max(0, sources.findIndex((source) => source.dataset.key === name));
   state.view = cut < 0 ? "overview" : "samples";
   state.doc = cut >= 0 && path.length > cut + 1 ? decoded(path.slice(cut + 1)) : null;
   state.filters = Object.fromEntries(new URLSearchParams(query || ""));
