@@ -25,7 +25,7 @@ print(status, len(printed.getvalue()) > 500, [m for m in ("torch", "lm_eval", "t
             ["compare", str(FIXTURES / "ensemble"), str(FIXTURES / "fim"), "--members"],
             [["--format", f] for f in ("md", "html", "csv")],
         ),
-        (["report", str(FIXTURES / "ensemble")], [[], ["--format", "json"], ["--export", "jsonl"], ["--export", "stats"]]),
+        (["report", str(FIXTURES / "ensemble")], [["--no_html"], ["--format", "json"], ["--export", "jsonl"], ["--export", "stats"]]),
     ],
 )
 def test_no_model_library_is_loaded(arguments: list[str], more: list[list[str]]) -> None:
