@@ -19,7 +19,7 @@ function el(tag, attributes, ...children) {
     if (name === "on") for (const [kind, call] of Object.entries(value)) node.addEventListener(kind, call);
     else node.setAttribute(name, value === true ? "" : String(value));
   }
-  node.append(...children.flat(3).filter((child) => child !== null && child !== undefined && child !== ""));
+  node.append(...children.flat(4).filter((child) => child !== null && child !== undefined && child !== ""));
   return node;
 }
 
@@ -342,6 +342,8 @@ function scores(one) {
     el("div", { class: "scroll" }, el("table", {}, el("thead", {}, head), el("tbody", {}, rows))));
 }
 
+const listed = (texts) => texts.length ? el("ul", { class: "gold" }, texts.map((text) => el("li", {}, visible(text)))) : null;
+
 function question(d) {
   const u = d.u, [mode, control] = modeSwitch(Boolean(u.z), false), kind = mark(d);
   const rank = (name) => {
@@ -357,8 +359,8 @@ function question(d) {
     el("div", { class: "cards" },
       el("section", { class: "card chosen", "aria-label": "answer" }, el("h3", {}, "answer", kind ? badge(kind, kind) : null),
         code(mode === "log-probabilities" ? [tokens(u), stop] : u.a ? visible(u.a) : "(empty)", "prose"), u.d.truncated ? el("p", { class: "why" }, "truncated") : null),
-      el("section", { class: "card reference", "aria-label": "accepted answers" }, el("h3", {}, "accepted answers"), u.t.length ? el("ul", { class: "gold" }, u.t.map((text) => el("li", {}, visible(text)))) : el("p", {}, u.d.answerable === false ? "The question has no answer." : "none"))),
-    u.m.length ? el("details", {}, el("summary", {}, plural(u.m.length, "sampled answer")), el("ul", { class: "gold" }, u.m.map((text) => el("li", {}, visible(text))))) : null,
+      el("section", { class: "card reference", "aria-label": "accepted answers" }, el("h3", {}, "accepted answers"), u.t.length ? [listed(u.t.slice(0, 6)), u.t.length > 7 ? el("details", {}, el("summary", {}, u.t.length - 6 + " more"), listed(u.t.slice(6))) : listed(u.t.slice(6))] : el("p", {}, u.d.answerable === false ? "The question has no answer." : "none"))),
+    u.m.length ? el("details", {}, el("summary", {}, plural(u.m.length, "sampled answer")), listed(u.m)) : null,
     known.length ? el("section", {}, el("h3", {}, "Uncertainty"), el("p", { class: "caption" }, "Higher is less certain; rank 1 is the least certain answer of the run."),
       el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ["score", "value", "rank"].map((name) => el("th", { scope: "col" }, name)))),
         el("tbody", {}, known.map(([name, value]) => el("tr", {}, el("th", { scope: "row" }, visible(name)), el("td", {}, fixed(value, 3)), el("td", {}, value === null ? "-" : rank(name)))))))) : null,

@@ -27,6 +27,9 @@ _LEAST = 1_000
 #: more samples than this make a browser slow; the rest is left out, and the page says so.
 _MOST = 20_000
 
+#: accepted answers, samples or repeats of one document.
+_SEVERAL = 100
+
 _ASIDE = ("stop", "stop_logprob", "length", "row_forwards", "steps", "layout", "seed", "remasked", "refined_tokens", "changed")
 _RECORDED = ("stop_kind", "truncated", "f1", "em", "rougeL", "answerable", "source", "p_true", "trimmed_prefix")
 # Besides what ends a script element or starts another context: line separators of old JavaScript, halves of surrogate pairs
@@ -168,7 +171,7 @@ class _Task:
             found["h"] = [[self._cut(text), _rounded(value), greedy] for text, value, greedy in options]
             return
         flat = [part for answer in answers for part in (answer if isinstance(answer, list) else [answer])]
-        found["a"] = [self._cut(part if isinstance(part, str) else json.dumps(part)) for part in flat[:50]]
+        found["a"] = [self._cut(part if isinstance(part, str) else json.dumps(part)) for part in flat[:_SEVERAL]]
 
     def _completion(self, record: Mapping[str, Any], choice: Choice) -> dict[str, Any]:
         return {
@@ -202,8 +205,8 @@ class _Task:
         return {
             "a": self._cut(answer if isinstance(answer, str) else ""),
             **self._tokens(record.get("tokens"), record.get("logprobs"), len(str(answer or ""))),
-            "t": [self._cut(str(text)) for text in references[:30]] if isinstance(references, list) else [],
-            "m": [self._cut(str(drawn.get("text"))) for drawn in (samples or [])[:50] if isinstance(drawn, Mapping)],
+            "t": [self._cut(str(text)) for text in references[:_SEVERAL]] if isinstance(references, list) else [],
+            "m": [self._cut(str(drawn.get("text"))) for drawn in (samples or [])[:_SEVERAL] if isinstance(drawn, Mapping)],
             "e": _rounded(as_number(record.get("stop_logprob"))),
             "d": self._facts(record, _RECORDED),
         }
