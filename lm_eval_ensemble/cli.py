@@ -60,9 +60,9 @@ COMMANDS = (
         "compare",
         "report.commands",
         "runs side by side, with intervals and tests: is one better?",
-        "Compare result folders of lm_eval, ours or anybody's (made with --log_samples): one table per task, intervals and tests "
-        "that know which documents come from one problem, and one sentence per run. Files or lines that cannot be read are told "
-        "on stderr, the rest is used, and the exit status is 1.",
+        "Compare result folders of lm_eval, ours or anybody's (made with --log_samples): one table per task, intervals and "
+        "tests that know which documents come from one problem, and one sentence per run. Files or lines that cannot be read "
+        "are told on stderr, the rest is used, and the exit status is 1.",
         "add_compare_arguments",
         "main_compare",
     ),
@@ -71,7 +71,8 @@ COMMANDS = (
         "report.commands",
         "what happened in a run: members, oracle, selection, scores, failures",
         "The figures of one run from its samples: members, ensemble, oracle and floor, how well selection worked, what the "
-        "scores know, why texts fail, by length and problem. Exit status as for compare.",
+        "scores know, why texts fail, by length and problem; and one HTML file that shows every sample. Exit status as for "
+        "compare.",
         "add_report_arguments",
         "main_report",
     ),

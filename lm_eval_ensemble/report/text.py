@@ -146,9 +146,8 @@ def _scorers(figures: Mapping[str, Any]) -> list[str | Table]:
             if several:
                 cells.append(_share((entry["prefers"] or {}).get(member)))
         rows.append([*cells, *([_share(entry["accuracy"])] if several else [])])
-    intro = (
-        "Scores (nats, lower is better), AUROC for telling wrong from right, correlation r with being right"
-        + (", how often each prefers whom, and its accuracy on the choices that matter:" if several else ":")
+    intro = "Scores (nats, lower is better), AUROC for telling wrong from right, correlation r with being right" + (
+        ", how often each prefers whom, and its accuracy on the choices that matter:" if several else ":"
     )
     return [intro, _table([*header, *(["accuracy"] if several else [])], rows)]
 

@@ -38,8 +38,8 @@ _NAMED = {"Escape": 27, "ArrowDown": 40, "ArrowUp": 38}
 
 
 class Browser:
-    """One page of one browser. ``complaints``: console messages of warning or worse, and uncaught errors; ``requests``: addresses
-    that were asked for."""
+    """One page of one browser. ``complaints``: console messages of warning or worse, and uncaught errors; ``requests``:
+    addresses that were asked for."""
 
     def __init__(self, profile: Path) -> None:
         assert CHROMIUM is not None

@@ -54,7 +54,9 @@ def many(folder: Path) -> Path:
     """120 documents of 40 problems; who is right, the winner and the text follow from the number."""
     samples = []
     for n in range(120):
-        a = candidate("a", f"return first({n})\n", n % 2 == 0, 0.25, tokens=["return", f" first({n})\n"], logprobs=[-0.05, -2.5])
+        a = candidate(
+            "a", f"return first({n})\n", n % 2 == 0, 0.25, tokens=["return", f" first({n})\n"], logprobs=[-0.05, -2.5]
+        )
         b = candidate("b", f"return second({n})\n", n % 3 == 0, 0.5, why="AssertionError")
         samples.append(ensemble_sample(n, record([a, b], int(n % 5 == 0)), f"p{n % 40}", middle="x" * (5 + n)))
     return write_run(folder, samples, task="many", metric="pass@1")
@@ -62,6 +64,14 @@ def many(folder: Path) -> Path:
 
 def texts(browser: Browser, selector: str) -> Any:
     return browser.value(f"[...document.querySelectorAll({json.dumps(selector)})].map((node) => node.textContent)")
+
+
+def choose(browser: Browser, name: str, value: str) -> None:
+    """As a reader does in a list of values."""
+    browser.value(
+        f"(() => {{ const s = document.getElementById('{name}'); s.value = {json.dumps(value)};"
+        " s.dispatchEvent(new Event('change')); })()"
+    )
 
 
 def test_overview_samples_and_the_address(browser: Browser, pages: Path) -> None:
@@ -93,12 +103,6 @@ def test_a_deep_link_shows_prefix_candidates_and_suffix(browser: Browser, pages:
 
 
 def test_filters_search_and_order(browser: Browser, pages: Path) -> None:
-    def choose(name: str, value: str) -> None:
-        browser.value(
-            f"(() => {{ const s = document.getElementById('f-{name}'); s.value = {json.dumps(value)};"
-            " s.dispatchEvent(new Event('change')); })()"
-        )
-
     browser.open(pages / "many.html", "#many/")
     for name, value, expected in (
         ("who", "only a", 40),
@@ -110,13 +114,13 @@ def test_filters_search_and_order(browser: Browser, pages: Path) -> None:
         ("length", "10 to 19", 10),
         ("problem", "p7", 3),
     ):
-        choose(name, value)
+        choose(browser, f"f-{name}", value)
         assert browser.value(SHOWN) == f"{expected} of 120 samples", (name, value)
         assert f"{name}={value.replace(' ', '+')}" in browser.value("location.hash")
         browser.value("document.getElementById('clear').click()")
         assert browser.value(SHOWN) == "120 samples"
-    choose("winner", "b")
-    choose("is", "wrong")
+    choose(browser, "f-winner", "b")
+    choose(browser, "f-is", "wrong")
     assert browser.value(SHOWN) == "16 of 120 samples"
     browser.open(pages / "many.html", "#many/?winner=b&is=wrong&sort=long")
     assert browser.value(SHOWN) == "16 of 120 samples"
@@ -135,7 +139,9 @@ def test_the_keyboard(browser: Browser, pages: Path) -> None:
     browser.wait("document.querySelector('#rows a[aria-current]') !== null")
     assert browser.value("document.querySelector('#rows a[aria-current] .name').textContent") == "task/63"
     inside = "(() => { const r = document.querySelector('#rows a[aria-current]').getBoundingClientRect(),"
-    inside += " l = document.getElementById('list').getBoundingClientRect(); return r.top >= l.top && r.bottom <= l.bottom; })()"
+    inside += (
+        " l = document.getElementById('list').getBoundingClientRect(); return r.top >= l.top && r.bottom <= l.bottom; })()"
+    )
     browser.wait(inside)
     assert browser.value("document.querySelectorAll('#rows li').length") < 60
     browser.press("/")
@@ -206,7 +212,9 @@ def test_questions_stock_repeats_and_empty_runs(browser: Browser, pages: Path) -
     assert len(texts(browser, ".card .gold li")) > 0
     browser.open(pages / "stock.html", "#words_choice/0")
     assert texts(browser, ".card tbody th") == [" float(xs)✓ reference", " str(xs)", " len(xs)chosen"]
-    browser.value("(() => { const s = document.getElementById('task'); s.value = '1'; s.dispatchEvent(new Event('change')); })()")
+    browser.value(
+        "(() => { const s = document.getElementById('task'); s.value = '1'; s.dispatchEvent(new Event('change')); })()"
+    )
     browser.wait("location.hash.startsWith('#words_generate/')")
     assert "return " in "".join(texts(browser, "#detail .code"))
     browser.open(pages / "hf.html", "#infill_toy/1")
@@ -249,7 +257,8 @@ def test_light_and_dark_have_contrast(browser: Browser, pages: Path) -> None:
     for dark in (False, True):
         browser.look(1280, 900, dark=dark)
         browser.open(pages / "ensemble.html")
-        assert browser.value("getComputedStyle(document.body).backgroundColor") == ("rgb(21, 23, 26)" if dark else "rgb(251, 250, 248)")
+        ground = "rgb(21, 23, 26)" if dark else "rgb(251, 250, 248)"
+        assert browser.value("getComputedStyle(document.body).backgroundColor") == ground
         assert {name: value for name, value in browser.value(ratio).items() if value < 4.5} == {}
         browser.press("t")
         assert browser.value("document.documentElement.dataset.theme") == ("light" if dark else "dark")

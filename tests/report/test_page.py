@@ -79,7 +79,8 @@ def hostile_run(folder: Path, extra: str = "") -> Path:
     for number, text in enumerate(HOSTILE):
         text += extra
         candidates = [
-            candidate(HOSTILE[1], text, number % 2 == 0, 0.5, raw=text + text, why=text, tokens=[text], logprobs=[-1.5], stop=text),
+            candidate(HOSTILE[1], text, number % 2 == 0, 0.5)
+            | {"raw": text + text, "why": text, "tokens": [text], "logprobs": [-1.5], "stop": text},
             candidate("b", text[::-1], False, 0.75),
         ]
         found = ensemble_sample(number, record(candidates, number % 2, reason=HOSTILE[0]), problem=text, middle=text)
@@ -125,7 +126,7 @@ def test_the_policy_allows_only_the_script_and_style_of_the_page() -> None:
     for rule, text in (("style-src", style), ("script-src", script)):
         assert rules[rule] == f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
     assert rules["require-trusted-types-for"] == "'script'"
-    assert not re.search(r"innerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|https?:", script)
+    assert not re.search(r"innerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|https?:", script)
     assert not re.search(r"https?:|@import|url\(", style)
 
 
@@ -156,7 +157,7 @@ def test_1033_samples_with_tokens_stay_under_5_mb(tmp_path: Path) -> None:
         told = {"tokens": pieces, "logprobs": [-0.12345 * k for k in range(50)], "raw": "".join(pieces)}
         names = ("causal", "joint", "joint_mean", "fim", "fim_byte", "fim_worst", "onepass", "onepass_byte", "onepass_worst")
         scores = dict.fromkeys(names, 1.23456)
-        both = [candidate(name, "".join(pieces), number % 3 == 0, **told) | {"scores": scores} for name in ("dllm", "qwen")]
+        both = [candidate(name, "".join(pieces), number % 3 == 0) | told | {"scores": scores} for name in ("dllm", "qwen")]
         found = ensemble_sample(number, record(both, 0), problem=f"p{number % 160}", middle=program[100 : 130 + number % 50])
         found["doc"] |= {"prefix": program[:100], "suffix": program[130 + number % 50 :], "test": program[::-1]}
         samples.append(found)
@@ -227,7 +228,12 @@ def test_report_writes_the_page_and_says_where(tmp_path: Path, capsys: pytest.Ca
 
 def test_open_starts_the_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
-    monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) is None)
+
+    def show(address: str) -> bool:
+        opened.append(address)
+        return True
+
+    monkeypatch.setattr("webbrowser.open", show)
     run = write_run(tmp_path / "a run", [sample(0, 1.0)])
     assert main(["report", str(run), "--open"]) == 0
     assert opened == [(run / "report.html").as_uri()]

@@ -120,9 +120,15 @@ def _bars(
     digits = 0 if scale * step == int(scale * step) else 1 if scale > 1 else 2
     ticks = [(100 * k / 4, f"{scale * step * k:.{digits}f}") for k in range(5)]
     shown = None if mark is None or mark[0] is None else (100 * mark[0] / top, mark[1])
-    place = lambda value: None if value is None else max(0.0, min(100.0, 100 * value / top))  # noqa: E731
-    bars = [Bar(n, kind, place(v) or 0.0, place(low), place(high), format(scale * v, form)) for n, kind, v, low, high in rows]
+    bars = [
+        Bar(label, kind, _place(value, top) or 0.0, _place(low, top), _place(high, top), format(scale * value, form))
+        for label, kind, value, low, high in rows
+    ]
     return Axis(ticks, shown), bars
+
+
+def _place(value: float | None, top: float) -> float | None:
+    return None if value is None else max(0.0, min(100.0, 100 * value / top))
 
 
 def _above(value: float) -> float:

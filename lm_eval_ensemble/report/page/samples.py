@@ -6,7 +6,6 @@ What the names mean stands in :func:`task_data`; ``page.js`` is the reader.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -51,10 +50,11 @@ def task_data(run: TaskRun, metric: str) -> dict[str, Any]:
 
     - ``i`` number, ``n`` name, ``p`` problem, ``v`` value of the metric, ``l`` length, ``m`` other metrics
     - ``w``: [text, start, end]: prefix, reference and suffix are that text before, in and after the span; the span counts
-      UTF-16 units, as JavaScript does. ``e`` the test. Or ``c`` the prompt after the head, ``t`` the reference answer.
-    - ``k``: completions, each ``w`` winner, ``r`` reason, ``u`` rule, ``g`` margin in nats, ``c`` candidates: ``o`` member, ``t``
-      text, ``a`` raw text where it differs, ``z`` token pieces, ``y`` their log-probabilities, ``k`` 1 if right, ``f`` kind of
-      failure, ``x`` why, ``s`` scores, ``d`` other facts
+      UTF-16 units, as JavaScript does. ``e`` the test.
+    - or ``c`` the prompt (after the head if ``b``), ``q`` the question alone, ``t`` the reference answer
+    - ``k``: completions, each ``w`` winner, ``r`` reason, ``u`` rule, ``g`` margin in nats, ``c`` candidates: ``o`` member,
+      ``t`` text, ``a`` raw text where it differs, ``z`` token pieces, ``y`` their log-probabilities, ``k`` 1 if right, ``f``
+      kind of failure, ``x`` why, ``s`` scores, ``d`` other facts
     - ``a``: answers of models that tell no more; ``h``: options of multiple choice, [text, log-likelihood, greedy]
     - ``u``: record of uncertainty, ``s``: its scores
     """
@@ -117,7 +117,7 @@ class _Task:
                 prompts.append(prompt)
             if len(prompts) >= 50:
                 break
-        head = os.path.commonprefix(prompts) if len(prompts) > 1 else ""
+        head = _beginning(prompts) if len(prompts) > 1 else ""
         return head[: head.rfind("\n") + 1] if len(head) < self.limit else ""
 
     def _document(self, row: Answer, sample: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,9 +179,7 @@ class _Task:
             "r": choice.reason,
             "u": choice.rule,
             "g": _rounded(margin(choice)),
-            "c": [
-                self._candidate(entry, option) for entry, option in zip(record["candidates"], choice.options, strict=True)
-            ],
+            "c": [self._candidate(entry, option) for entry, option in zip(record["candidates"], choice.options, strict=True)],
         }
 
     def _candidate(self, entry: Mapping[str, Any], option: Any) -> dict[str, Any]:
@@ -256,6 +254,12 @@ class _Task:
 def _is_infill(sample: Mapping[str, Any]) -> bool:
     doc = sample.get("doc")
     return isinstance(doc, Mapping) and isinstance(doc.get("prefix"), str) and isinstance(doc.get("suffix"), str)
+
+
+def _beginning(texts: Sequence[str]) -> str:
+    """What all texts begin with; the first and the last in order differ earliest."""
+    first, last = min(texts), max(texts)
+    return first[: next((i for i, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))]
 
 
 def _prompt(sample: Mapping[str, Any]) -> str | None:
