@@ -68,9 +68,9 @@ def write_page(text: str, path: Path) -> None:
 
 def _facts(run: TaskRun, report: Mapping[str, Any], key: str) -> tuple[dict[str, Any], list[str]]:
     """What the script needs to know of a task, and its documents as JSON texts."""
-    usable = report["figures"]["n"] and run.samples_path is not None
-    found = task_data(run, report["metric"]) if usable else {"documents": [], "members": []}
     figures = report["figures"]
+    usable = report["figures"]["n"] and run.samples_path is not None
+    found = task_data(run, report["metric"], figures["n"]) if usable else {"documents": [], "members": []}
     score = figures.get("score", {}).get("value")
     kind = "questions" if "answers" in figures else "choices" if found["members"] else "plain"
     facts = {

@@ -42,8 +42,10 @@ def embedded(value: Any) -> str:
     return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def task_data(run: TaskRun, metric: str) -> dict[str, Any]:
+def task_data(run: TaskRun, metric: str, n: int) -> dict[str, Any]:
     """What the page shows of the samples of one task; damaged samples are left out (:func:`report_of` tells them).
+
+    :param n: how many samples are whole.
 
     ``strings``: texts that several documents share. ``head``: how all prompts begin. ``cut``: characters that longer texts
     were cut to, if any was. ``left_out``: documents that did not fit. ``documents``: each as JSON text, with
@@ -60,13 +62,13 @@ def task_data(run: TaskRun, metric: str) -> dict[str, Any]:
     """
     for limit in _LIMITS:
         found = _Task(run, metric, limit)
-        if found.read(last=limit == _LIMITS[-1]):
+        if found.read(_BUDGET * max(_LEAST, n), last=limit == _LIMITS[-1]):
             break
     return {
         "strings": list(found.strings),
         "head": found.head,
         "cut": limit if found.was_cut else None,
-        "left_out": found.left_out,
+        "left_out": max(0, n - len(found.documents)),
         "members": list(found.members),
         "documents": found.documents,
     }
@@ -81,20 +83,15 @@ class _Task:
         self.members: dict[str, int] = {}
         self.documents: list[str] = []
         self.head = ""
-        self.left_out = 0
         self.was_cut = False
         self._size = 0
 
-    def read(self, last: bool) -> bool:
-        """False as soon as the samples are too large; the ``last`` time those that do not fit are left out instead."""
-        budget = _BUDGET * max(_LEAST, self.run.n_samples or 0)
+    def read(self, budget: int, last: bool) -> bool:
+        """False as soon as the samples have more bytes than ``budget``; the ``last`` time those that do not fit are left out."""
         self.head = self._common_head()
         for row, sample in self._rows():
             if len(self.documents) >= _MOST or self._size > budget:
-                if not last and self._size > budget:
-                    return False
-                self.left_out += 1
-                continue
+                break
             text = embedded(self._document(row, sample))
             self._size += len(text.encode("utf-8"))
             self.documents.append(text)
