@@ -93,8 +93,9 @@ def test_overview_samples_and_the_address(browser: Browser, pages: Path) -> None
 def test_a_deep_link_shows_prefix_candidates_and_suffix(browser: Browser, pages: Path) -> None:
     browser.open(pages / "ensemble.html", "#infill_toy/1")
     assert browser.value(TITLE) == "infill_toy/clamp/line1"
-    assert texts(browser, ".card .code") == ["    return low\n", "    return value\n", "    return value\n"]
+    assert texts(browser, ".card .code") == ["return low\n", "return value\n", "return value\n"]
     assert texts(browser, ".card mark") == ["low", "value"]
+    assert texts(browser, ".row .caption") == ["without the common indentation of 4 spaces"]
     assert texts(browser, ".card h3 .badge") == ["chosen", "✗ wrong", "✓ right"]
     around = texts(browser, ".code.around")
     assert around[0].startswith("def clamp(value: int")
@@ -218,7 +219,7 @@ def test_questions_stock_repeats_and_empty_runs(browser: Browser, pages: Path) -
     browser.wait("location.hash.startsWith('#words_generate/')")
     assert "return " in "".join(texts(browser, "#detail .code"))
     browser.open(pages / "hf.html", "#infill_toy/1")
-    assert texts(browser, ".card .code") == ["    return value\n", "    return value\n"]
+    assert texts(browser, ".card .code") == ["return value\n", "return value\n"]
     browser.open(pages / "repeats.html", "#infill_toy/1")
     assert browser.value("document.querySelector('.repeat select').options.length") == 3
     browser.open(pages / "empty.html", "#t/")

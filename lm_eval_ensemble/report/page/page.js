@@ -299,10 +299,19 @@ function context(text, name, fromEnd) {
   return [el("h3", {}, name, more), block];
 }
 
+// What all lines of all texts are indented by; narrow columns have no room for it. Gaps inside a line have none.
+function indentation(texts) {
+  const lines = texts.flatMap((text) => text.split("\n")).filter((line) => line.trim());
+  const least = lines.length ? Math.min(...lines.map((line) => /^ */.exec(line)[0].length)) : 0;
+  return least < 4 ? 0 : least;
+}
+const dedented = (text, by) => by ? text.split("\n").map((line) => line.slice(0, by).trim() ? line : line.slice(by)).join("\n") : text;
+
 function infill(d) {
   const { prefix, middle, suffix } = gap(d), one = last(d), { members } = task();
   const cards = [], list = one ? one.c : (d.a || []).map((text) => ({ t: text }));
   const [mode, control] = modeSwitch(list.some((c) => c.z), list.length > 1 || Boolean(middle));
+  const by = mode === "log-probabilities" ? 0 : indentation([...list.map((c) => c.t), middle]), put = (text) => dedented(text, by);
   const rival = (n) => list.length < 2 ? middle || null : n !== one?.w ? list[one ? one.w : 0].t : list[n === 0 ? 1 : 0].t;
   list.forEach((c, n) => {
     const chosen = one && list.length > 1 && n === one.w;
@@ -312,18 +321,18 @@ function infill(d) {
     const told = c.d || {};
     cards.push(el("section", { class: "card" + (chosen ? " chosen" : ""), "aria-label": visible(name) },
       el("h3", {}, el("span", { class: "who m" + (c.o ?? 0) % 6 }, visible(name)), chosen ? badge("", "chosen") : null, known ? badge(right ? "right" : "wrong", right ? "right" : "wrong") : null),
-      code(asTokens ? tokens(c) : mode === "differences" ? marked(c.t, rival(n)) : visible(c.t)),
+      code(asTokens ? tokens(c) : mode === "differences" ? marked(put(c.t), rival(n) === null ? null : put(rival(n))) : visible(put(c.t))),
       c.x ? el("p", { class: "why" }, visible(c.x)) : null,
       c.a !== undefined && !asTokens ? el("details", {}, el("summary", {}, "as written, before the cut"), code(visible(c.a))) : null,
       facts([["tokens", c.z ? String(c.z.length) : null], ["ended by", told.stop?.replace("_", " ")], ["row-forwards", told.row_forwards === undefined ? null : String(told.row_forwards)], ["length", c.z || told.length === undefined ? null : plural(told.length, "token")]])));
   });
-  if (middle) cards.push(el("section", { class: "card reference", "aria-label": "reference" }, el("h3", {}, "reference"), code(visible(middle))));
+  if (middle) cards.push(el("section", { class: "card reference", "aria-label": "reference" }, el("h3", {}, "reference"), code(visible(put(middle)))));
   const repeats = d.k && d.k.length > 1 ? el("label", { class: "repeat" }, "completion ", el("select", { on: { change: (e) => { state.repeat = Number(e.target.value); drawDetail(); } } }, d.k.map((_, n) => el("option", { value: n, selected: n === Math.min(state.repeat, d.k.length - 1) }, n + 1 + " of " + d.k.length)))) : null;
   const head = one && list.length > 1
     ? [["winner", members[one.c[one.w].o]], ["reason", one.r], ["rule", one.u], ["margin", one.g === null || one.g === undefined ? null : fixed(one.g, 3) + " nats"]] : [];
   const test = d.e === undefined ? null : el("details", { class: "test" }, el("summary", {}, "Test"), code(visible(task().strings[d.e]), "around"));
   return [facts([["problem", problemLink(d)], ["document", d.i], ["length", d.l === undefined ? null : d.l + " characters"], ...head]), repeats,
-    ...context(prefix, "Prefix", true), control, mode === "log-probabilities" ? scale() : null, el("div", { class: "cards" }, cards),
+    ...context(prefix, "Prefix", true), control || by ? el("div", { class: "row" }, control, by ? el("span", { class: "caption" }, "without the common indentation of " + by + " spaces") : null) : null, mode === "log-probabilities" ? scale() : null, el("div", { class: "cards" }, cards),
     ...context(suffix, "Suffix", false), one ? scores(one) : null, test].filter(Boolean);
 }
 
@@ -338,7 +347,7 @@ function scores(one) {
     return el("tr", { class: name === one.u ? "rule" : null }, el("th", { scope: "row" }, visible(name), name === one.u ? " (decides)" : ""),
       values.map((v) => el("td", { class: several && v === least && first >= 0 ? "least" : null }, fixed(v, 3))), several ? el("td", { class: "lowest" }, first < 0 ? "-" : visible(members[one.c[first].o])) : null);
   });
-  return el("section", {}, el("h3", {}, "Scores"), el("p", { class: "caption" }, "Nats, lower is better. joint is per sequence, own is each model's own and not comparable; the others are per token."),
+  return el("section", {}, el("h3", {}, "Scores"), el("p", { class: "caption" }, "Nats, lower is better. Each row is comparable within itself, but own: there every model scores its own text."),
     el("div", { class: "scroll" }, el("table", {}, el("thead", {}, head), el("tbody", {}, rows))));
 }
 
@@ -355,7 +364,7 @@ function question(d) {
   const whole = prompt(d);
   return [facts([["document", d.i], ["ended by", u.d.stop_kind], ["F1", fixed(u.d.f1, 2)], ["exact match", u.d.em === undefined ? null : String(u.d.em)], ["ROUGE-L", fixed(u.d.rougeL, 2)], ["p(true)", u.d.p_true === undefined ? null : fixed(u.d.p_true, 3)]]),
     el("p", { class: "question" }, visible(d.q || "")),
-    control, mode === "log-probabilities" ? scale() : null,
+    control ? el("div", { class: "row" }, control) : null, mode === "log-probabilities" ? scale() : null,
     el("div", { class: "cards" },
       el("section", { class: "card chosen", "aria-label": "answer" }, el("h3", {}, "answer", kind ? badge(kind, kind) : null),
         code(mode === "log-probabilities" ? [tokens(u), stop] : u.a ? visible(u.a) : "(empty)", "prose"), u.d.truncated ? el("p", { class: "why" }, "truncated") : null),
