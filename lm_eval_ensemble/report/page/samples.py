@@ -87,7 +87,7 @@ class _Task:
         self._size = 0
 
     def read(self, budget: int, last: bool) -> bool:
-        """False as soon as the samples have more bytes than ``budget``; the ``last`` time those that do not fit are left out."""
+        """False if the samples have more bytes than ``budget``; the ``last`` time those that do not fit are left out."""
         self.head = self._common_head()
         for row, sample in self._rows():
             if len(self.documents) >= _MOST or self._size > budget:
