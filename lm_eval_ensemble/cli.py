@@ -78,7 +78,8 @@ COMMANDS = (
         "report.commands",
         "what happened in a run: members, oracle, selection, scores, failures",
         "The figures of one run from its samples: members, ensemble, oracle and floor, how well selection worked, what the "
-        "scores know, why texts fail, by length and problem. Exit status as for compare.",
+        "scores know, why texts fail, by length and problem; and one HTML file that shows every sample. Exit status as for "
+        "compare.",
         "add_report_arguments",
         "main_report",
     ),

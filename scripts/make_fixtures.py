@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FIXTURES = ROOT / "tests" / "fixtures"
 HF = "pretrained=lm_eval_ensemble/assets/tiny/fim,max_length=384"
 TOY = ["--tasks", "infill_toy", "--limit", "15", "--confirm_run_unsafe_code"]
+QUESTIONS = ["--tasks", "triviaqa_uncertainty", "--num_fewshot", "0", "--limit", "12"]
 STOCK = ["--tasks", "words_choice,words_generate", "--include_path", "tests/fixtures/tasks", "--limit", "12"]
 
 #: name -> arguments of lm_eval.
@@ -33,6 +34,8 @@ RUNS = {
         *("--model", "ensemble-ppl", "--model_args", "preset=tiny,pretrained=tiny-repeats"),
         *("--metadata", '{"repeats": 3}', "--tasks", "infill_toy", "--limit", "6", "--confirm_run_unsafe_code"),
     ],
+    # Needs the data sets (LM_EVAL_ENSEMBLE_DATA).
+    "questions": ["--model", "hf-scored", "--model_args", "pretrained=tests/assets/tiny_qa", *QUESTIONS],
 }
 #: of the results file: they describe the machine and its checkout.
 DROPPED = ("pretty_env_info", "git_hash", "upper_git_hash")

@@ -71,6 +71,7 @@ def test_the_wheel_holds_tasks_weights_presets_and_the_hook(wheel: Path) -> None
         "lm_eval_ensemble_autoload.pth",
         "lm_eval_ensemble/py.typed",
         "lm_eval_ensemble/presets/tiny.yaml",
+        *(f"lm_eval_ensemble/report/page/page.{kind}" for kind in ("html", "css", "js")),
         "lm_eval_ensemble/tasks/infill_toy/problems.yaml",
         "lm_eval_ensemble/tasks/humaneval_infill/humaneval_infill.yaml",
         "lm_eval_ensemble/assets/tiny/mdm/model.safetensors",

@@ -60,37 +60,83 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
         help="instead: jsonl, one line per completion with all members' texts; stats, a short summary per task as JSON",
     )
     parser.add_argument("--output", metavar="PATH", help="write there instead of printing")
+    parser.add_argument(
+        "--html",
+        metavar="PATH",
+        help="where the page with every sample goes (default: RUN/report.html, and for a results file beside it; "
+        "with --format json and --export only if asked for)",
+    )
+    parser.add_argument("--no_html", action="store_true", help="write no page")
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
     parser.add_argument("--seed", type=int, default=0, help="of the resamples and random signs (default: %(default)s)")
 
 
 def main_report(arguments: argparse.Namespace) -> int:
-    """Prints figures or an export; what could not be read goes to stderr. The exit status is 1 if something could not."""
-    from lm_eval_ensemble.report import exports
+    """Prints figures or an export, and writes the page; what could not be read goes to stderr. The exit status is 1 if
+    something could not."""
     from lm_eval_ensemble.report.run import report_of
     from lm_eval_ensemble.report.tables import as_json
     from lm_eval_ensemble.report.text import as_text
 
+    asked = arguments.html is not None or arguments.open
+    if asked and arguments.no_html:
+        raise DataError("--no_html contradicts --html and --open; give one of them.")
     found, problems = load_runs([arguments.run])
     runs = _asked(found, arguments.task)
-    if arguments.export == "jsonl":
-        lines: list[str] = []
-        for run in runs:
-            if run.samples_path is None:
-                problems.append(f"{run.results_path}: no samples of {run.task}. Run lm_eval with --log_samples.")
-                continue
-            samples = run.numbered_samples(problems)
-            lines += exports.flat_lines(samples, run.first_filter, str(run.samples_path), problems)
-        return _deliver("".join(f"{line}\n" for line in lines), problems, arguments.output)
-    reports = [report_of(run, problems, arguments.seed) for run in runs]
-    if arguments.export == "stats":
+    # An export of lines needs no figures.
+    figures = arguments.export != "jsonl" or asked
+    reports = [report_of(run, problems, arguments.seed) for run in runs] if figures else []
+    if arguments.export is not None:
+        text = _export(arguments.export, runs, reports, problems)
+    else:
+        text = (as_json(reports) if arguments.format == "json" else "\n\n".join(map(as_text, reports))) + "\n"
+    status = _deliver(text, problems, arguments.output)
+    if arguments.no_html or not (asked or (arguments.export is None and arguments.format == "text")):
+        return status
+    return max(status, _page(arguments, runs, reports))
+
+
+def _export(kind: str, runs: list[TaskRun], reports: list[dict[str, Any]], problems: list[str]) -> str:
+    from lm_eval_ensemble.report import exports
+    from lm_eval_ensemble.report.tables import as_json
+
+    if kind == "stats":
         summary: dict[str, Any] = {}
         for report in reports:
             if report["figures"]["n"]:
                 name = report["task"] if report["task"] not in summary else f"{report['task']} ({report['run']})"
                 summary[name] = {"run": report["run"], "metric": report["metric"], **exports.stats(report["figures"])}
-        return _deliver(as_json(summary) + "\n", problems, arguments.output)
-    text = as_json(reports) if arguments.format == "json" else "\n\n".join(map(as_text, reports))
-    return _deliver(text + "\n", problems, arguments.output)
+        return as_json(summary) + "\n"
+    lines: list[str] = []
+    for run in runs:
+        if run.samples_path is None:
+            problems.append(f"{run.results_path}: no samples of {run.task}. Run lm_eval with --log_samples.")
+            continue
+        samples = run.numbered_samples(problems)
+        lines += exports.flat_lines(samples, run.first_filter, str(run.samples_path), problems)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _page(arguments: argparse.Namespace, runs: list[TaskRun], reports: list[dict[str, Any]]) -> int:
+    """Writes the page after everything else: whatever goes wrong here, the figures are out."""
+    import webbrowser
+
+    from lm_eval_ensemble.report.page.build import page, write_page
+
+    run = Path(arguments.run)
+    path = Path(arguments.html) if arguments.html else run / "report.html" if run.is_dir() else run.with_suffix(".html")
+    try:
+        write_page(page(runs, reports), path)
+    except DataError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if arguments.output is not None or (arguments.export is None and arguments.format == "text"):
+        # JSON on stdout is read by another program.
+        print(f"\nEvery sample: {path}")
+    if arguments.open and not webbrowser.open(path.resolve().as_uri()):
+        print(f"{path}: no browser could be started; open the file in one.", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _asked(runs: list[TaskRun], tasks: list[str] | None) -> list[TaskRun]:

@@ -1,17 +1,35 @@
-"""The figures of a run as text: short Markdown tables, each with one line that says how to read it."""
+"""The figures of a run in words: short tables and sentences, by section. The page shows the same sections."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lm_eval_ensemble.report.failures import CATEGORIES
 from lm_eval_ensemble.report.tables import markdown_table
 
-__all__ = ["as_text"]
+__all__ = ["Section", "Table", "as_text", "headline", "sections"]
 
 _NONE = "-"
 _SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells are finished text; every row has as many as ``header``."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """``name`` is fixed, for those who add something to a section; a part is a table, or sentences, one per line."""
+
+    name: str
+    title: str
+    parts: Sequence[str | Table]
 
 
 def as_text(report: Mapping[str, Any]) -> str:
@@ -19,16 +37,32 @@ def as_text(report: Mapping[str, Any]) -> str:
 
     :param report: ``run``, ``task``, ``metric`` and the like, and ``figures``.
     """
-    figures = report["figures"]
-    parts = [f"## {report['run']}, {report['task']}: {report['metric']}", _head(report)]
-    if figures["n"]:
-        for section in (_scores, _selection, _scorers, _diversity, _failures, _margin, _lengths, _problems, _questions):
-            if text := section(figures):
-                parts.append(text)
+    parts = [f"## {report['run']}, {report['task']}: {report['metric']}", headline(report)]
+    for section in sections(report["figures"]):
+        parts += [markdown_table(part.header, part.rows) if isinstance(part, Table) else part for part in section.parts]
     return "\n\n".join(parts)
 
 
-def _head(report: Mapping[str, Any]) -> str:
+def sections(figures: Mapping[str, Any]) -> list[Section]:
+    """What there is to say, the most important first; sections without anything are left out."""
+    if not figures["n"]:
+        return []
+    found = [
+        Section("scores", "Scores", _scores(figures)),
+        Section("selection", "Selection", _selection(figures)),
+        Section("scorers", "What the scores know", _scorers(figures)),
+        Section("diversity", "How differently the members fail", _diversity(figures)),
+        Section("failures", "Why texts fail", _failures(figures)),
+        Section("margin", "Error among the surest", _margin(figures)),
+        Section("lengths", "By length", _lengths(figures)),
+        Section("problems", "By problem", _problems(figures)),
+        Section("questions", "Does it know when it is wrong?", _questions(figures)),
+    ]
+    return [section for section in found if section.parts]
+
+
+def headline(report: Mapping[str, Any]) -> str:
+    """Model, date and size of the run in one sentence."""
     figures, facts = report["figures"], [f"{report['model']}, {report['date']}".rstrip(", ")]
     if not figures["n"]:
         return f"{facts[0]}. No sample can be used."
@@ -48,7 +82,7 @@ def _head(report: Mapping[str, Any]) -> str:
     return "; ".join(facts) + "."
 
 
-def _scores(figures: Mapping[str, Any]) -> str:
+def _scores(figures: Mapping[str, Any]) -> list[str | Table]:
     header = ["", "score", "95 % clustered", "95 % Wilson", "deff", "selected", "log-ppl", "ensemble minus it", "p", "W/L/T"]
     rows = []
     members = figures.get("members", {})
@@ -62,13 +96,13 @@ def _scores(figures: Mapping[str, Any]) -> str:
         mean = _plain(entry["mean_log_ppl"], ".3f")
         rows.append([name, *_score_cells(entry), _share(entry["selected"]), mean, gain_text, _plain(gain["p"], ".2g"), counts])
     rows += [[name, *_score_cells(entry), *[_NONE] * 5] for name, entry in named.items() if entry]
-    return _table(header, rows)
+    return [_table(header, rows)]
 
 
-def _selection(figures: Mapping[str, Any]) -> str:
+def _selection(figures: Mapping[str, Any]) -> list[str | Table]:
     found = figures.get("selection")
     if not found:
-        return ""
+        return []
     recovered, best = figures["recovered"], figures["best_member"]
     bounds = _interval(recovered["low"], recovered["high"])
     if recovered["value"] is None:
@@ -91,13 +125,13 @@ def _selection(figures: Mapping[str, Any]) -> str:
     else:
         lines.append("No choice mattered: all candidates of each document were right, or all were wrong.")
     lines.append("Picked: " + ", ".join(f"{name} {_share(value)} %" for name, value in figures["picks"].items()) + ".")
-    return "\n".join(lines)
+    return ["\n".join(lines)] if lines else []
 
 
-def _scorers(figures: Mapping[str, Any]) -> str:
+def _scorers(figures: Mapping[str, Any]) -> list[str | Table]:
     found = figures.get("scorers")
     if not found:
-        return ""
+        return []
     members = list(next(iter(found.values()))["members"])
     several = len(members) > 1
     header = ["scorer"]
@@ -112,15 +146,13 @@ def _scorers(figures: Mapping[str, Any]) -> str:
             if several:
                 cells.append(_share((entry["prefers"] or {}).get(member)))
         rows.append([*cells, *([_share(entry["accuracy"])] if several else [])])
-    return (
-        "Scores (nats, lower is better), AUROC for telling wrong from right, correlation r with being right"
-        + (", how often each prefers whom, and its accuracy on the choices that matter:" if several else ":")
-        + "\n\n"
-        + _table([*header, *(["accuracy"] if several else [])], rows)
+    intro = "Scores (nats, lower is better), AUROC for telling wrong from right, correlation r with being right" + (
+        ", how often each prefers whom, and its accuracy on the choices that matter:" if several else ":"
     )
+    return [intro, _table([*header, *(["accuracy"] if several else [])], rows)]
 
 
-def _diversity(figures: Mapping[str, Any]) -> str:
+def _diversity(figures: Mapping[str, Any]) -> list[str | Table]:
     lines = []
     for entry in figures.get("diversity", []):
         first, second = entry["pair"]
@@ -131,23 +163,23 @@ def _diversity(figures: Mapping[str, Any]) -> str:
             f"{_plain(entry['double_fault'], '.3f')}; the same text in {_share(entry['same_text'])} %, the same wrong text in "
             f"{_share(entry['same_wrong_text'])} % of what both got wrong."
         )
-    return "\n".join(lines)
+    return ["\n".join(lines)] if lines else []
 
 
-def _failures(figures: Mapping[str, Any]) -> str:
+def _failures(figures: Mapping[str, Any]) -> list[str | Table]:
     found = figures.get("failures")
     if not found:
-        return ""
+        return []
     names = ["pass", *CATEGORIES]
     rows = [[who, *(str(counts[name]) for name in names)] for who, counts in found["counts"].items()]
     others = ", ".join(f"{name} {count}" for name, count in found["other"].items())
-    return _table(["verdicts", *names], rows) + (f"\n\nOther: {others}." if others else "")
+    return [_table(["verdicts", *names], rows), *([f"Other: {others}."] if others else [])]
 
 
-def _margin(figures: Mapping[str, Any]) -> str:
+def _margin(figures: Mapping[str, Any]) -> list[str | Table]:
     found = figures.get("risk_coverage")
     if not found:
-        return ""
+        return []
     kept = {point["coverage"]: point["risk"] for point in found["points"]}
     risks = ", ".join(f"{_share(kept[c])} % of the surest {c:.0%}" for c in (0.25, 0.5, 0.75, 1.0))
     text = (
@@ -157,13 +189,13 @@ def _margin(figures: Mapping[str, Any]) -> str:
     if bins := found.get("selection_accuracy_by_margin"):
         parts = ", ".join(f"{_share(b['accuracy'])} % of {b['n']} ({b['low']:.3g} to {b['high']:.3g} nats)" for b in bins)
         text += f"\nRight choices by margin, among those that mattered: {parts}."
-    return text
+    return [text]
 
 
-def _lengths(figures: Mapping[str, Any]) -> str:
+def _lengths(figures: Mapping[str, Any]) -> list[str | Table]:
     found = figures.get("by_length")
     if not found:
-        return ""
+        return []
     members = list(figures.get("members", {}))
     header = [f"{found['of']} length", "n", "score", *members, *(["oracle", "decisive", "selection"] if members else [])]
     rows = []
@@ -174,13 +206,13 @@ def _lengths(figures: Mapping[str, Any]) -> str:
         if members:
             cells += [_share(entry["oracle"]), str(entry["decisive"]), _share(entry["selection_accuracy"])]
         rows.append(cells)
-    return _table(header, rows)
+    return [_table(header, rows)]
 
 
-def _problems(figures: Mapping[str, Any]) -> str:
+def _problems(figures: Mapping[str, Any]) -> list[str | Table]:
     entries, members = figures["by_problem"], list(figures.get("members", {}))
     if len(entries) < 2:
-        return ""
+        return []
     solved = sum(entry["score"] == 1 for entry in entries)
     none = sum(entry["score"] == 0 for entry in entries)
     text = f"Of {len(entries)} problems {solved} are solved in every document, {none} in none."
@@ -192,11 +224,11 @@ def _problems(figures: Mapping[str, Any]) -> str:
         ]
         if shown:
             text += " Most documents lost to the oracle: " + ", ".join(shown) + "."
-    return text
+    return [text]
 
 
-def _questions(figures: Mapping[str, Any]) -> str:
-    parts = []
+def _questions(figures: Mapping[str, Any]) -> list[str | Table]:
+    parts: list[str | Table] = []
     if found := figures.get("answers"):
         right = ", ".join(f"{_share(value)} % by {rule}" for rule, value in found["right"].items())
         stops = ", ".join(f"{name} {count}" for name, count in found["stops"].items()) or "not recorded"
@@ -214,13 +246,13 @@ def _questions(figures: Mapping[str, Any]) -> str:
         parts.append(_table(header, rows))
         if reasons := sorted({entry["reason"] for entry in scores.values() if entry["reason"]}):
             parts.append(f"Without AUROC or interval: {'; '.join(reasons)}.")
-    return "\n\n".join(parts)
+    return parts
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """Columns without any value are left out."""
     kept = [i for i in range(len(header)) if i < 2 or any(row[i] != _NONE for row in rows)]
-    return markdown_table([header[i] for i in kept], [[row[i] for i in kept] for row in rows])
+    return Table([header[i] for i in kept], [[row[i] for i in kept] for row in rows])
 
 
 def _score_cells(entry: Mapping[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -25,10 +26,14 @@ print(status, len(printed.getvalue()) > 500, [m for m in ("torch", "lm_eval", "t
             ["compare", str(FIXTURES / "ensemble"), str(FIXTURES / "fim"), "--members"],
             [["--format", f] for f in ("md", "html", "csv")],
         ),
-        (["report", str(FIXTURES / "ensemble")], [[], ["--format", "json"], ["--export", "jsonl"], ["--export", "stats"]]),
+        (
+            ["report", str(FIXTURES / "ensemble")],
+            [["--html", "PAGE"], ["--no_html"], ["--format", "json"], ["--export", "jsonl"], ["--export", "stats"]],
+        ),
     ],
 )
-def test_no_model_library_is_loaded(arguments: list[str], more: list[list[str]]) -> None:
+def test_no_model_library_is_loaded(tmp_path: Path, arguments: list[str], more: list[list[str]]) -> None:
+    more = [[str(tmp_path / "page.html") if word == "PAGE" else word for word in words] for words in more]
     code = CODE.format(arguments=arguments, more=more)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"{[0] * len(more)} True []", done.stderr
