@@ -26,11 +26,12 @@ def question_figures(rows: Sequence[Answer]) -> dict[str, Any]:
         found["answers"] = {
             "n": len(told),
             "right": {
-                rule: _mean([float(entry[key]) >= least for entry in told if isinstance(entry[key], int | float)])
+                rule: _mean([value >= least for entry in told if (value := _share(entry[key])) is not None])
                 for rule, (key, least) in _RULES.items()
             },
             "mean": {
-                key: _mean([float(e[key]) for e in told if isinstance(e[key], int | float)]) for key in ("f1", "em", "rougeL")
+                key: _mean([value for entry in told if (value := _share(entry[key])) is not None])
+                for key in ("f1", "em", "rougeL")
             },
             "truncated": _mean([bool(entry["truncated"]) for entry in told]),
             "empty": _mean([bool(entry["empty"]) for entry in told]),
@@ -51,6 +52,11 @@ def _score(rows: Sequence[Answer], name: str) -> dict[str, Any]:
     more = curves(score, wrong) or {}
     kept = {key: more.get(key) for key in ("aurc", "eaurc", "prr", "points")}
     return {**area.as_json(), "wrong": sum(wrong), **kept}
+
+
+def _share(value: Any) -> float | None:
+    """A number from 0 to 1; None for anything else, not-a-number among it."""
+    return float(value) if isinstance(value, int | float) and 0 <= value <= 1 else None
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -51,3 +51,12 @@ def test_figures_of_questions() -> None:
 def test_nothing_is_said_of_other_runs() -> None:
     found = figures(read_rows(enumerate([sample(0, 1.0), sample(1, 0.0)], 1), "acc", "none", "file", []))
     assert not {"answers", "uncertainty", "scorers", "members"} & found.keys()
+
+
+@pytest.mark.parametrize("damaged", [float("nan"), 10**400, -1, "0.9"])
+def test_measures_that_are_no_share_count_neither_as_right_nor_as_wrong(damaged: Any) -> None:
+    data = [question(i, 1.0, float(i)) for i in range(2)]
+    data.append(question(2, 1.0, 0.0))
+    data[2]["uncertainty"]["f1"] = damaged
+    found = figures(read_rows(enumerate(data, 1), "accuracy", "none", "file", []))["answers"]
+    assert (found["right"]["f1>=0.5"], found["mean"]["f1"], found["n"]) == (0.5, 0.5, 3)
