@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from lm_eval.api.instance import Instance
+from lm_eval.api.model import CacheHook
 
 from lm_eval_ensemble.batching import Batcher, starting_size
 from lm_eval_ensemble.config import DIFFUSION, DiffusionConfig, asset_path, parse_settings, preset_settings
@@ -19,7 +20,7 @@ from lm_eval_ensemble.diffusion.decode import Canvas, fill
 from lm_eval_ensemble.diffusion.length import Length, LengthPolicy
 from lm_eval_ensemble.diffusion.model import MaskedDiffusionModel, pad_right
 from lm_eval_ensemble.diffusion.schedules import auto_steps
-from lm_eval_ensemble.harness.base import default_device, default_dtype
+from lm_eval_ensemble.harness.base import default_device, default_dtype, own_cache
 from lm_eval_ensemble.harness.lengths import LengthFinder, find_bias, offered
 from lm_eval_ensemble.harness.refill_lm import RefillLM
 from lm_eval_ensemble.harness.requests import Draw, mixed_requests, resolve
@@ -132,6 +133,10 @@ class DiffusionInfill(RefillLM):
             "computed": [self._device.type, str(self.network.model.dtype), self.window],
             "versions": versions("torch", "transformers"),
         }
+
+    def set_cache_hook(self, cache_hook: CacheHook) -> None:
+        own_cache(cache_hook, self.fingerprint() or self.config.model_dump())
+        super().set_cache_hook(cache_hook)
 
     def relevant(self, request: InfillRequest) -> InfillRequest:
         """Without the prompt text, and without the reference or the hint where the length does not come from it."""

@@ -118,6 +118,14 @@ def test_use_cache_gives_a_members_answers_and_records_again(
     assert rows[0] == rows[1]
 
 
+def test_a_diffusion_model_refuses_a_cache_of_other_settings(evaluate: Run, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"limit": 1, "use_cache": str(tmp_path / "cache")}
+    for length in ("fixed:3", "fixed:3"):
+        evaluate("diffusion-infill", model_args={"preset": "tiny", "length": length}, **options)
+    with pytest.raises(HostError, match="given by another model or under other settings"):
+        evaluate("diffusion-infill", model_args={"preset": "tiny", "length": "fixed:4"}, **options)
+
+
 @pytest.mark.parametrize("model", ["diffusion", "scored"])
 def test_use_cache_with_repeats_is_refused(evaluate: Run, request: Any, model: str, tmp_path: Path) -> None:
     with pytest.raises(HostError, match="one answer per prompt"):
