@@ -8,9 +8,9 @@ from lm_eval_ensemble.errors import DataError
 from lm_eval_ensemble.report.documents import choose_metric, label_of
 from lm_eval_ensemble.report.figures import figures
 from lm_eval_ensemble.report.load import TaskRun
-from lm_eval_ensemble.report.records import read_rows
+from lm_eval_ensemble.report.records import Answer, read_rows
 
-__all__ = ["report_of"]
+__all__ = ["read_run", "report_of"]
 
 _TOLD = 5
 
@@ -20,6 +20,12 @@ def report_of(run: TaskRun, problems: list[str], seed: int = 0) -> dict[str, Any
 
     :param problems: takes one line per damaged line of the samples (up to five, then their number).
     """
+    return read_run(run, problems, seed)[0]
+
+
+def read_run(run: TaskRun, problems: list[str], seed: int = 0) -> tuple[dict[str, Any], list[Answer]]:
+    """What :func:`report_of` gives, and the rows it was made from."""
+    rows: list[Answer] = []
     told: list[str] = []
     metric, found = None, figures([])
     if run.samples_path is None:
@@ -39,7 +45,7 @@ def report_of(run: TaskRun, problems: list[str], seed: int = 0) -> dict[str, Any
     if run.n_samples is not None and found["n"] not in (0, run.n_samples):
         problems.append(f"{run.samples_path}: {found['n']} documents can be used, the results file counts {run.n_samples}.")
     mode = run.results.get("length_mode")
-    return {
+    report = {
         "run": label_of(run),
         "task": run.task,
         "metric": metric,
@@ -51,3 +57,4 @@ def report_of(run: TaskRun, problems: list[str], seed: int = 0) -> dict[str, Any
         "results_path": str(run.results_path),
         "figures": found,
     }
+    return report, rows
