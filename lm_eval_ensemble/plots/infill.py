@@ -66,7 +66,8 @@ def accuracy_bars(reports: Sequence[Report]) -> Figure:
     furthest = max(scale * (entry["high"] if entry["high"] is not None else entry["value"]) for _, _, entry in rows)
     for place, (_, colour, entry) in enumerate(rows):
         look = {"color": "white", "edgecolor": GREY, "hatch": "////"} if colour == _BOUND else {"color": colour}
-        value, low, high = (None if entry[key] is None else scale * entry[key] for key in ("value", "low", "high"))
+        value = scale * entry["value"]
+        low, high = (None if entry[key] is None else scale * entry[key] for key in ("low", "high"))
         axes.barh(place, value, height=0.7, xerr=errors(value, low, high), ecolor=INK, capsize=3, **look)
         axes.annotate(
             f"{value:.1f}" if share else f"{value:.3g}",
@@ -123,7 +124,16 @@ def score_scatter(report: Report, rows: Sequence[Answer], pair: tuple[str, str] 
         if points := classes.get(key):
             x, y = zip(*points, strict=True)
             size = 16 if key == (False, False) else 26
-            axes.scatter(x, y, s=size, c=colour, marker=marker, alpha=alpha, linewidths=0.8, label=f"{name.replace('$', '')} right: {len(points)}")
+            axes.scatter(
+                x,
+                y,
+                s=size,
+                c=colour,
+                marker=marker,
+                alpha=alpha,
+                linewidths=0.8,
+                label=f"{name.replace('$', '')} right: {len(points)}",
+            )
     high = max(max(point) for points in classes.values() for point in points)
     low = min(0.0, min(min(point) for points in classes.values() for point in points))
     axes.plot([low, high], [low, high], color=INK, lw=0.8, ls="--")
@@ -190,11 +200,13 @@ def risk_coverage(report: Report, rows: Sequence[Answer], seed: int = 0) -> Figu
 
     The band is pointwise: percentiles over resamples of whole problems.
 
-    :raises Missing: nothing orders the answers.
+    :raises Missing: nothing orders the answers, or all are right or all wrong.
     """
     found = report["figures"].get("risk_coverage")
     if not found:
         raise Missing("no score orders the answers")
+    if found["risk"] in (0.0, 1.0):
+        raise Missing(f"all answers are {'wrong' if found['risk'] else 'right'}: every order is as good")
     x = [point["coverage"] for point in found["points"]]
     y = [100 * point["risk"] for point in found["points"]]
     figure, axes = blank(f"{report['task']}: what leaving out uncertain answers gains", height=4.2)
@@ -243,7 +255,7 @@ def length_histogram(report: Report) -> Figure:
     top.bar(places, n - right, bottom=right, width=0.8, color=_PALE, label="the rest")
     for place, part in zip(places, bins, strict=True):
         top.annotate(str(part["n"]), (place, part["n"]), (0, 2), textcoords="offset points", ha="center", fontsize=8)
-    top.legend(fontsize=8, frameon=False, loc="upper right")
+    top.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(-0.01, 0.98), ncols=2)
     top.margins(y=0.12)
     label(top, y="documents")
     lines = [("score" if not members else "ensemble", [part["score"] for part in bins])]
@@ -259,11 +271,13 @@ def length_histogram(report: Report) -> Figure:
             places + shift, y, yerr=distance, color=colour, marker=MARKERS[k % len(MARKERS)], ms=5, lw=1.2,
             ls="-" if k == 0 else ":", capsize=2, label=name.replace("$", r"\$"),
         )  # fmt: skip
-    bottom.legend(fontsize=8, frameon=False, loc="upper right")
+    bottom.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(-0.01, 0.98), ncols=len(lines))
     bottom.set_ylim(0, None)
     bottom.set_xticks(places, [_bin_name(part) for part in bins])
     label(bottom, f"length of the {found['of']}, {found['unit']}", f"{report['metric']}, %")
-    caption(figure, _documents([report]), "Numbers above the bars: documents. 95 % Wilson intervals (documents as independent).")
+    caption(
+        figure, _documents([report]), "Numbers above the bars: documents. 95 % Wilson intervals (documents as independent)."
+    )
     return figure
 
 
@@ -272,9 +286,9 @@ def _band(rows: Sequence[Answer], by_margin: bool, seed: int) -> Any:
     known: list[tuple[float, bool, Any]] = []
     for row in rows:
         for choice in row.choices:
-            score = _uncertainty(choice, by_margin)
-            if score is not None:
-                known.append((score, not choice.chosen.right, row.cluster))
+            own = _uncertainty(choice, by_margin)
+            if own is not None:
+                known.append((own, not choice.chosen.right, row.cluster))
     names = {name: number for number, name in enumerate(dict.fromkeys(entry[2] for entry in known))}
     if len(names) < 2:
         return None
@@ -313,4 +327,3 @@ def _documents(reports: Sequence[Report]) -> str:
 
 def _bin_name(part: Mapping[str, Any]) -> str:
     return f"{part['low']} and more" if part["high"] is None else f"{part['low']} to {part['high'] - 1}"
-

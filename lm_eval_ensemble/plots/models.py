@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 from lm_eval_ensemble.metrics.uncertainty import Estimate
 from lm_eval_ensemble.plots.style import listed, short
@@ -16,22 +15,35 @@ __all__ = ["Aliasing", "aliasing", "area_of", "by_size", "cells", "datasets_of",
 
 
 def name_of(analysis: Analysis) -> str:
-    """The model as plots name it. Two kinds of run, or two runs, of one checkpoint are told apart by :func:`models_of`."""
+    """The model by the last part of its name; :func:`models_of` tells models of one name apart."""
     parts = analysis.answers.origin.name.rstrip("/").split("/")
     return short(parts[-1] or analysis.answers.origin.name, 28)
 
 
 def models_of(analyses: Sequence[Analysis]) -> dict[str, list[Analysis]]:
-    """Label -> its runs, one per data set; in the order given. Labels are distinct."""
-    found: dict[str, list[Analysis]] = {}
+    """Label -> its runs, one per data set; in the order given. What tells models of one name apart stands in brackets."""
+    groups: list[list[Analysis]] = []
     for analysis in analyses:
-        plain = name_of(analysis)
-        for candidate in (plain, f"{plain} ({analysis.answers.source})", *(f"{plain} #{k}" for k in range(2, len(analyses) + 2))):
-            own = found.get(candidate, [])
-            alike = all(_identity(a) == _identity(analysis) and a.answers.dataset != analysis.answers.dataset for a in own)
-            if alike:
-                found.setdefault(candidate, []).append(analysis)
-                break
+        own = next((group for group in groups if _joins(analysis, group)), None)
+        if own is None:
+            groups.append([analysis])
+        else:
+            own.append(analysis)
+    found: dict[str, list[Analysis]] = {}
+    for group in groups:
+        first = group[0]
+        name, origin = name_of(first), first.answers.origin
+        rivals = [other[0].answers for other in groups if name_of(other[0]) == name]
+        if len(rivals) > 1:
+            details = {
+                origin.precision: {rival.origin.precision for rival in rivals},
+                origin.size: {rival.origin.size for rival in rivals},
+                first.answers.source: {rival.source for rival in rivals},
+            }
+            told = [own for own, all_of_them in details.items() if len(all_of_them) > 1]
+            name += f" ({', '.join(told)})" if told else ""
+        count = sum(label.split(" #")[0] == name for label in found)
+        found[f"{name} #{count + 1}" if count else name] = group
     return found
 
 
@@ -83,7 +95,8 @@ class Aliasing:
             parts = [f"in {self.confounded} the precision differs too"] if self.confounded else []
             parts += [f"in {self.unknown} it is not known"] if self.unknown else []
             return (
-                f"of {self.pairs} pairs of one family that differ in size, {listed(parts)} (dashed): those show no effect of size."
+                f"of {self.pairs} pairs of one family that differ in size, {listed(parts)} (dashed): those show no effect of "
+                "size alone."
             )
         return ""
 
@@ -114,5 +127,7 @@ def size_pairs(analyses: Sequence[Analysis]) -> list[tuple[Analysis, Analysis]]:
     ]
 
 
-def _identity(analysis: Analysis) -> tuple[Any, ...]:
-    return analysis.answers.origin, analysis.answers.source
+def _joins(analysis: Analysis, group: Sequence[Analysis]) -> bool:
+    """Whether a run is of the group's model, on a data set that the group does not have yet."""
+    same = (analysis.answers.origin, analysis.answers.source) == (group[0].answers.origin, group[0].answers.source)
+    return same and analysis.answers.dataset not in {other.answers.dataset for other in group}

@@ -57,12 +57,12 @@ def require() -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
-        raise ConfigError(
-            f"plots need matplotlib ({error}). Install it with: pip install 'lm_eval_ensemble[plots]'"
-        ) from None
+        raise ConfigError(f"plots need matplotlib ({error}). Install it with: pip install 'lm_eval_ensemble[plots]'") from None
 
 
-def blank(title: str, width: float = 6.4, height: float = 3.6, rows: int = 1, columns: int = 1, **more: Any) -> tuple[Figure, Any]:
+def blank(
+    title: str, width: float = 6.4, height: float = 3.6, rows: int = 1, columns: int = 1, **more: Any
+) -> tuple[Figure, Any]:
     """A figure and its axes (one, or an array of them), sizes in inches. pyplot is not involved: nothing stays open."""
     require()
     from matplotlib.figure import Figure

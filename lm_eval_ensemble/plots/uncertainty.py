@@ -7,7 +7,7 @@ it shows; :class:`~lm_eval_ensemble.plots.style.Missing` says why there is nothi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "PLOTS",
     "RADAR",
     "accuracy_against_auroc",
     "auroc_heatmap",
@@ -48,8 +49,10 @@ __all__ = [
 #: spokes of the radar: metric -> its name on the plot. All are better when higher and 1 at best.
 RADAR = {"accuracy": "accuracy", "auroc": "AUROC", "auprc": "AUPRC", "prr": "PRR", "aurac": "AURAC", "acc@80": "acc@80"}
 _CHANCE = "0.5 is chance."
-_DELONG = "Intervals: 95 %, DeLong."
+_DELONG = "Intervals: 95 %, DeLong (exact where right and wrong do not overlap)."
 _MOST = 8
+# How a point is filled tells the precision.
+_FILLS = ("full", "none", "left", "bottom", "right", "top")
 
 
 def auroc_heatmap(analyses: Sequence[Analysis], score: str = PRIMARY) -> Figure:
@@ -114,12 +117,14 @@ def family_bars(analyses: Sequence[Analysis], score: str = PRIMARY) -> Figure:
     counts = {family: len({a.answers.origin for a in known if a.answers.origin.family == family}) for family in families}
     axes.set_xticks(range(len(families)), [f"{plain(name)}\n{_count(counts[name], 'model')}" for name in families])
     axes.axhline(0.5, color=INK, lw=0.8, ls="--")
-    axes.set_ylim(0, 1.02)
+    axes.set_xlim(-0.7, len(families) - 0.3)
+    axes.set_ylim(0, 1.03)
     label(axes, y=f"AUROC of {score}")
     caption(
         figure,
         _rules(known),
-        f"Points: models, {_DELONG[11:]} Bars: their mean; it has no interval, because the models are no sample of a family.",
+        "Points: models with 95 % intervals (DeLong). Bars: their mean; it has no interval, because the models are no sample "
+        "of a family.",
         "Dashed: chance.",
     )
     return figure
@@ -135,31 +140,60 @@ def size_effect(analyses: Sequence[Analysis], score: str = PRIMARY) -> Figure:
         raise Missing("the number of parameters of two models of different size is needed")
     datasets = datasets_of(known)
     families = list(dict.fromkeys(a.answers.origin.family for a in known))
+    precisions = list(dict.fromkeys(a.answers.origin.precision for a in known))
     colour = {family: COLOURS[i % len(COLOURS)] for i, family in enumerate(families)}
+    spots: dict[int, float] = {}
+    last = 0.0
+    # Models of nearly one size would hide each other: the larger one is moved to the right.
+    for own in sorted(models_of(known).values(), key=lambda own: _size(own[0])):
+        last = max(_size(own[0]), 1.12 * last)
+        spots |= {id(analysis): last for analysis in own}
     figure, panels = blank(
-        f"AUROC of {score} and the size of the model", 1.4 + 3.4 * len(datasets), 4.4, 1, len(datasets), sharey=True, squeeze=False
+        f"AUROC of {score} and the size of the model",
+        2.2 + 2.8 * len(datasets),
+        4.4,
+        1,
+        len(datasets),
+        sharey=True,
+        squeeze=False,
     )
     for axes, dataset in zip(panels[0], datasets, strict=True):
         own = [a for a in known if a.answers.dataset == dataset]
         for a, b in _neighbours(own):
             alike = a.answers.origin.precision == b.answers.origin.precision
-            x, y = zip(*[(_size(c), area_of(c, score).value) for c in (a, b)], strict=True)
+            x, y = zip(*[(spots[id(c)], area_of(c, score).value) for c in (a, b)], strict=True)
             axes.plot(x, y, color=colour[a.answers.origin.family], lw=1.2, ls="-" if alike else "--", alpha=0.8, zorder=1)
         for analysis in own:
             origin, area = analysis.answers.origin, area_of(analysis, score)
-            _point(axes, _size(analysis), area, colour[origin.family], MARKERS[families.index(origin.family) % len(MARKERS)])
-            place, text = (_size(analysis), area.value), f"{origin.size}\n{origin.precision}"
-            axes.annotate(plain(text), place, (5, -1), textcoords="offset points", va="center", fontsize=7, color=INK)
+            fill = _FILLS[precisions.index(origin.precision) % len(_FILLS)]
+            _point(
+                axes,
+                spots[id(analysis)],
+                area,
+                colour[origin.family],
+                MARKERS[families.index(origin.family) % len(MARKERS)],
+                fill,
+            )
         axes.axhline(0.5, color=INK, lw=0.8, ls=":")
         _log_sizes(axes, [_size(a) for a in known])
         label(axes, "parameters", f"AUROC of {score}" if axes is panels[0][0] else "", short(dataset))
     for family in families:
         marker = MARKERS[families.index(family) % len(MARKERS)]
         panels[0][0].plot([], [], color=colour[family], marker=marker, ls="", label=plain(family))
-    figure.legend(fontsize=8, frameon=False, loc="outside upper right", ncols=len(families))
+    for precision in precisions:
+        fill = _FILLS[precisions.index(precision) % len(_FILLS)]
+        panels[0][0].plot([], [], color=INK, marker="o", ls="", fillstyle=fill, label=plain(precision))
+    figure.legend(fontsize=8, frameon=False, loc="outside right center")
     dropped = len(_with_area(analyses, score)) - len(known)
     left = f"{dropped} of unknown size are left out." if dropped else ""
-    caption(figure, _rules(known), _DELONG, "Dotted: chance.", left, warning=aliasing(known).caveat)
+    caption(
+        figure,
+        _rules(known),
+        _DELONG,
+        "Dotted: chance. Models that would hide each other are moved to the right.",
+        left,
+        warning=aliasing(known).caveat,
+    )
     return figure
 
 
@@ -204,10 +238,10 @@ def accuracy_against_auroc(analyses: Sequence[Analysis], score: str = PRIMARY) -
             marker = MARKERS[datasets.index(analysis.answers.dataset) % len(MARKERS)]
             x = 100 * (right.value or 0.0)
             ends = [None if end is None else 100 * end for end in (right.low, right.high)]
-            y = area.value or 0.0
+            y, colour = area.value or 0.0, COLOURS[k % len(COLOURS)]
             axes.errorbar(
-                x, y, xerr=errors(x, *ends), yerr=errors(y, area.low, area.high), marker=marker, color=COLOURS[k % len(COLOURS)],
-                ms=6, lw=0.9, capsize=0,
+                x, y, xerr=errors(x, *ends), yerr=errors(y, area.low, area.high), marker=marker, color=colour, ms=6,
+                lw=0.9, capsize=0,
             )  # fmt: skip
         axes.plot([], [], color=COLOURS[k % len(COLOURS)], lw=4, label=plain(name))
     for j, dataset in enumerate(datasets):
@@ -225,7 +259,13 @@ def radar(analyses: Sequence[Analysis], score: str = PRIMARY) -> Figure:
     models, datasets = list(models_of(known)), datasets_of(known)
     drawn, table = models[:_MOST], cells(known)
     figure, panels = blank(
-        f"Profile of {score}", 1.2 + 3.3 * len(datasets), 4.8, 1, len(datasets), subplot_kw={"projection": "polar"}, squeeze=False
+        f"Profile of {score}",
+        2.6 + 3.0 * len(datasets),
+        4.6,
+        1,
+        len(datasets),
+        subplot_kw={"projection": "polar"},
+        squeeze=False,
     )
     angles = np.linspace(0, 2 * math.pi, len(RADAR), endpoint=False)
     cut = False
@@ -243,9 +283,9 @@ def radar(analyses: Sequence[Analysis], score: str = PRIMARY) -> Figure:
         axes.set_xticks(angles, list(RADAR.values()), fontsize=8)
         axes.set_theta_offset(math.pi / 2)
         axes.tick_params(axis="x", pad=6)
-        axes.set_title(plain(short(dataset)), fontsize=9, pad=14)
+        axes.set_title(plain(short(dataset)), fontsize=9, y=1.14)
     handles = {text: line for axes in figure.axes for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), fontsize=8, frameon=False, loc="outside lower center", ncols=3)
+    figure.legend(handles.values(), handles.keys(), fontsize=8, frameon=False, loc="outside right center")
     more = f"{len(models) - _MOST} more models are not drawn." if len(models) > _MOST else ""
     caption(
         figure,
@@ -282,8 +322,8 @@ def reliability(analyses: Sequence[Analysis], method: str = "isotonic", score: s
                 probability, share, yerr=errors(share, low, high), color=COLOURS[0], marker="o", ms=4, lw=1, capsize=2
             )
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
-        brier = f"Brier {found.brier.value:.2f}, base rate {found.base:.2f}"
-        title = f"{short(names[id(analysis)], 26)}\n{short(analysis.answers.dataset, 30)}, n = {found.ece.n}"
+        brier = f"Brier {found.brier.value:.2f}, base rate's {found.base:.2f}"
+        title = f"{names[id(analysis)]}\n{short(analysis.answers.dataset, 30)}, n = {found.ece.n}"
         label(axes, title=f"{title}\nECE {found.ece.value:.2f}; {brier}")
         axes.title.set_fontsize(7.5)
     for axes in panels.flat[len(known) :]:
@@ -326,9 +366,12 @@ def _size(analysis: Analysis) -> int:
     return analysis.answers.origin.parameters or 0
 
 
-def _point(axes: Axes, x: float, area: Any, colour: str, marker: str) -> None:
+def _point(axes: Axes, x: float, area: Any, colour: str, marker: str, fill: Any = "full") -> None:
     y = area.value
-    axes.errorbar(x, y, yerr=errors(y, area.low, area.high), color=colour, marker=marker, ms=5.5, lw=1, capsize=2, zorder=3)
+    axes.errorbar(
+        x, y, yerr=errors(y, area.low, area.high), color=colour, marker=marker, fillstyle=fill, mfcalt="white", ms=6, lw=1,
+        capsize=2, zorder=3,
+    )  # fmt: skip
 
 
 def _log_sizes(axes: Axes, sizes: Sequence[int]) -> None:
@@ -364,3 +407,15 @@ def _rules(analyses: Sequence[Analysis]) -> str:
 
 def _count(n: int, what: str) -> str:
     return f"{n} {what}" + ("" if n == 1 else "s")
+
+
+#: name of a file -> what draws it.
+PLOTS: dict[str, Callable[[Sequence[Analysis]], Figure]] = {
+    "auroc-heatmap": auroc_heatmap,
+    "families": family_bars,
+    "size": size_effect,
+    "datasets": dataset_effect,
+    "accuracy-auroc": accuracy_against_auroc,
+    "radar": radar,
+    "reliability": reliability,
+}

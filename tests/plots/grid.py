@@ -50,7 +50,10 @@ def a_record(number: int, logprobs: Sequence[float], right: bool) -> dict[str, A
 
 
 def write_grid(
-    folder: Path, n: int = 80, models: Mapping[str, tuple[str, int, str, float, float]] = MODELS, datasets: Sequence[str] = DATASETS
+    folder: Path,
+    n: int = 80,
+    models: Mapping[str, tuple[str, int, str, float, float]] = MODELS,
+    datasets: Sequence[str] = DATASETS,
 ) -> Path:
     """Writes one results folder per model, with ``n`` answers per data set; returns ``folder``."""
     for k, (name, (family, parameters, precision, accuracy, gap)) in enumerate(models.items()):
