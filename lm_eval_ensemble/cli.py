@@ -60,9 +60,9 @@ COMMANDS = (
         "compare",
         "report.commands",
         "runs side by side, with intervals and tests: is one better?",
-        "Compare result folders of lm_eval, ours or anybody's (made with --log_samples): one table per task, intervals and tests "
-        "that know which documents come from one problem, and one sentence per run. Files or lines that cannot be read are told "
-        "on stderr, the rest is used, and the exit status is 1.",
+        "Compare result folders of lm_eval, ours or anybody's (made with --log_samples): one table per task, intervals and "
+        "tests that know which documents come from one problem, and one sentence per run. Files or lines that cannot be read "
+        "are told on stderr, the rest is used, and the exit status is 1.",
         "add_compare_arguments",
         "main_compare",
     ),

@@ -108,7 +108,8 @@ def draw(found: Found, seed: int = 0) -> tuple[list[Plot], dict[str, str]]:
 def draw_run(report: Mapping[str, Any], rows: Sequence[Answer], seed: int = 0) -> Iterator[tuple[str, Callable[[], Figure]]]:
     """(kind, how to draw it) of the plots of one run, but for the bars of its task."""
     pairs = list(itertools.combinations(report["figures"].get("members", {}), 2))
-    for pair in [*pairs[:_PAIRS]] or [None]:
+    chosen: list[tuple[str, str] | None] = [*pairs[:_PAIRS]] or [None]
+    for pair in chosen:
         kind = "scatter" if len(pairs) < 2 or pair is None else f"scatter-{pair[0]}-{pair[1]}"
         yield kind, lambda pair=pair: infill.score_scatter(report, rows, pair)  # type: ignore[misc]
     yield "margin", lambda: infill.selection_by_margin(report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lm_eval_ensemble.errors import DataError
@@ -23,19 +24,25 @@ def report_of(run: TaskRun, problems: list[str], seed: int = 0) -> dict[str, Any
     return read_run(run, problems, seed)[0]
 
 
-def read_run(run: TaskRun, problems: list[str], seed: int = 0) -> tuple[dict[str, Any], list[Answer]]:
-    """What :func:`report_of` gives, and the rows it was made from."""
+def read_run(
+    run: TaskRun, problems: list[str], seed: int = 0, samples: Sequence[Mapping[str, Any]] | None = None
+) -> tuple[dict[str, Any], list[Answer]]:
+    """What :func:`report_of` gives, and the rows it was made from.
+
+    :param samples: instead of those of the run's file, in the form they have there.
+    """
     rows: list[Answer] = []
     told: list[str] = []
     metric, found = None, figures([])
-    if run.samples_path is None:
+    if samples is None and run.samples_path is None:
         problems.append(
             f"{run.results_path}: no samples of {run.task}, so there is nothing to report. Run lm_eval with --log_samples."
         )
     else:
         try:
             metric = choose_metric(run, None, run.first_filter)
-            rows = read_rows(run.numbered_samples(told), metric, run.first_filter, str(run.samples_path), told)
+            numbered = run.numbered_samples(told) if samples is None else enumerate(samples, 1)
+            rows = read_rows(numbered, metric, run.first_filter, str(run.samples_path), told)
             found = figures(rows, seed)
         except DataError as error:
             problems.append(str(error))

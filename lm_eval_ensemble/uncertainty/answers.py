@@ -87,14 +87,17 @@ def load_answers(paths: Sequence[str | Path]) -> tuple[list[Answers], list[str]]
     return found, problems
 
 
-def answers_of(run: TaskRun, problems: list[str]) -> Answers | None:
-    """The answers of one task of one run; None, and a line for ``problems``, where it has no records of them."""
-    if run.samples_path is None:
+def answers_of(run: TaskRun, problems: list[str], samples: Sequence[Mapping[str, Any]] | None = None) -> Answers | None:
+    """The answers of one task of one run; None, and a line for ``problems``, where it has no records of them.
+
+    :param samples: instead of those of the run's file, in the form they have there.
+    """
+    if samples is None and run.samples_path is None:
         problems.append(f"{run.results_path}: {run.task} has no samples file; run lm_eval with --log_samples. Left out.")
         return None
     rows: dict[str, Mapping[str, Any]] = {}
     seen = 0
-    for sample in run.samples(problems):
+    for sample in run.samples(problems) if samples is None else samples:
         seen += 1
         record = sample.get("uncertainty")
         if record is None:
