@@ -40,9 +40,22 @@ def execute(notebook: Any) -> Any:
     client = NotebookClient(fresh, timeout=120, km=Here(), resources={"metadata": {"path": str(NOTEBOOK.parent)}})
     client.execute(env=environment)
     for number, cell in enumerate(fresh.cells):
+        if "outputs" in cell:
+            cell.outputs = _joined(cell.outputs)
         cell.metadata = {}
         cell.id = f"cell-{number:02d}"
     return fresh
+
+
+def _joined(outputs: list[Any]) -> list[Any]:
+    """What a cell prints arrives in pieces that depend on timing: one output per stream."""
+    found: list[Any] = []
+    for output in outputs:
+        if found and output["output_type"] == "stream" and found[-1].get("name") == output["name"]:
+            found[-1]["text"] += output["text"]
+        else:
+            found.append(output)
+    return found
 
 
 def texts(notebook: Any) -> list[list[Any]]:

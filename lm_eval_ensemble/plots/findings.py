@@ -208,8 +208,9 @@ def _below_chance(analyses: Sequence[Analysis]) -> list[str]:
 
 def _size(analyses: Sequence[Analysis]) -> list[str]:
     """Larger against smaller models of one family, with the caveat of the plot."""
-    caveat = aliasing(analyses).caveat
-    pairs = [(a, b) for a, b in size_pairs(analyses) if area_of(a).value is not None and area_of(b).value is not None]
+    known = [a for a in analyses if area_of(a).value is not None and a.answers.origin.parameters]
+    caveat = aliasing(known).caveat
+    pairs = [(a, b) for a, b in size_pairs(known)]
     found = []
     if pairs:
         gaps = [(area_of(b).value or 0.0) - (area_of(a).value or 0.0) for a, b in pairs]
@@ -221,7 +222,7 @@ def _size(analyses: Sequence[Analysis]) -> list[str]:
             f"Larger minus smaller model of one family: AUROC of {PRIMARY} {min(gaps):+.3f} to {max(gaps):+.3f} in "
             f"{len(pairs)} pairs; significantly higher in {up}, lower in {down} (DeLong, Holm over the pairs)."
         )
-    if caveat and (pairs or len({a.answers.origin.parameters for a in analyses if a.answers.origin.parameters}) > 1):
+    if caveat and len({a.answers.origin.parameters for a in known}) > 1:
         found.append(f"Caution: {caveat}")
     return found
 

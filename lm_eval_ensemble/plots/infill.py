@@ -41,6 +41,7 @@ Report = Mapping[str, Any]
 _ENSEMBLE, _PALE = "#444444", "#d9d9d9"
 _MEMBERS = (COLOURS[0], COLOURS[1], COLOURS[2], COLOURS[3], COLOURS[4], COLOURS[5])
 _BOUND = "bound"
+_LENGTH_TOLD = "length=oracle: the diffusion model is told the length of every gap, which leaks part of the answer."
 _DRAWS = 500
 # Resamples at a time: bounds the memory of large runs.
 _BLOCK = 20
@@ -89,6 +90,7 @@ def accuracy_bars(reports: Sequence[Report]) -> Figure:
         "Bars: mean with 95 % interval clustered by problem (Student's t).",
         f"No interval: {', '.join(gone)} (no variation, or one problem)." if gone else "",
         bounds,
+        warning=_LENGTH_TOLD if any(report.get("length_mode") == "oracle" for report in reports) else "",
     )
     return figure
 
