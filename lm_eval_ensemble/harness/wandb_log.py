@@ -193,8 +193,8 @@ def _images(
 
     from lm_eval_ensemble.plots.gallery import draw_run
     from lm_eval_ensemble.plots.infill import accuracy_bars
+    from lm_eval_ensemble.plots.profiles import reliability
     from lm_eval_ensemble.plots.style import Missing
-    from lm_eval_ensemble.plots.uncertainty import reliability
     from lm_eval_ensemble.uncertainty.analysis import Settings, analyse
     from lm_eval_ensemble.uncertainty.answers import answers_of
 

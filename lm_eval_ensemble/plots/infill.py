@@ -38,7 +38,7 @@ __all__ = ["accuracy_bars", "length_histogram", "risk_coverage", "score_scatter"
 
 Report = Mapping[str, Any]
 # One colour each in all plots: the ensemble, what belongs to no member, and the members in their order.
-_ENSEMBLE, _PALE = "#444444", "#d9d9d9"
+_ENSEMBLE, _PALE = "#707070", "#d9d9d9"
 _MEMBERS = (COLOURS[0], COLOURS[1], COLOURS[2], COLOURS[3], COLOURS[4], COLOURS[5])
 _BOUND = "bound"
 _LENGTH_TOLD = "length=oracle: the diffusion model is told the length of every gap, which leaks part of the answer."

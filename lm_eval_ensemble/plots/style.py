@@ -87,7 +87,7 @@ def label(axes: Axes, x: str = "", y: str = "", title: str = "") -> None:
 
 def caption(figure: Figure, *sentences: str, warning: str = "") -> None:
     """How to read the plot, below it: documents, how intervals were made, and a caveat in a colour of its own."""
-    width = int(figure.get_figwidth() * 17)
+    width = int(figure.get_figwidth() * 15.5)
     lines = textwrap.wrap(" ".join(filter(None, sentences)), width)
     more = textwrap.wrap(f"Caution: {warning}", width) if warning else []
     # Two colours need two texts: the caveat stands below, on room kept by empty lines of the first.

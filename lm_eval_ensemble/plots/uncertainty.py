@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lm_eval_ensemble.metrics.clustered import wilson
 from lm_eval_ensemble.plots.models import aliasing, area_of, by_size, cells, datasets_of, models_of, size_pairs
+from lm_eval_ensemble.plots.profiles import count, documents, radar, reliability, with_area
 from lm_eval_ensemble.plots.style import (
     COLOURS,
-    GREY,
     INK,
     MARKERS,
     Missing,
@@ -34,23 +33,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "PLOTS",
-    "RADAR",
-    "accuracy_against_auroc",
-    "auroc_heatmap",
-    "dataset_effect",
-    "family_bars",
-    "radar",
-    "reliability",
-    "size_effect",
-]
+__all__ = ["PLOTS", "accuracy_against_auroc", "auroc_heatmap", "dataset_effect", "family_bars", "size_effect"]
 
-#: spokes of the radar: metric -> its name on the plot. All are better when higher and 1 at best.
-RADAR = {"accuracy": "accuracy", "auroc": "AUROC", "auprc": "AUPRC", "prr": "PRR", "aurac": "AURAC", "acc@80": "acc@80"}
 _CHANCE = "0.5 is chance."
 _DELONG = "Intervals: 95 %, DeLong (exact where right and wrong do not overlap)."
-_MOST = 8
 # How a point is filled tells the precision.
 _FILLS = ("full", "none", "left", "bottom", "right", "top")
 
@@ -87,13 +73,13 @@ def auroc_heatmap(analyses: Sequence[Analysis], score: str = PRIMARY) -> Figure:
     bar.ax.tick_params(labelsize=8)
     bar.set_label("AUROC", fontsize=9)
     empty = f"None where {'; '.join(notes)}." if notes else ""
-    caption(figure, _rules(analyses), _DELONG, _CHANCE, empty)
+    caption(figure, documents(analyses), _DELONG, _CHANCE, empty)
     return figure
 
 
 def family_bars(analyses: Sequence[Analysis], score: str = PRIMARY) -> Figure:
     """Mean AUROC of the models of each family, by data set, with the models themselves as points."""
-    known = _with_area(analyses, score)
+    known = with_area(analyses, score)
     families = list(dict.fromkeys(a.answers.origin.family for a in known))
     datasets = datasets_of(known)
     figure, axes = blank(f"AUROC of {score} by family", max(5.0, 2.2 + 1.1 * len(families) * len(datasets)), 4.2)
@@ -115,14 +101,14 @@ def family_bars(analyses: Sequence[Analysis], score: str = PRIMARY) -> Figure:
         axes.bar(0, 0, color=COLOURS[j % len(COLOURS)], alpha=0.6, label=plain(short(dataset)))
     axes.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=len(datasets))
     counts = {family: len({a.answers.origin for a in known if a.answers.origin.family == family}) for family in families}
-    axes.set_xticks(range(len(families)), [f"{plain(name)}\n{_count(counts[name], 'model')}" for name in families])
+    axes.set_xticks(range(len(families)), [f"{plain(name)}\n{count(counts[name], 'model')}" for name in families])
     axes.axhline(0.5, color=INK, lw=0.8, ls="--")
     axes.set_xlim(-0.7, len(families) - 0.3)
     axes.set_ylim(0, 1.03)
     label(axes, y=f"AUROC of {score}")
     caption(
         figure,
-        _rules(known),
+        documents(known),
         "Points: models with 95 % intervals (DeLong). Bars: their mean; it has no interval, because the models are no sample "
         "of a family.",
         "Dashed: chance.",
@@ -135,7 +121,7 @@ def size_effect(analyses: Sequence[Analysis], score: str = PRIMARY) -> Figure:
 
     :raises Missing: the size of fewer than two models is known.
     """
-    known = by_size(_with_area(analyses, score))
+    known = by_size(with_area(analyses, score))
     if len({a.answers.origin.parameters for a in known}) < 2:
         raise Missing("the number of parameters of two models of different size is needed")
     datasets = datasets_of(known)
@@ -184,11 +170,11 @@ def size_effect(analyses: Sequence[Analysis], score: str = PRIMARY) -> Figure:
         fill = _FILLS[precisions.index(precision) % len(_FILLS)]
         panels[0][0].plot([], [], color=INK, marker="o", ls="", fillstyle=fill, label=plain(precision))
     figure.legend(fontsize=8, frameon=False, loc="outside right center")
-    dropped = len(_with_area(analyses, score)) - len(known)
+    dropped = len(with_area(analyses, score)) - len(known)
     left = f"{dropped} of unknown size are left out." if dropped else ""
     caption(
         figure,
-        _rules(known),
+        documents(known),
         _DELONG,
         "Dotted: chance. Models that would hide each other are moved to the right.",
         left,
@@ -202,7 +188,7 @@ def dataset_effect(analyses: Sequence[Analysis], score: str = PRIMARY) -> Figure
 
     :raises Missing: no model has an AUROC on two data sets.
     """
-    known = _with_area(analyses, score)
+    known = with_area(analyses, score)
     datasets = datasets_of(known)
     several = {name: own for name, own in models_of(known).items() if len(own) > 1}
     if not several:
@@ -223,13 +209,13 @@ def dataset_effect(analyses: Sequence[Analysis], score: str = PRIMARY) -> Figure
     axes.set_xlim(-0.4, len(datasets) - 0.05)
     axes.set_xticks(range(len(datasets)), [plain(short(name)) for name in datasets])
     label(axes, y=f"AUROC of {score}")
-    caption(figure, _rules(known), _DELONG, "Dotted: chance. The questions of two data sets are not the same: unpaired.")
+    caption(figure, documents(known), _DELONG, "Dotted: chance. The questions of two data sets are not the same: unpaired.")
     return figure
 
 
 def accuracy_against_auroc(analyses: Sequence[Analysis], score: str = PRIMARY) -> Figure:
     """Are models that know more also better at telling what they do not know?"""
-    known = _with_area(analyses, score)
+    known = with_area(analyses, score)
     models, datasets = models_of(known), datasets_of(known)
     figure, axes = blank(f"Accuracy against AUROC of {score}", 7.4, 4.8)
     for k, (name, own) in enumerate(models.items()):
@@ -249,107 +235,8 @@ def accuracy_against_auroc(analyses: Sequence[Analysis], score: str = PRIMARY) -
     figure.legend(fontsize=8, frameon=False, loc="outside right center")
     axes.axhline(0.5, color=INK, lw=0.8, ls=":")
     label(axes, "accuracy, %", f"AUROC of {score}")
-    caption(figure, _rules(known), "Intervals: 95 %, Clopper-Pearson (accuracy) and DeLong (AUROC). Dotted: chance.")
+    caption(figure, documents(known), "Intervals: 95 %, Clopper-Pearson (accuracy) and DeLong (AUROC). Dotted: chance.")
     return figure
-
-
-def radar(analyses: Sequence[Analysis], score: str = PRIMARY) -> Figure:
-    """Six metrics of each model at once, one panel per data set. For a first look: areas on a radar mean nothing."""
-    known = _with_area(analyses, score)
-    models, datasets = list(models_of(known)), datasets_of(known)
-    drawn, table = models[:_MOST], cells(known)
-    figure, panels = blank(
-        f"Profile of {score}",
-        2.6 + 3.0 * len(datasets),
-        4.6,
-        1,
-        len(datasets),
-        subplot_kw={"projection": "polar"},
-        squeeze=False,
-    )
-    angles = np.linspace(0, 2 * math.pi, len(RADAR), endpoint=False)
-    cut = False
-    for axes, dataset in zip(panels[0], datasets, strict=True):
-        for k, name in enumerate(drawn):
-            if (analysis := table.get((name, dataset))) is None:
-                continue
-            values = [_spoke(analysis, score, metric) for metric in RADAR]
-            cut = cut or any(value is not None and value < 0 for value in values)
-            height = [max(0.0, value or 0.0) for value in values]
-            axes.plot([*angles, angles[0]], [*height, height[0]], color=COLOURS[k % len(COLOURS)], lw=1.4, label=plain(name),
-                      marker=MARKERS[k % len(MARKERS)], ms=3.5)  # fmt: skip
-        axes.set_ylim(0, 1)
-        axes.set_yticks([0.25, 0.5, 0.75, 1.0], ["", "0.5", "", "1"], fontsize=7)
-        axes.set_xticks(angles, list(RADAR.values()), fontsize=8)
-        axes.set_theta_offset(math.pi / 2)
-        axes.tick_params(axis="x", pad=6)
-        axes.set_title(plain(short(dataset)), fontsize=9, y=1.14)
-    handles = {text: line for axes in figure.axes for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), fontsize=8, frameon=False, loc="outside right center")
-    more = f"{len(models) - _MOST} more models are not drawn." if len(models) > _MOST else ""
-    caption(
-        figure,
-        _rules(known),
-        "Centre 0, rim 1, higher is better. A radar has no room for intervals: see the heatmap and the tables.",
-        "AUPRC rises with the error rate, accuracy falls with it.",
-        "PRR below 0 is drawn at 0." if cut else "",
-        more,
-    )
-    return figure
-
-
-def reliability(analyses: Sequence[Analysis], method: str = "isotonic", score: str = PRIMARY) -> Figure:
-    """Does the probability of being right, made of a score by a cross-fitted calibration, come true? One panel per run.
-
-    :raises Missing: no run could be calibrated.
-    """
-    known = [a for a in analyses if score in a.reports and a.reports[score].calibrations[method].bins]
-    if not known:
-        raise Missing("no run has two right and two wrong answers")
-    names = {id(a): name for name, own in models_of(analyses).items() for a in own}
-    columns = min(3, len(known))
-    rows = math.ceil(len(known) / columns)
-    figure, panels = blank(
-        f"Reliability of {score}, {method}", 0.8 + 2.5 * columns, 1.4 + 2.6 * rows, rows, columns, squeeze=False,
-        sharex=True, sharey=True,
-    )  # fmt: skip
-    for axes, analysis in zip(panels.flat, known, strict=False):
-        found = analysis.reports[score].calibrations[method]
-        axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--")
-        for probability, share, n in found.bins:
-            low, high = wilson(round(share * n), n)
-            axes.errorbar(
-                probability, share, yerr=errors(share, low, high), color=COLOURS[0], marker="o", ms=4, lw=1, capsize=2
-            )
-        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
-        brier = f"Brier {found.brier.value:.2f}, base rate's {found.base:.2f}"
-        title = f"{names[id(analysis)]}\n{short(analysis.answers.dataset, 30)}, n = {found.ece.n}"
-        label(axes, title=f"{title}\nECE {found.ece.value:.2f}; {brier}")
-        axes.title.set_fontsize(7.5)
-    for axes in panels.flat[len(known) :]:
-        axes.set_visible(False)
-    for column in range(columns):
-        last = max(i for i in range(rows) if panels[i][column].get_visible())
-        label(panels[last][column], "probability of being right")
-        panels[last][column].tick_params(labelbottom=True)
-    for row in panels:
-        label(row[0], row[0].get_xlabel(), "right answers")
-    left = len(analyses) - len(known)
-    caption(
-        figure,
-        f"{analyses[0].label} decides what is right. Probabilities from a fit on the other folds, equal-mass bins.",
-        "95 % Wilson intervals. ECE is biased upwards in small samples.",
-        f"{_count(left, 'run')} could not be calibrated." if left else "",
-    )
-    return figure
-
-
-def _with_area(analyses: Sequence[Analysis], score: str) -> list[Analysis]:
-    known = [analysis for analysis in analyses if area_of(analysis, score).value is not None]
-    if not known:
-        reasons = sorted({area_of(analysis, score).reason or "no AUROC" for analysis in analyses})
-        raise Missing(f"no run has an AUROC of {score} ({'; '.join(reasons)})")
-    return known
 
 
 def _neighbours(analyses: Sequence[Analysis]) -> list[tuple[Analysis, Analysis]]:
@@ -392,21 +279,6 @@ def _names_beside(axes: Axes, ends: Sequence[tuple[float, str, str, float]], x: 
     for height, name, colour, _ in sorted(ends):
         last = max(height, last + step)
         axes.text(x, last, plain(name), color=colour, fontsize=8, va="center")
-
-
-def _spoke(analysis: Analysis, score: str, metric: str) -> float | None:
-    return analysis.accuracy.value if metric == "accuracy" else analysis.reports[score].discrimination.metrics[metric].value
-
-
-def _rules(analyses: Sequence[Analysis]) -> str:
-    """Documents, and what counts as wrong."""
-    counts = sorted({analysis.accuracy.n for analysis in analyses})
-    n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
-    return f"{n} answers per run; wrong by rule {analyses[0].label}."
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}" + ("" if n == 1 else "s")
 
 
 #: name of a file -> what draws it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def bars(axes: Any) -> list[float]:
 def test_bars_are_the_figures(made: Run) -> None:
     report, _ = made
     figures = report["figures"]
-    (axes,) = infill.accuracy_bars([report]).axes
+    axes: Any = infill.accuracy_bars([report]).axes[0]
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert names == ["oracle", "ensemble", "a", "b", "floor"]
     expected = [figures["oracle"], figures["ensemble"], figures["members"]["a"], figures["members"]["b"], figures["floor"]]
@@ -61,7 +62,7 @@ def test_bars_are_the_figures(made: Run) -> None:
 
 def test_bars_of_several_runs_say_whose_they_are(made: Run) -> None:
     runs = [run_of(FIXTURES / name) for name in ("ensemble", "dllm", "repeats")]
-    figure = infill.accuracy_bars([report for report, _ in runs])
+    figure: Any = infill.accuracy_bars([report for report, _ in runs])
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert "tiny: dllm" in names
     assert "tiny-dllm" in names
@@ -70,8 +71,8 @@ def test_bars_of_several_runs_say_whose_they_are(made: Run) -> None:
 
 def test_the_scatter_counts_every_pair_once(made: Run) -> None:
     report, rows = made
-    figure = infill.score_scatter(report, rows)
-    (axes,) = figure.axes
+    figure: Any = infill.score_scatter(report, rows)
+    axes = figure.axes[0]
     told = {collection.get_label(): len(collection.get_offsets()) for collection in axes.collections}
     assert told == {"both right: 10": 10, "only a right: 20": 20, "only b right: 10": 10}
     assert "in 20 of 30" in figure.get_supxlabel().replace("\n", " ")
@@ -81,7 +82,7 @@ def test_the_scatter_counts_every_pair_once(made: Run) -> None:
 
 def test_quarters_by_margin(made: Run) -> None:
     report, _ = made
-    (axes,) = infill.selection_by_margin(report).axes
+    axes: Any = infill.selection_by_margin(report).axes[0]
     bins = report["figures"]["risk_coverage"]["selection_accuracy_by_margin"]
     assert [patch.get_height() for patch in axes.patches[: len(bins)]] == [100 * part["accuracy"] for part in bins]
     first = intervals(axes)[0][:, 1]
@@ -91,7 +92,7 @@ def test_quarters_by_margin(made: Run) -> None:
 
 def test_the_risk_coverage_curve_and_its_bounds(made: Run) -> None:
     report, rows = made
-    (axes,) = infill.risk_coverage(report, rows).axes
+    axes: Any = infill.risk_coverage(report, rows).axes[0]
     curve, chance, perfect = (np.asarray(line.get_ydata(), float) for line in axes.lines)
     found = report["figures"]["risk_coverage"]
     assert curve == pytest.approx([100 * point["risk"] for point in found["points"]])
@@ -106,7 +107,8 @@ def test_the_risk_coverage_curve_and_its_bounds(made: Run) -> None:
 
 def test_lengths_are_the_breakdown(made: Run) -> None:
     report, _ = made
-    top, bottom = infill.length_histogram(report).axes
+    axes: Any = infill.length_histogram(report).axes
+    top, bottom = axes
     bins = report["figures"]["by_length"]["bins"]
     right, rest = ([patch.get_height() for patch in group] for group in top.containers)
     assert [a + b for a, b in zip(right, rest, strict=True)] == [part["n"] for part in bins]
@@ -120,13 +122,14 @@ def test_lengths_are_the_breakdown(made: Run) -> None:
 def test_real_runs_are_drawn_or_refused_with_a_reason(name: str) -> None:
     report, rows = run_of(FIXTURES / name)
     drawn = 0
-    for make in (
+    makers: tuple[Callable[[], Any], ...] = (
         lambda: infill.accuracy_bars([report]),
         lambda: infill.score_scatter(report, rows),
         lambda: infill.selection_by_margin(report),
         lambda: infill.risk_coverage(report, rows),
         lambda: infill.length_histogram(report),
-    ):
+    )
+    for make in makers:
         try:
             assert render(make(), "png", 30).startswith(b"\x89PNG")
             drawn += 1

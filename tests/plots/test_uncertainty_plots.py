@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from lm_eval_ensemble.plots import profiles
 from lm_eval_ensemble.plots import uncertainty as plots
 from lm_eval_ensemble.plots.findings import uncertainty_findings, uncertainty_table
 from lm_eval_ensemble.plots.models import aliasing, models_of
@@ -47,7 +48,7 @@ def ends(container: Any) -> list[float]:
 
 
 def test_the_heatmap_has_every_cell(grid: list[Analysis]) -> None:
-    axes = plots.auroc_heatmap(grid).axes[0]
+    axes: Any = plots.auroc_heatmap(grid).axes[0]
     shown = axes.images[0].get_array()
     assert shown.shape == (len(MODELS), len(DATASETS))
     names = [label.get_text() for label in axes.get_yticklabels()]
@@ -61,13 +62,13 @@ def test_the_heatmap_has_every_cell(grid: list[Analysis]) -> None:
 
 
 def test_empty_cells_say_why(real: list[Analysis]) -> None:
-    figure = plots.auroc_heatmap(real)
+    figure: Any = plots.auroc_heatmap(real)
     assert "none\nn = 60" in [text.get_text() for text in figure.axes[0].texts]
     assert "all answers are wrong" in figure.get_supxlabel().replace("\n", " ")
 
 
 def test_family_bars_are_means_of_their_points(grid: list[Analysis]) -> None:
-    (axes,) = plots.family_bars(grid).axes
+    axes: Any = plots.family_bars(grid).axes[0]
     heights = [patch.get_height() for patch in axes.patches if patch.get_height()]
     expected = [
         sum(area(a) for a in grid if (a.answers.origin.family, a.answers.dataset) == (family, dataset)) / 2
@@ -78,7 +79,7 @@ def test_family_bars_are_means_of_their_points(grid: list[Analysis]) -> None:
 
 
 def test_the_size_plot_carries_the_caveat(grid: list[Analysis]) -> None:
-    figure = plots.size_effect(grid)
+    figure: Any = plots.size_effect(grid)
     (caveat,) = [text for text in figure.texts if text.get_gid() == "caveat"]
     assert "size and precision are aliased: in all 4 pairs" in caveat.get_text().replace("\n", " ")
     panel = figure.axes[0]
@@ -105,7 +106,7 @@ def test_where_precision_does_not_move_with_size_there_is_no_caveat(tmp_path: Pa
 
 
 def test_data_sets_are_joined_by_model(grid: list[Analysis]) -> None:
-    (axes,) = plots.dataset_effect(grid).axes
+    axes: Any = plots.dataset_effect(grid).axes[0]
     joined = [line.get_ydata() for line in axes.lines if len(line.get_ydata()) == 2 and line.get_marker() == "None"][:6]
     expected = [[area(a) for a in own] for own in models_of(grid).values()]
     assert [list(line) for line in joined] == [pytest.approx(pair) for pair in expected]
@@ -113,7 +114,7 @@ def test_data_sets_are_joined_by_model(grid: list[Analysis]) -> None:
 
 
 def test_accuracy_against_auroc_has_both_intervals(grid: list[Analysis]) -> None:
-    axes = plots.accuracy_against_auroc(grid).axes[0]
+    axes: Any = plots.accuracy_against_auroc(grid).axes[0]
     points = [
         (float(container.lines[0].get_xdata()[0]), float(container.lines[0].get_ydata()[0])) for container in axes.containers
     ]
@@ -123,20 +124,20 @@ def test_accuracy_against_auroc_has_both_intervals(grid: list[Analysis]) -> None
 
 
 def test_the_radar_closes_and_stays_inside(grid: list[Analysis]) -> None:
-    figure = plots.radar(grid)
+    figure: Any = profiles.radar(grid)
     for panel in figure.axes:
         assert len(panel.lines) == len(MODELS)
         for line in panel.lines:
             heights = list(line.get_ydata())
             assert heights[0] == heights[-1]
-            assert len(heights) == len(plots.RADAR) + 1
+            assert len(heights) == len(profiles.RADAR) + 1
             assert 0 <= min(heights) <= max(heights) <= 1
     first = grid[0]
     assert figure.axes[0].lines[0].get_ydata()[1] == pytest.approx(area(first))
 
 
 def test_reliability_shows_the_bins(grid: list[Analysis]) -> None:
-    figure = plots.reliability(grid)
+    figure: Any = profiles.reliability(grid)
     visible = [panel for panel in figure.axes if panel.get_visible()]
     assert len(visible) == 12
     bins = grid[0].reports["g_nll"].calibrations["isotonic"].bins
