@@ -1,13 +1,13 @@
 """Imported by a ``.pth`` line at every interpreter start, so that plain ``lm_eval`` finds our models and tasks.
 
-It installs an import hook and imports nothing else: the two modules below are waited for, and only then does
+It installs an import hook and imports nothing else: the modules below are waited for, and only then does
 ``harness.plugin`` run. ``LM_EVAL_ENSEMBLE_AUTOLOAD=0`` turns it off.
 """
 
 import os
 import sys
 
-_WAITED_FOR = {"lm_eval.models", "lm_eval.tasks.manager"}
+_WAITED_FOR = {"lm_eval.models", "lm_eval.tasks.manager", "lm_eval.loggers.wandb_logger"}
 
 
 class _Hook:

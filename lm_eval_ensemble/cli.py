@@ -84,6 +84,14 @@ COMMANDS = (
         "main_report",
     ),
     Command(
+        "plots",
+        "plots.command",
+        "plots of runs, and a summary in words",
+        "Draws every plot that the runs allow, says which were left out and why, and writes summary.md: statistics, best "
+        "performers and findings, each with its interval or test. Needs matplotlib: pip install 'lm_eval_ensemble[plots]'. "
+        "Exit status as for compare.",
+    ),
+    Command(
         "uncertainty",
         "uncertainty.command",
         "how well a model knows when it is wrong, from saved answers",

@@ -25,7 +25,7 @@ LEVELS = [
     {"diffusion", "metrics", "execution"},
     {"report"},
     {"scoring", "selection", "members", "uncertainty", "questions"},
-    {"store"},
+    {"store", "plots"},
     {"ensemble", "replay"},
     {"harness"},
     {"doctor", "fit_length"},

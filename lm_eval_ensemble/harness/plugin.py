@@ -54,7 +54,18 @@ def add_tasks(module: ModuleType) -> None:
     module.TaskManager.__init__ = with_our_tasks
 
 
-HOOKS: dict[str, Callable[[ModuleType], None]] = {"lm_eval.models": add_models, "lm_eval.tasks.manager": add_tasks}
+def add_logging(module: ModuleType) -> None:
+    """After ``lm_eval.loggers.wandb_logger``: a run opened with ``--wandb_args`` also gets our tables, figures and plots."""
+    from lm_eval_ensemble.harness import wandb_log
+
+    wandb_log.extend(module.WandbLogger)
+
+
+HOOKS: dict[str, Callable[[ModuleType], None]] = {
+    "lm_eval.models": add_models,
+    "lm_eval.tasks.manager": add_tasks,
+    "lm_eval.loggers.wandb_logger": add_logging,
+}
 
 
 def register() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from lm_eval_ensemble.errors import DataError
 
-__all__ = ["TaskRun", "load_runs"]
+__all__ = ["TaskRun", "load_runs", "runs_in"]
 
 _DATE = re.compile(r"_(\d{4}-\d{2}-\d{2}T\d{2}-\d{2}-\d{2}\.\d+)\.json$")
 _SCALAR = {"true": True, "false": False, "none": None}
@@ -137,6 +137,12 @@ def _read(file: Path, problems: list[str], asked: bool) -> Iterator[TaskRun]:
                 f"{file}: found no 'results', 'configs' and 'config'; expected a results file of lm_eval. Left out."
             )
         return
+    yield from runs_in(content, file, problems)
+
+
+def runs_in(content: Mapping[str, Any], file: Path, problems: list[str]) -> Iterator[TaskRun]:
+    """The tasks of the content of a results file; samples are looked for beside ``file``."""
+    results, configs, config = (_mapping(content.get(name)) for name in ("results", "configs", "config"))
     date = match.group(1) if (match := _DATE.search(file.name)) else ""
     counts = [_mapping(count).get("effective") for count in _mapping(content.get("n-samples")).values()]
     documents = sum(count for count in counts if isinstance(count, int))
@@ -146,7 +152,7 @@ def _read(file: Path, problems: list[str], asked: bool) -> Iterator[TaskRun]:
         if not isinstance(values, dict):
             problems.append(f"{file}: results of task {task!r} are missing; the task is left out.")
             continue
-        samples = file.with_name(f"samples_{task}_{date}.jsonl")
+        samples = file.parent / f"samples_{task}_{date}.jsonl"
         by_filter = _by_filter(values)
         first = next(iter(by_filter), "none")
         count = _mapping(_mapping(content.get("n-samples")).get(task))

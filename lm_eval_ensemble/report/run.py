@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lm_eval_ensemble.errors import DataError
 from lm_eval_ensemble.report.documents import choose_metric, label_of
 from lm_eval_ensemble.report.figures import figures
 from lm_eval_ensemble.report.load import TaskRun
-from lm_eval_ensemble.report.records import read_rows
+from lm_eval_ensemble.report.records import Answer, read_rows
 
-__all__ = ["report_of"]
+__all__ = ["read_run", "report_of"]
 
 _TOLD = 5
 
@@ -20,16 +21,28 @@ def report_of(run: TaskRun, problems: list[str], seed: int = 0) -> dict[str, Any
 
     :param problems: takes one line per damaged line of the samples (up to five, then their number).
     """
+    return read_run(run, problems, seed)[0]
+
+
+def read_run(
+    run: TaskRun, problems: list[str], seed: int = 0, samples: Sequence[Mapping[str, Any]] | None = None
+) -> tuple[dict[str, Any], list[Answer]]:
+    """What :func:`report_of` gives, and the rows it was made from.
+
+    :param samples: instead of those of the run's file, in the form they have there.
+    """
+    rows: list[Answer] = []
     told: list[str] = []
     metric, found = None, figures([])
-    if run.samples_path is None:
+    if samples is None and run.samples_path is None:
         problems.append(
             f"{run.results_path}: no samples of {run.task}, so there is nothing to report. Run lm_eval with --log_samples."
         )
     else:
         try:
             metric = choose_metric(run, None, run.first_filter)
-            rows = read_rows(run.numbered_samples(told), metric, run.first_filter, str(run.samples_path), told)
+            numbered = run.numbered_samples(told) if samples is None else enumerate(samples, 1)
+            rows = read_rows(numbered, metric, run.first_filter, str(run.samples_path), told)
             found = figures(rows, seed)
         except DataError as error:
             problems.append(str(error))
@@ -39,7 +52,7 @@ def report_of(run: TaskRun, problems: list[str], seed: int = 0) -> dict[str, Any
     if run.n_samples is not None and found["n"] not in (0, run.n_samples):
         problems.append(f"{run.samples_path}: {found['n']} documents can be used, the results file counts {run.n_samples}.")
     mode = run.results.get("length_mode")
-    return {
+    report = {
         "run": label_of(run),
         "task": run.task,
         "metric": metric,
@@ -51,3 +64,4 @@ def report_of(run: TaskRun, problems: list[str], seed: int = 0) -> dict[str, Any
         "results_path": str(run.results_path),
         "figures": found,
     }
+    return report, rows

@@ -16,7 +16,7 @@ from lm_eval_ensemble.report.load import TaskRun, load_runs
 from lm_eval_ensemble.uncertainty.legacy import FILE_NAME, old_records, run_settings
 from lm_eval_ensemble.uncertainty.origin import UNKNOWN, Origin, from_config, from_old_name
 
-__all__ = ["LABELS", "Answers", "labels", "load_answers"]
+__all__ = ["LABELS", "Answers", "answers_of", "labels", "load_answers"]
 
 # Rule -> the least value of that field of a record that counts as right. The first is the primary one.
 LABELS: dict[str, float] = {"f1": 0.5, "em": 1.0, "rougeL": 0.3, "stored": 0.5}
@@ -84,19 +84,23 @@ def load_answers(paths: Sequence[str | Path]) -> tuple[list[Answers], list[str]]
                 problems.append(str(error))
             continue
         problems += told
-        found += [answers for run in runs if (answers := _run(run, problems)) is not None]
+        found += [answers for run in runs if (answers := answers_of(run, problems)) is not None]
     if not found:
         raise DataError("\n".join(["no run with answers to analyse was found.", *problems]))
     return found, problems
 
 
-def _run(run: TaskRun, problems: list[str]) -> Answers | None:
-    if run.samples_path is None:
+def answers_of(run: TaskRun, problems: list[str], samples: Sequence[Mapping[str, Any]] | None = None) -> Answers | None:
+    """The answers of one task of one run; None, and a line for ``problems``, where it has no records of them.
+
+    :param samples: instead of those of the run's file, in the form they have there.
+    """
+    if samples is None and run.samples_path is None:
         problems.append(f"{run.results_path}: {run.task} has no samples file; run lm_eval with --log_samples. Left out.")
         return None
     rows: dict[str, Mapping[str, Any]] = {}
     seen = 0
-    for sample in run.samples(problems):
+    for sample in run.samples(problems) if samples is None else samples:
         seen += 1
         record = sample.get("uncertainty")
         if record is None:

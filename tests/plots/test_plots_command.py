@@ -1,0 +1,72 @@
+"""``lm-eval-ensemble plots`` on real and on damaged folders."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lm_eval_ensemble.cli import main
+from lm_eval_ensemble.plots import style
+from tests.report.helpers import FIXTURES, sample, write_run
+
+ANSWERS = FIXTURES.parent / "answers"
+
+
+def test_everything_the_runs_allow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plots", str(FIXTURES / "ensemble"), str(FIXTURES / "hf"), str(ANSWERS), "--output", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    names = {path.name for path in tmp_path.iterdir()}
+    for name in ("infill_toy-accuracy", "infill_toy-tiny-scatter", "infill_toy-fim-lengths", "uncertainty-auroc-heatmap"):
+        assert {f"{name}.png", f"{name}.svg"} <= names
+    assert "left out: infill_toy-fim-scatter: one model only: nothing to choose between" in said
+    assert "left out: uncertainty-datasets: no model has an AUROC on two data sets" in said
+    assert f"{(len(names) - 1) // 2} plots as png, svg" in said
+    summary = (tmp_path / "summary.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"\]\((.+?)\)", summary)) == {name for name in names if name.endswith(".png")}
+    assert "infill_toy: fim is ahead of tiny by 6.67 points" in summary
+    assert "tiny_qa (float32)" in summary
+
+
+def test_one_format_and_one_task(tmp_path: Path) -> None:
+    assert main(["plots", str(FIXTURES / "stock"), "--task", "words_choice", "--format", "svg", "--output", str(tmp_path)]) == 0
+    assert {path.suffix for path in tmp_path.iterdir()} == {".svg", ".md"}
+    assert not list(tmp_path.glob("words_generate*"))
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--format", "gif"], "--format gif: expected png or svg"),
+        (["--task", "nope"], "--task nope: found words_choice, words_generate"),
+    ],
+)
+def test_wrong_arguments(more: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plots", str(FIXTURES / "stock"), "--output", str(tmp_path), *more]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_damaged_lines_are_told_and_the_rest_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_run(tmp_path / "run", [sample(0, 1.0), "{", sample(1, 0.0)])
+    assert main(["plots", str(folder), "--output", str(tmp_path / "out")]) == 1
+    assert "line 2" in capsys.readouterr().err
+    assert (tmp_path / "out" / "t-accuracy.png").is_file()
+
+
+def test_without_matplotlib_the_extra_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(Exception, match="plots need matplotlib"):
+        style.require()
+    assert main(["plots", str(FIXTURES / "stock"), "--output", str(tmp_path)]) == 2
+    assert "pip install 'lm_eval_ensemble[plots]'" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["plots", str(FIXTURES / "stock"), "--output", str(tmp_path / "file")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
