@@ -15,6 +15,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM, CacheHook
 
 from lm_eval_ensemble.errors import HostError
+from lm_eval_ensemble.harness.memory import peak_memory
 from lm_eval_ensemble.harness.requests import to_requests
 from lm_eval_ensemble.types import Candidate, Completion, InfillRequest, Scored, Selection
 
@@ -118,6 +119,7 @@ class InfillLM(LM):  # type: ignore[misc]
         live_models.add(self)
         state = PartialState()
         self._rank, self._world_size = state.process_index, state.num_processes
+        self._peaks: dict[str, float] = {}
 
     def to_requests(self, instances: Sequence[Instance]) -> list[InfillRequest]:
         """What lm_eval asks, as gaps."""
@@ -127,7 +129,8 @@ class InfillLM(LM):  # type: ignore[misc]
         """Fill the gaps of lm_eval's requests."""
         asked = self.to_requests(requests)
         refuse_cached_repeats(self.cache_hook, asked)
-        completions = self.answer(asked)
+        with peak_memory(getattr(self, "name", ""), getattr(self, "device", None), self._peaks):
+            completions = self.answer(asked)
         for instance, completion in zip(requests, completions, strict=True):
             self.cache_hook.add_partial("generate_until", instance.args, completion)
         return list(completions)

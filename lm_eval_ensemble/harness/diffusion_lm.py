@@ -176,7 +176,8 @@ class DiffusionInfill(RefillLM):
         ledger.add({members[j]: self._candidate(rows[members[j]], fill) for j, fill in found.items()})
 
     def get_model_info(self) -> dict[str, Any]:
-        return {"diffusion_infill": self.config.model_dump(), "model_dtype": str(self.network.model.dtype)}
+        own = {"diffusion_infill": self.config.model_dump(), "model_dtype": str(self.network.model.dtype)}
+        return {**own, "peak_memory_mib": self._peaks}
 
     def _find_lengths(self, requests: Sequence[InfillRequest], draws: Sequence[Draw], ledger: Ledger) -> list[Length]:
         """Of gaps that are filled already the length stands in their candidate; the others are looked for together."""

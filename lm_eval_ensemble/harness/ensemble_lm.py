@@ -18,6 +18,7 @@ from lm_eval_ensemble.errors import ConfigError, HostError
 from lm_eval_ensemble.harness.base import InfillLM, default_device
 from lm_eval_ensemble.harness.loading import LazyModel, Shelf
 from lm_eval_ensemble.harness.member import as_member, build_lm, find_kinds
+from lm_eval_ensemble.harness.memory import Metered
 from lm_eval_ensemble.harness.refine_member import RefineMember
 from lm_eval_ensemble.harness.requests import to_requests
 from lm_eval_ensemble.harness.scorers import build_scorers, check_scorers
@@ -62,7 +63,9 @@ class EnsemblePPL(InfillLM):
             if row.model == REFINE:
                 own = parse_settings(RefineConfig, row.args)
                 models[row.name] = RefineMember(row.name, own, models[own.of], seed)
-        self.members = [Remembered(models[name], self.store) if self.store else models[name] for name in names]
+        members = [Remembered(models[name], self.store) if self.store else models[name] for name in names]
+        self._peaks: dict[str, float] = {}
+        self.members = [Metered(member, self._peaks) for member in members]
         self.scorers = build_scorers(models, kinds)
         check_terms(self.scorers, rule, config.extra_scores)
         self.settings = ensemble.Settings(
@@ -98,7 +101,8 @@ class EnsemblePPL(InfillLM):
 
     def get_model_info(self) -> dict[str, Any]:
         store = self.store and {"path": str(self.store.path), "reused": self.store.reused, "added": self.store.added}
-        return {"ensemble": {**self.config.model_dump(mode="json"), "score": self.settings.rule, "store": store or "off"}}
+        own = {**self.config.model_dump(mode="json"), "score": self.settings.rule, "store": store or "off"}
+        return {"ensemble": own, "peak_memory_mib": self._peaks}
 
     def _model(self, name: str) -> Any:
         """A model, or what stands for it where only one is in memory at a time.

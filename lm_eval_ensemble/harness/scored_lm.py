@@ -29,6 +29,7 @@ from lm_eval_ensemble.config import SCORED, Decoding, ScoredConfig, asset_path, 
 from lm_eval_ensemble.errors import ConfigError, missing_weights
 from lm_eval_ensemble.fim import LAYOUTS, FimLayout, layout_for, layout_named
 from lm_eval_ensemble.harness.base import alone, default_device, default_dtype, live_models, own_cache, refuse_cached_repeats
+from lm_eval_ensemble.harness.memory import peak_memory
 from lm_eval_ensemble.harness.ptrue import probability_true, true_prompt
 from lm_eval_ensemble.harness.reading import SpanReader, pad_left
 from lm_eval_ensemble.harness.recorder import Answer, Detail, Recorder, Step, read_answer
@@ -113,7 +114,7 @@ class ScoredHF(HFLM):  # type: ignore[misc]
         self._detail = Detail.parse(own.record)
         self.seed = torch.initial_seed() if self.decoding.seed is None else self.decoding.seed
         self._batcher = Batcher(starting_size(own.batch_size, self.device, own.max_batch_size))
-        self._told_unseen = False
+        self._told_unseen, self._peaks = False, dict[str, float]()
         self._closing_id = self.layout.end_id(self.encoder, self.end_id) if self.layout else self.end_id
         self._reader = SpanReader(self.model, self._pad_id, self.device)
 
@@ -132,7 +133,8 @@ class ScoredHF(HFLM):  # type: ignore[misc]
         refuse_cached_repeats(self.cache_hook, [request for _, request in read])
         rows = [self._gap_row(r) if is_infill(i) else self._text_row(i, r) for i, r in read]
         self._tell_trims(rows)
-        answers = self._answer(rows)
+        with peak_memory(self.name, self.device, self._peaks):
+            answers = self._answer(rows)
         if self.decoding.p_true:
             answers = self._judge_themselves(rows, answers)
         samples = self._sample(rows)
@@ -339,6 +341,7 @@ class ScoredHF(HFLM):  # type: ignore[misc]
             "generation_config": self._generation_config(),
             "logprobs_of": "raw logits, untempered, float32",
             "batch_size": self._batcher.size,
+            "peak_memory_mib": self._peaks,
             **own,
         }
 

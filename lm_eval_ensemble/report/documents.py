@@ -138,10 +138,13 @@ def read_documents(run: TaskRun, metric: str, filter_name: str, problems: list[s
                 own = as_number(sample.get(f"{metric}_{name}"))
                 column.append(math.nan if own is None else own)
         if record is not None:
-            _costs(record, totals, found.memory)
+            _costs(record, totals)
         if mode := _mode(sample, record):
             modes[mode] = None
     found.length_modes = list(modes)
+    peaks = run.config.get("peak_memory_mib")
+    sizes = {str(name): as_number(size) for name, size in peaks.items()} if isinstance(peaks, Mapping) else {}
+    found.memory = {name: size for name, size in sizes.items() if size is not None}
     found.forwards = {name: math.fsum(values) / len(found.ids) for name, values in totals.items()}
     problems += told[:_TOLD]
     if len(told) > _TOLD:
@@ -173,7 +176,7 @@ def label_of(run: TaskRun) -> str:
     return name.rsplit("/", 1)[-1] if name.startswith(("/", ".", "~")) or name.count("/") > 1 else name
 
 
-def _costs(record: Mapping[str, Any], totals: dict[str, list[float]], memory: dict[str, float]) -> None:
+def _costs(record: Mapping[str, Any], totals: dict[str, list[float]]) -> None:
     """Adds up what the candidates of a document say about their cost, repeats included."""
     completions = record.get("completions")
     own: dict[str, float] = {}
@@ -182,8 +185,6 @@ def _costs(record: Mapping[str, Any], totals: dict[str, list[float]], memory: di
             name = str(candidate.get("member"))
             if (forwards := as_number(candidate.get("row_forwards"))) is not None:
                 own[name] = own.get(name, 0.0) + forwards
-            if (peak := as_number(candidate.get("peak_memory_mib"))) is not None:
-                memory[name] = max(peak, memory.get(name, 0.0))
     for name, value in own.items():
         totals.setdefault(name, []).append(value)
 

@@ -85,9 +85,10 @@ def test_a_metric_that_is_not_there_names_those_that_are(tmp_path: Path) -> None
 
 def test_members_bounds_costs_and_clusters(tmp_path: Path) -> None:
     first = record([candidate("a", "x", True, row_forwards=10, length_mode="oracle"), candidate("b", "y", False)], 1)
-    second = record([candidate("a", "x", False, row_forwards=20), candidate("b", "x", False, peak_memory_mib=7)], 0)
+    second = record([candidate("a", "x", False, row_forwards=20), candidate("b", "x", False)], 0)
     rows = [ensemble_sample(0, first, "P1"), ensemble_sample(1, second)]
-    run = only(write_run(tmp_path / "e", rows, metric="pass@1"))
+    config = {"model": "ensemble-ppl", "model_args": {}, "peak_memory_mib": {"b": 7, "a": "?"}}
+    run = only(write_run(tmp_path / "e", rows, metric="pass@1", config=config))
     found = read_documents(run, "pass@1", "none", [], members=True)
     assert found.values == {"": [0.0, 0.0], "a": [1.0, 0.0], "b": [0.0, 0.0], "oracle": [1.0, 0.0], "floor": [0.0, 0.0]}
     assert (found.forwards, found.memory, found.length_modes) == ({"a": 15.0}, {"b": 7.0}, ["oracle"])
