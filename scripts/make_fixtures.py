@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FIXTURES = ROOT / "tests" / "fixtures"
 HF = "pretrained=lm_eval_ensemble/assets/tiny/fim,max_length=384"
 TOY = ["--tasks", "infill_toy", "--limit", "15", "--confirm_run_unsafe_code"]
-QUESTIONS = ["--tasks", "triviaqa_uncertainty", "--num_fewshot", "0", "--limit", "12"]
+TWELVE = ["--tasks", "triviaqa_uncertainty", "--num_fewshot", "0", "--limit", "12"]
 STOCK = ["--tasks", "words_choice,words_generate", "--include_path", "tests/fixtures/tasks", "--limit", "12"]
 
 #: name -> arguments of lm_eval.
@@ -36,7 +36,7 @@ RUNS = {
         *("--metadata", '{"repeats": 3}', "--tasks", "infill_toy", "--limit", "6", "--confirm_run_unsafe_code"),
     ],
     # Needs the data sets (LM_EVAL_ENSEMBLE_DATA).
-    "questions": ["--model", "hf-scored", "--model_args", "pretrained=tests/assets/tiny_qa", *QUESTIONS],
+    "questions": ["--model", "hf-scored", "--model_args", "pretrained=tests/assets/tiny_qa", *TWELVE],
 }
 #: questions: one model that knows half of them, at two precisions, and one that knows none. They need LM_EVAL_ENSEMBLE_DATA.
 QUESTIONS = {
