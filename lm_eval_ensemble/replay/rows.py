@@ -130,8 +130,8 @@ def read_record(run: TaskRun, rule: str | None = None, measure: str | None = Non
             f"{run.samples_path}: found no record of candidates ('selection') in {run.task} by {run.model_source}; expected a "
             f"run of ensemble-ppl with --log_samples and without --predict_only.{told}"
         )
-    if run.n_samples is not None and len({c.case.key[1] for c in choices}) < run.n_samples and not problems:
-        problems.append(f"{run.samples_path}: {len(choices)} records, but the results speak of {run.n_samples} documents.")
+    if run.n_samples is not None and len(seen) < run.n_samples and not problems:
+        problems.append(f"{run.samples_path}: {len(seen)} records, but the results speak of {run.n_samples} documents.")
     return Recorded(run, tuple(choices), measure or own[0], own[1], own[2], own[3], tuple(sorted(modes)), tuple(problems))
 
 
