@@ -147,6 +147,8 @@ def _choices(
     run: TaskRun, sample: Mapping[str, Any], record: Mapping[str, Any], rule: str | None, measure: str | None, seed: int
 ) -> list[Choice]:
     doc = sample["doc"]
+    if not isinstance(sample["doc_id"], str | int | float):
+        raise TypeError("doc_id is neither a number nor a text")
     found = []
     entries = record.get("completions") or [record]
     runs = max([1, *(c[RUN] + 1 for entry in entries for c in entry["candidates"] if RUN in c)])
