@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -132,10 +133,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given[:1] == ["run"]:
             return _run(given[1:])
         parsed = build_parser(given[0] if given else None).parse_args(given)
-        return int(parsed.handler(parsed))
+        status = int(parsed.handler(parsed))
+        sys.stdout.flush()
+        return status
     except EnsembleError as error:
         print(f"lm-eval-ensemble: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # The reader (``head``, a pager that was left) has enough. Python would complain again when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print("lm-eval-ensemble: interrupted", file=sys.stderr)
         return 130

@@ -64,3 +64,14 @@ def test_help_and_version_need_no_model() -> None:
             [sys.executable, "-m", "lm_eval_ensemble", *arguments], capture_output=True, text=True, check=True
         )
         assert expected in done.stdout
+
+
+def test_a_reader_that_leaves_early_is_no_traceback() -> None:
+    runs = Path(__file__).resolve().parent / "fixtures" / "runs" / "ensemble"
+    command = [sys.executable, "-m", "lm_eval_ensemble", "report", str(runs), "--no_html"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait() == 141

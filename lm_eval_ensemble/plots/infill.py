@@ -264,13 +264,19 @@ def length_histogram(report: Report) -> Figure:
     lines += [(member, [part["members"][member] for part in bins]) for member in members]
     for k, (name, values) in enumerate(lines):
         shift = (k - (len(lines) - 1) / 2) * 0.14
-        spans = [wilson(round(value * part["n"]), part["n"]) for value, part in zip(values, bins, strict=True)]
+        # A member has no value where no document of the bin has a record of it.
+        known = [
+            (place, value, part["n"]) for place, value, part in zip(places, values, bins, strict=True) if value is not None
+        ]
+        if not known:
+            continue
+        spans = [wilson(round(value * count), count) for _, value, count in known]
         # The two ends may touch a value of 0 or 1 from the other side by rounding.
-        distance = 100 * np.array([[max(0, v - s[0]), max(0, s[1] - v)] for v, s in zip(values, spans, strict=True)]).T
-        y = 100 * np.array(values)
+        distance = 100 * np.array([[max(0, v - s[0]), max(0, s[1] - v)] for (_, v, _), s in zip(known, spans, strict=True)]).T
+        x, y = np.array([place for place, _, _ in known]), 100 * np.array([value for _, value, _ in known])
         colour = _ENSEMBLE if k == 0 else _MEMBERS[(k - 1) % len(_MEMBERS)]
         bottom.errorbar(
-            places + shift, y, yerr=distance, color=colour, marker=MARKERS[k % len(MARKERS)], ms=5, lw=1.2,
+            x + shift, y, yerr=distance, color=colour, marker=MARKERS[k % len(MARKERS)], ms=5, lw=1.2,
             ls="-" if k == 0 else ":", capsize=2, label=name.replace("$", r"\$"),
         )  # fmt: skip
     bottom.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(-0.01, 0.98), ncols=len(lines))

@@ -130,8 +130,8 @@ def read_record(run: TaskRun, rule: str | None = None, measure: str | None = Non
             f"{run.samples_path}: found no record of candidates ('selection') in {run.task} by {run.model_source}; expected a "
             f"run of ensemble-ppl with --log_samples and without --predict_only.{told}"
         )
-    if run.n_samples is not None and len({c.case.key[1] for c in choices}) < run.n_samples and not problems:
-        problems.append(f"{run.samples_path}: {len(choices)} records, but the results speak of {run.n_samples} documents.")
+    if run.n_samples is not None and len(seen) < run.n_samples and not problems:
+        problems.append(f"{run.samples_path}: {len(seen)} records, but the results speak of {run.n_samples} documents.")
     return Recorded(run, tuple(choices), measure or own[0], own[1], own[2], own[3], tuple(sorted(modes)), tuple(problems))
 
 
@@ -147,6 +147,8 @@ def _choices(
     run: TaskRun, sample: Mapping[str, Any], record: Mapping[str, Any], rule: str | None, measure: str | None, seed: int
 ) -> list[Choice]:
     doc = sample["doc"]
+    if not isinstance(sample["doc_id"], str | int | float):
+        raise TypeError("doc_id is neither a number nor a text")
     found = []
     entries = record.get("completions") or [record]
     runs = max([1, *(c[RUN] + 1 for entry in entries for c in entry["candidates"] if RUN in c)])

@@ -216,7 +216,9 @@ def _lines(
         kind = "bound" if member in BOUNDS else "member" if member else "run"
         own = documents.forwards if not member else {k: v for k, v in documents.forwards.items() if k == member}
         memory = documents.memory if not member else {k: v for k, v in documents.memory.items() if k == member}
-        row = _scored(Row(label, kind, run.model_source, 0, None, None, length_mode=mode), np.array(values), documents)
+        # Only a diffusion member is told a length; the records say which one was.
+        length = None if kind == "member" and documents.informed and member not in documents.informed else mode
+        row = _scored(Row(label, kind, run.model_source, 0, None, None, length_mode=length), np.array(values), documents)
         row = replace(row, seconds=None if member else seconds)
         # A model that runs alone has no member to name.
         row = replace(row, row_forwards=_named(own, several), memory_mib=_named(memory, several))
@@ -275,10 +277,10 @@ def _contrast(table: _Table, options: Options) -> None:
             continue
         partners = pair(line.documents, base.documents)
         if not partners.complete and not options.common:
+            shared = f", or compare the {len(partners.first)} they share with --common" if len(partners.first) else ""
             table.notes.append(
                 f"{line.row.label} and {base.row.label} answered different documents and are not compared: "
-                f"{partners.explain(line.row.label, base.row.label)}. Run both on the same documents, or compare the "
-                f"{len(partners.first)} they share with --common."
+                f"{partners.explain(line.row.label, base.row.label)}. Run both on the same documents{shared}."
             )
             continue
         ours, theirs = line.values[partners.first], base.values[partners.second]

@@ -36,7 +36,7 @@ class Documents:
     ``values[""]`` is the run itself, other names are its members and :data:`BOUNDS`; undefined values are NaN. ``clusters``
     are the problems the documents were cut from; a document that names none is a cluster of its own (``alone`` counts
     them). ``members`` are those of the first record; ``forwards``: member -> mean row-forwards per document, ``memory``:
-    member -> largest peak memory in MiB, where recorded.
+    member -> largest peak memory in MiB, where recorded. ``informed`` are the members that note a length mode themselves.
     """
 
     run: TaskRun
@@ -51,6 +51,7 @@ class Documents:
     length_modes: list[str] = field(default_factory=list)
     alone: int = 0
     members: list[str] = field(default_factory=list)
+    informed: set[str] = field(default_factory=set)
 
     @property
     def keys(self) -> list[tuple[Any, ...]]:
@@ -139,6 +140,7 @@ def read_documents(run: TaskRun, metric: str, filter_name: str, problems: list[s
                 column.append(math.nan if own is None else own)
         if record is not None:
             _costs(record, totals)
+            found.informed |= {str(c["member"]) for c in record["candidates"] if c.get("length_mode")}
         if mode := _mode(sample, record):
             modes[mode] = None
     found.length_modes = list(modes)

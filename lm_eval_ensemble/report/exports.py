@@ -11,6 +11,9 @@ from lm_eval_ensemble.report.documents import as_number, record_of
 
 __all__ = ["flat_lines", "stats"]
 
+#: so many lines of one file are told one by one.
+_TOLD = 5
+
 
 def flat_lines(
     samples: Iterable[tuple[int, Mapping[str, Any]]], filter_name: str, where: str, problems: list[str]
@@ -22,17 +25,25 @@ def flat_lines(
     chose; null where it was not recorded or overflows. A member's first candidate stands for it. Repeats are lines of one
     ``task_id``.
     """
+    told: list[str] = []
+    seen = set()
     for line, sample in samples:
         if sample.get("filter", filter_name) != filter_name:
+            continue
+        identity = (repr(sample.get("doc_id")), repr(sample.get("doc_hash")))
+        if identity in seen:
+            told.append(f"{where}, line {line}: the document stands there again; it is not exported.")
             continue
         try:
             rows = _flat(sample)
         except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
-            problems.append(
-                f"{where}, line {line}: the record is damaged ({type(error).__name__}: {error}); it is not exported."
-            )
+            told.append(f"{where}, line {line}: the record is damaged ({type(error).__name__}: {error}); it is not exported.")
             continue
+        seen.add(identity)
         yield from (json.dumps(row, ensure_ascii=False) for row in rows)
+    problems += told[:_TOLD]
+    if len(told) > _TOLD:
+        problems.append(f"{where}: {len(told) - _TOLD} more lines like these.")
 
 
 def _flat(sample: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -51,13 +62,15 @@ def _flat(sample: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for completion in record.get("completions", [record]):
         candidates = completion["candidates"]
+        if not (isinstance(winner := completion["winner_index"], int) and 0 <= winner < len(candidates)):
+            raise ValueError(f"winner_index is {winner}, there are {len(candidates)} candidates")
         first: dict[str, Mapping[str, Any]] = {}
         for candidate in candidates:
             first.setdefault(str(candidate["member"]), candidate)
         rows.append(
             {
                 **head,
-                "completion": candidates[completion["winner_index"]]["text"],
+                "completion": candidates[winner]["text"],
                 **{f"{member}_output": own["text"] for member, own in first.items()},
                 **{f"{member}_perplexity": _perplexity(own) for member, own in first.items()},
                 "winner": completion["winner"],
@@ -68,7 +81,10 @@ def _flat(sample: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _texts(sample: Mapping[str, Any]) -> list[str]:
-    """The answers of a model that keeps no record."""
+    """The answers of a model that keeps no record of candidates; of a question its recorded answer serves as well."""
+    told = sample.get("uncertainty")
+    if not sample.get("filtered_resps") and isinstance(told, Mapping) and isinstance(told.get("answer"), str):
+        return [told["answer"]]
     found = [text for texts in sample.get("filtered_resps", ()) for text in (texts if isinstance(texts, list) else [texts])]
     if not found or not all(isinstance(text, str) for text in found):
         raise ValueError("filtered_resps holds no texts")

@@ -70,7 +70,7 @@ class TaskRun:
                 f"{self.results_path}: found no samples of {self.task}, expected samples_{self.task}_{self.date}.jsonl beside "
                 "it. Run lm_eval with --log_samples."
             )
-        with self.samples_path.open(encoding="utf-8", errors="replace") as lines:
+        with self.samples_path.open(encoding="utf-8-sig", errors="replace") as lines:
             for number, line in enumerate(lines, 1):
                 if not line.strip():
                     continue
@@ -125,7 +125,7 @@ def _results_files(path: Path) -> list[Path]:
 def _read(file: Path, problems: list[str], asked: bool) -> Iterator[TaskRun]:
     """The tasks of one results file. Other JSON files of a folder are passed over unless they look like results."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         problems.append(f"{file}: not a results file of lm_eval ({error}); it is left out.")
         return

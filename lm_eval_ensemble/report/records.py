@@ -69,7 +69,7 @@ def read_rows(
 
     :param where: the file, for the messages.
     """
-    rows = []
+    numbered: list[tuple[int, Answer]] = []
     seen = set()
     for line, sample in samples:
         if sample.get("filter", filter_name) != filter_name:
@@ -84,8 +84,15 @@ def read_rows(
             problems.append(f"{where}, line {line}: {fault or f'{metric} is no number'}; the sample is left out.")
             continue
         seen.add(identity)
-        rows.append(row)
-    return rows
+        numbered.append((line, row))
+    if any(row.choices for _, row in numbered):
+        # Where candidates are unknown nobody's answer is: counting them as wrong would be an invention.
+        lost = [line for line, row in numbered if not row.choices]
+        problems += [
+            f"{where}, line {line}: no record of candidates as in other lines; the sample is left out." for line in lost
+        ]
+        numbered = [(line, row) for line, row in numbered if row.choices]
+    return [row for _, row in numbered]
 
 
 def rule_score(option: Option, rule: str) -> float | None:

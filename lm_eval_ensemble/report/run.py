@@ -46,6 +46,10 @@ def read_run(
             found = figures(rows, seed)
         except DataError as error:
             problems.append(str(error))
+    if run.samples_path is not None and metric is not None and not rows and not told:
+        problems.append(
+            f"{run.samples_path}: no sample of {run.task} in it, so there is nothing to report; the file is empty or damaged."
+        )
     problems += told[:_TOLD]
     if len(told) > _TOLD:
         problems.append(f"{run.samples_path}: {len(told) - _TOLD} more lines like these.")

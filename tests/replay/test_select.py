@@ -344,3 +344,14 @@ def test_json_has_a_row_per_selector(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert own["gain"]["low"] <= own["gain"]["value"] <= own["gain"]["high"]
     assert own["p_holm"] is None
     assert all(row["p"] <= row["p_holm"] for row in task["rows"] if row["p_holm"] is not None)
+
+
+def test_a_number_of_another_kind_is_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write_run(tmp_path)
+    samples = read(file)
+    samples[0]["doc_id"] = {"a": 1}
+    write(file, samples)
+    assert main(["select", str(tmp_path)]) == 0
+    out, told = capsys.readouterr()
+    assert f"{len(samples) - 1} documents" in out
+    assert "doc_id is neither a number nor a text" in told

@@ -16,7 +16,7 @@ from lm_eval_ensemble.errors import DataError
 from lm_eval_ensemble.report.compare import Options, compare
 from lm_eval_ensemble.report.comparison import Comparison, Row, TaskComparison
 from lm_eval_ensemble.report.load import load_runs
-from tests.report.helpers import FIXTURES, sample, write_run
+from tests.report.helpers import FIXTURES, candidate, ensemble_sample, record, sample, write_run
 
 
 def compared(*paths: Path, **options: Any) -> Comparison:
@@ -229,3 +229,21 @@ def test_the_command_writes_a_file_and_refuses_unknown_tasks(tmp_path: Path, cap
     assert main(["compare", str(a), "--task", "nothing"]) == 2
     assert "--task nothing: found t" in capsys.readouterr().err
     assert main(["compare", str(a), "--output", str(tmp_path / "no" / "way")]) == 2
+
+
+def test_only_the_member_that_was_told_a_length_shows_the_mode(tmp_path: Path) -> None:
+    told = candidate("a", "x", True, length_mode="oracle")
+    samples = [ensemble_sample(i, record([told, candidate("b", "y", False)], 0)) for i in range(3)]
+    runs, problems = load_runs([write_run(tmp_path / "run", samples, metric="pass@1")])
+    (found,) = compare(runs, Options(members=True), problems).tasks
+    modes = {row.label: row.length_mode for row in found.rows}
+    assert modes == {"run": "oracle", "run/a": "oracle", "run/b": None, "run/oracle": "oracle", "run/floor": "oracle"}
+
+
+def test_runs_that_share_nothing_are_not_sent_to_common(tmp_path: Path) -> None:
+    first = write_run(tmp_path / "a", [sample(0, 1.0)])
+    second = write_run(tmp_path / "b", [sample(1, 1.0)])
+    runs, problems = load_runs([first, second])
+    (found,) = compare(runs, Options(), problems).tasks
+    assert found.notes
+    assert not any("--common" in note for note in found.notes)

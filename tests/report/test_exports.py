@@ -66,3 +66,24 @@ def test_damaged_records_are_told() -> None:
     problems: list[str] = []
     assert list(flat_lines([(7, broken)], "none", "file", problems)) == []
     assert problems[0].startswith("file, line 7: the record is damaged")
+
+
+def test_a_document_is_exported_once_and_few_lines_are_told() -> None:
+    good = ensemble_sample(0, record([candidate("a", "x", True), candidate("b", "y", False)], 0))
+    wrong = [ensemble_sample(i, record([candidate("a", "x", True), candidate("b", "y", False)], 0)) for i in range(1, 9)]
+    for entry in wrong:
+        entry["selection"]["winner_index"] = 7
+    problems: list[str] = []
+    assert len(list(flat_lines(enumerate([good, good, *wrong], 1), "none", "file", problems))) == 1
+    assert problems[0] == "file, line 2: the document stands there again; it is not exported."
+    assert "winner_index is 7, there are 2 candidates" in problems[1]
+    assert problems[5:] == ["file: 4 more lines like these."]
+
+
+def test_the_answers_of_questions_are_exported(capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in (FIXTURES / "questions", FIXTURES.parent / "answers" / "qa_float32"):
+        assert main(["report", str(folder), "--export", "jsonl"]) == 0
+        (run,) = load_runs([folder])[0]
+        answers = [found["uncertainty"]["answer"] for found in run.samples()]
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [row["completion"].strip() for row in rows] == [answer.strip() for answer in answers]

@@ -11,6 +11,7 @@ import pytest
 
 from lm_eval_ensemble.errors import DataError
 from lm_eval_ensemble.report.load import load_runs
+from tests.report.helpers import sample, write_run
 
 DATE = "2026-01-02T03-04-05.000006"
 
@@ -100,3 +101,12 @@ def test_nothing_there_is_one_message(tmp_path: Path) -> None:
         load_runs([tmp_path / "missing"])
     with pytest.raises(DataError, match="found no results"):
         load_runs([tmp_path])
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", [sample(0, 1.0), sample(1, 0.0)])
+    for file in folder.iterdir():
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    (run,), problems = load_runs([folder])
+    assert [found["doc_id"] for found in run.samples(problems)] == [0, 1]
+    assert problems == []
