@@ -164,7 +164,7 @@ def _choices(
         if not all(isinstance(text, str) for text in (prefix, suffix, entry["rule"])):
             raise TypeError("prefix, suffix or rule is no text")
         # All runs of a repeat (length=fixed-mean) have the random stream of that repeat.
-        key = (run.task, sample["doc_id"], number // runs)
+        key: tuple[Any, ...] = (run.task, sample["doc_id"], number // runs)
         case = Case(candidates, rule or entry["rule"], entry.get("prefer"), prefix, suffix, key, seed, right)
         problem = str(record.get("problem") or doc.get("problem") or doc.get("task_id") or sample["doc_id"])
         found.append(Choice(case, problem, str(doc.get("task_id", "")), winner, str(entry["reason"])))

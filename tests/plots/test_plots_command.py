@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,5 +82,5 @@ def test_a_bin_without_a_member_is_drawn_without_it() -> None:
     ]
     figures = {"n": 6, "problems": 6, "by_length": {"of": "reference", "unit": "characters", "bins": bins}}
     report = {"run": "r", "task": "t", "metric": "pass@1", "figures": figures}
-    drawn = length_histogram(report).axes[1].containers
+    drawn: Any = length_histogram(report).axes[1].containers
     assert [list(found.lines[0].get_ydata()) for found in drawn] == [[50.0, 25.0], [75.0], [50.0, 50.0]]
