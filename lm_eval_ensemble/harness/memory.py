@@ -55,13 +55,13 @@ class Metered:
     """A member whose peak memory while it proposes is kept in ``peaks``."""
 
     def __init__(self, member: Any, peaks: dict[str, float]) -> None:
-        self._member, self._peaks = member, peaks
+        self.member, self._peaks = member, peaks
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._member, name)
+        return getattr(self.member, name)
 
     def propose(self, requests: Sequence[InfillRequest]) -> list[Candidate]:
         """The member's."""
-        with peak_memory(self._member.name, getattr(self._member, "device", None), self._peaks):
-            found: list[Candidate] = self._member.propose(requests)
+        with peak_memory(self.member.name, getattr(self.member, "device", None), self._peaks):
+            found: list[Candidate] = self.member.propose(requests)
         return found

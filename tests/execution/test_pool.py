@@ -183,6 +183,8 @@ def test_the_end_of_the_harness_is_the_end_of_everything(number: int, tmp_path: 
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
+        # A test run in the background of a shell ignores SIGINT, and its children would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     with harness:
         assert harness.stdout is not None
