@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -16,7 +15,20 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 
 from lm_eval_ensemble.errors import ConfigError, did_you_mean
 from lm_eval_ensemble.faults import faults_of, step
-from lm_eval_ensemble.values import DECODERS, PARITIES, BatchSize, Dtype, Positive, Steps, one_of, takes_alg_temp
+from lm_eval_ensemble.values import (
+    DECODERS,
+    PARITIES,
+    BatchSize,
+    Detail,
+    Dtype,
+    Length,
+    Likelihood,
+    Positive,
+    Steps,
+    StorePlace,
+    one_of,
+    takes_alg_temp,
+)
 
 __all__ = [
     "DIFFUSION",
@@ -45,35 +57,6 @@ REFINE = "refine"
 
 _FOLDER = Path(__file__).parent
 Settings = TypeVar("Settings", bound=BaseModel)
-
-
-_LENGTHS = ("oracle", "ar", "ar:K", "fixed:N", "fixed-mean", "search", "grid", "grid:A+B+C")
-_N = "0*[1-9][0-9]*"
-
-
-def _length(value: Any) -> Any:
-    if value is None or re.fullmatch(
-        rf"oracle|ar(:[0-9]+)?|fixed:{_N}|fixed-mean|search|grid(:(ar|{_N})([,+](ar|{_N}))+)?", str(value)
-    ):
-        return value
-    raise ValueError(f"a length policy, its numbers >= 1 (K >= 0).{did_you_mean(str(value), _LENGTHS)}")
-
-
-def _store(value: Any) -> Any:
-    # YAML reads off and on as false and true.
-    return {False: "off", True: None}[value] if isinstance(value, bool) else value
-
-
-def _record(value: Any) -> Any:
-    if value is None or re.fullmatch(r"entropy|topk:0*[1-9][0-9]*", str(value)):
-        return value
-    raise ValueError(f"entropy, or topk:K with K >= 1.{did_you_mean(str(value), ['entropy', 'topk:20'])}")
-
-
-def _likelihood(value: Any) -> Any:
-    if re.fullmatch(r"chain|elbo:0*([2-9]|[1-9][0-9]+)", str(value)):
-        return value
-    raise ValueError(f"chain, or elbo:K with K >= 2 samples.{did_you_mean(str(value), ['chain', 'elbo:K'])}")
 
 
 class Strict(BaseModel):
@@ -107,9 +90,9 @@ class DiffusionConfig(Decoding):
     """Arguments of ``diffusion-infill``."""
 
     pretrained: str
-    length: Annotated[str | None, BeforeValidator(_length)] = None
+    length: Length = None
     length_bias: str | None = None
-    likelihood: Annotated[str, BeforeValidator(_likelihood)] = "chain"
+    likelihood: Likelihood = "chain"
     steps: Steps = 64
     alg: Annotated[str, one_of(DECODERS)] = "p2"
     alg_temp: Annotated[float, Field(gt=0)] | None = None
@@ -146,7 +129,7 @@ class ScoredConfig(Decoding):
     trust_remote_code: bool = False
     batch_size: BatchSize = 1
     max_batch_size: Positive | None = None
-    record: Annotated[str | None, BeforeValidator(_record)] = None
+    record: Detail = None
     n_samples: Annotated[int, Field(ge=0)] = 0
     sample_temperature: Annotated[float, Field(gt=0, le=100)] = 1.0
     p_true: bool = False
@@ -186,7 +169,7 @@ class EnsembleConfig(Strict):
     route: str | None = None
     prefer: str | None = None
     samples: Positive = 1
-    store: Annotated[str | None, BeforeValidator(_store)] = None
+    store: StorePlace = None
     load: Literal["together", "one-at-a-time"] = "together"
     seed: int | None = None
     scorers: tuple[MemberConfig, ...] = ()

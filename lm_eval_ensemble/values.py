@@ -10,7 +10,20 @@ from pydantic import BeforeValidator, Field
 
 from lm_eval_ensemble.errors import did_you_mean
 
-__all__ = ["DECODERS", "PARITIES", "BatchSize", "Dtype", "Positive", "Steps", "one_of", "takes_alg_temp"]
+__all__ = [
+    "DECODERS",
+    "PARITIES",
+    "BatchSize",
+    "Detail",
+    "Dtype",
+    "Length",
+    "Likelihood",
+    "Positive",
+    "Steps",
+    "StorePlace",
+    "one_of",
+    "takes_alg_temp",
+]
 
 #: names of the decoding algorithms of a diffusion member -> whether ``alg_temp`` has a meaning there.
 DECODERS = {"p2": False, "origin": False, "maskgit_plus": True, "topk_margin": True, "entropy": True}
@@ -61,7 +74,40 @@ def takes_alg_temp(name: str) -> str:
     return f"nothing: with alg={name} it would change nothing. It has a meaning for {known}."
 
 
+_LENGTHS = ("oracle", "ar", "ar:K", "fixed:N", "fixed-mean", "search", "grid", "grid:A+B+C")
+_N = "0*[1-9][0-9]*"
+
+
+def _length(value: Any) -> Any:
+    if value is None or re.fullmatch(
+        rf"oracle|ar(:[0-9]+)?|fixed:{_N}|fixed-mean|search|grid(:(ar|{_N})([,+](ar|{_N}))+)?", str(value)
+    ):
+        return value
+    raise ValueError(f"a length policy, its numbers >= 1 (K >= 0).{did_you_mean(str(value), _LENGTHS)}")
+
+
+def _store(value: Any) -> Any:
+    # YAML reads off and on as false and true.
+    return {False: "off", True: None}[value] if isinstance(value, bool) else value
+
+
+def _record(value: Any) -> Any:
+    if value is None or re.fullmatch(r"entropy|topk:0*[1-9][0-9]*", str(value)):
+        return value
+    raise ValueError(f"entropy, or topk:K with K >= 1.{did_you_mean(str(value), ['entropy', 'topk:20'])}")
+
+
+def _likelihood(value: Any) -> Any:
+    if re.fullmatch(r"chain|elbo:0*([2-9]|[1-9][0-9]+)", str(value)):
+        return value
+    raise ValueError(f"chain, or elbo:K with K >= 2 samples.{did_you_mean(str(value), ['chain', 'elbo:K'])}")
+
+
 BatchSize = Annotated[int | str | None, BeforeValidator(_batch_size)]
+Detail = Annotated[str | None, BeforeValidator(_record)]
 Dtype = Annotated[str | None, BeforeValidator(_dtype)]
+Length = Annotated[str | None, BeforeValidator(_length)]
+Likelihood = Annotated[str, BeforeValidator(_likelihood)]
 Positive = Annotated[int, Field(ge=1)]
 Steps = Annotated[int | str, BeforeValidator(_steps)]
+StorePlace = Annotated[str | None, BeforeValidator(_store)]

@@ -10,16 +10,18 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["probability_true", "true_prompt"]
+__all__ = ["probability_true", "true_pairs"]
 
 
-def true_prompt(doc: Mapping[str, Any], answer: str) -> str:
-    """The question, what it is to be answered from (where there is something), the proposed answer, and the choice."""
+def true_pairs(doc: Mapping[str, Any], answer: str) -> list[tuple[str, str]]:
+    """The prompt with each of its two ends, true first: the question, what it is to be answered from (where there is
+    something), the proposed answer, and the choice."""
     context = f"Context: {doc['context']}\n" if doc.get("context") else ""
-    return (
+    prompt = (
         f"{context}Question: {str(doc['question']).strip()}\nProposed Answer: {answer}\n"
         "Is the proposed answer:\n (A) True\n (B) False\nThe proposed answer is:"
     )
+    return [(prompt, " (A)"), (prompt, " (B)")]
 
 
 def probability_true(log_true: float, log_false: float) -> float:

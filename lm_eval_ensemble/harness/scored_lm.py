@@ -30,7 +30,7 @@ from lm_eval_ensemble.errors import ConfigError, missing_weights
 from lm_eval_ensemble.fim import LAYOUTS, FimLayout, layout_for, layout_named
 from lm_eval_ensemble.harness.base import alone, default_device, default_dtype, live_models, own_cache, refuse_cached_repeats
 from lm_eval_ensemble.harness.memory import peak_memory
-from lm_eval_ensemble.harness.ptrue import probability_true, true_prompt
+from lm_eval_ensemble.harness.ptrue import probability_true, true_pairs
 from lm_eval_ensemble.harness.reading import SpanReader, pad_left
 from lm_eval_ensemble.harness.recorder import Answer, Detail, Recorder, Step, read_answer
 from lm_eval_ensemble.harness.requests import Draw, is_infill, resolve, to_requests
@@ -228,13 +228,9 @@ class ScoredHF(HFLM):  # type: ignore[misc]
     def _judge_themselves(self, rows: Sequence[_Row], answers: Sequence[Candidate]) -> list[Candidate]:
         """The answers to questions, each with p(True) in its info."""
         asked = [i for i, row in enumerate(rows) if row.layout is None and row.doc.get("question")]
-        spans = []
-        for i in asked:
-            prompt = true_prompt(rows[i].doc, answers[i].text.strip())
-            for choice in (" (A)", " (B)"):
-                ids, ending = self._encode_pair(prompt, choice)
-                kept = [*ids, *ending][-self.window :]
-                spans.append(Span(kept, len(kept) - len(ending)))
+        pairs = [pair for i in asked for pair in true_pairs(rows[i].doc, answers[i].text.strip())]
+        encoded = [self._encode_pair(*pair) for pair in pairs]
+        spans = [Span([*ids, *end][-self.window :], min(len(ids), self.window - len(end))) for ids, end in encoded]
         logprobs = iter(map(sum, self.token_logprobs(spans)))
         found = {i: probability_true(next(logprobs), next(logprobs)) for i in asked}
         return [replace(a, info={**a.info, "p_true": found[i]}) if i in found else a for i, a in enumerate(answers)]
