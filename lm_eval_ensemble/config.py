@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
@@ -24,6 +24,7 @@ from lm_eval_ensemble.values import (
     Length,
     Likelihood,
     Positive,
+    Quantizable,
     Steps,
     StorePlace,
     one_of,
@@ -89,6 +90,10 @@ class HostDecoding(BaseModel):
 class DiffusionConfig(Decoding):
     """Arguments of ``diffusion-infill``."""
 
+    #: what only members of another kind take.
+    elsewhere: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        Quantizable.model_fields, f"only {SCORED} members are quantised; take dtype=bfloat16 for a smaller model."
+    )
     pretrained: str
     length: Length = None
     length_bias: str | None = None
@@ -119,7 +124,7 @@ class DiffusionConfig(Decoding):
         return value
 
 
-class ScoredConfig(Decoding):
+class ScoredConfig(Decoding, Quantizable):
     """The arguments of ``hf-scored`` that are checked here; the others are those of ``hf``."""
 
     pretrained: str
@@ -201,6 +206,7 @@ class EnsembleConfig(Strict):
             given["members"] = [_spread_over(member, flat) for member in members]
             for index, member in enumerate(given["members"]):
                 found.extend(_argument_faults(index, member, flat))
+            found.extend(_unquantised_faults(given["members"], flat))
             found.extend(_name_faults(given["members"], given.get("prefer")))
             found.extend(_scorer_faults(given["members"], given.get("scorers")))
             found.extend(_refine_faults(given["members"], given.get("scorers")))
@@ -228,6 +234,7 @@ _SPREAD: dict[str, tuple[str | None, str]] = {
     "dtype": (None, "dtype"),
     "max_length": (None, "max_length"),
     "trust_remote_code": (None, "trust_remote_code"),
+    **{name: (SCORED, name) for name in Quantizable.model_fields},
 }
 
 
@@ -295,6 +302,13 @@ def _argument_faults(index: int, member: Any, flat: Mapping[str, Any], setting: 
         args = {name: value for name, value in args.items() if name in kind.model_fields}
     renamed = {_SPREAD[name][1]: f"$.{name}" for name in _concerning(member, flat)}
     return [*found, *faults_of(kind, args, where, renamed)]
+
+
+def _unquantised_faults(members: Iterable[Any], flat: Mapping[str, Any]) -> Iterator[str]:
+    """A wish for fewer bits that no member takes up must not pass in silence."""
+    if SCORED not in [member.get("model") for member in members if isinstance(member, Mapping)]:
+        for name in (name for name in Quantizable.model_fields if flat.get(name)):
+            yield f"$.{name}: got {flat[name]!r}, but no member is {SCORED}, and only those are quantised."
 
 
 def _name_faults(members: Iterable[Any], prefer: Any) -> Iterator[str]:

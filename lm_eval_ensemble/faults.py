@@ -40,8 +40,10 @@ def step(part: int | str) -> str:
 
 def _fault(kind: type[BaseModel], path: str, fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
-        known = _innermost(kind, fault["loc"][:-1]).model_fields
-        return f"{path}: not a setting here.{did_you_mean(str(fault['loc'][-1]), known)}"
+        owner, name = _innermost(kind, fault["loc"][:-1]), str(fault["loc"][-1])
+        if name in (elsewhere := getattr(owner, "elsewhere", {})):
+            return f"{path}: not a setting here: {elsewhere[name]}"
+        return f"{path}: not a setting here.{did_you_mean(name, owner.model_fields)}"
     if fault["type"] == "missing":
         return f"{path}: missing, expected a value."
     found = repr(fault["input"])

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, Field, ValidationInfo, field_validator
 
 from lm_eval_ensemble.errors import did_you_mean
 
 __all__ = [
     "DECODERS",
     "PARITIES",
+    "QUANTIZATIONS",
     "BatchSize",
     "Detail",
     "Dtype",
     "Length",
     "Likelihood",
     "Positive",
+    "Quantizable",
     "Steps",
     "StorePlace",
     "one_of",
@@ -29,6 +31,16 @@ __all__ = [
 DECODERS = {"p2": False, "origin": False, "maskgit_plus": True, "topk_margin": True, "entropy": True}
 #: published programs whose padding and order of equal confidences can be switched on by name.
 PARITIES = ("open-dllm",)
+#: what a checkpoint may be quantised to while it is loaded -> the library that does it.
+QUANTIZATIONS = {
+    "bnb-int8": "bitsandbytes",
+    "bnb-fp4": "bitsandbytes",
+    "bnb-nf4": "bitsandbytes",
+    "torchao-int8": "torchao",
+    "torchao-int8-dynamic": "torchao",
+}
+#: the older way to ask for two of them.
+_FLAGS = {"load_in_8bit": "bnb-int8", "load_in_4bit": "bnb-fp4"}
 
 _DTYPES = ("auto", "bfloat16", "float16", "float32", "float64")
 
@@ -44,6 +56,17 @@ def _dtype(value: Any) -> Any:
     if value is None or name in _DTYPES:
         return None if value is None else name
     raise ValueError(f"a torch dtype.{did_you_mean(name, _DTYPES)}")
+
+
+def _quantization(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        if value.get("quant_method") or any(value.get(flag) is True for flag in _FLAGS):
+            return dict(value)
+        raise ValueError("a mapping that names its quant_method (bitsandbytes, torchao, ...)")
+    name = None if value is None else str(value)
+    if name is None or name.lower() == "none" or name in QUANTIZATIONS:
+        return name if name in QUANTIZATIONS else None
+    raise ValueError(f"a name, or a mapping with quant_method.{did_you_mean(name, QUANTIZATIONS)}")
 
 
 def one_of(known: Iterable[str]) -> BeforeValidator:
@@ -111,3 +134,25 @@ Likelihood = Annotated[str, BeforeValidator(_likelihood)]
 Positive = Annotated[int, Field(ge=1)]
 Steps = Annotated[int | str, BeforeValidator(_steps)]
 StorePlace = Annotated[str | None, BeforeValidator(_store)]
+
+
+class Quantizable(BaseModel):
+    """Three ways to ask for quantised weights, of which one may be taken: two flags of transformers, or a name of
+    ``QUANTIZATIONS`` or a mapping for the quantisation config of transformers that its ``quant_method`` names."""
+
+    load_in_8bit: bool = False
+    load_in_4bit: bool = False
+    quantization: Annotated[str | dict[str, Any] | None, BeforeValidator(_quantization)] = None
+
+    @field_validator("load_in_4bit", "quantization")
+    @classmethod
+    def _is_alone(cls, value: Any, info: ValidationInfo) -> Any:
+        rival = next((flag for flag in _FLAGS if flag != info.field_name and info.data.get(flag)), None)
+        if value and rival:
+            raise ValueError(f"nothing: {rival} is set too. Give one of them.")
+        return value
+
+    @property
+    def quantized_to(self) -> str | dict[str, Any] | None:
+        """The name or the mapping, whichever way it was asked for; None: as the checkpoint is."""
+        return self.quantization or next((name for flag, name in _FLAGS.items() if getattr(self, flag)), None)

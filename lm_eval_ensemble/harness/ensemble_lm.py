@@ -58,7 +58,7 @@ class EnsemblePPL(InfillLM):
 
         rows = [row for row in (*config.members, *config.scorers) if row.model != REFINE]
         self._shelf = Shelf({row.name: functools.partial(build, row) for row in rows}, config.load == "one-at-a-time")
-        models = {row.name: self._model(row.name) for row in rows}
+        self._models = models = {row.name: self._model(row.name) for row in rows}
         for row in config.members:
             if row.model == REFINE:
                 own = parse_settings(RefineConfig, row.args)
@@ -102,7 +102,17 @@ class EnsemblePPL(InfillLM):
     def get_model_info(self) -> dict[str, Any]:
         store = self.store and {"path": str(self.store.path), "reused": self.store.reused, "added": self.store.added}
         own = {**self.config.model_dump(mode="json"), "score": self.settings.rule, "store": store or "off"}
-        return {"ensemble": own, "peak_memory_mib": self._peaks}
+        return {
+            "ensemble": own,
+            "peak_memory_mib": self._peaks,
+            "model_footprint_mib": self._told("footprint_mib"),
+            "quantization": self._told("quantization"),
+        }
+
+    def _told(self, fact: str) -> dict[str, Any]:
+        """What the models that have such a fact say, by name."""
+        found = {name: getattr(model, fact, None) for name, model in self._models.items()}
+        return {name: value for name, value in found.items() if value is not None}
 
     def _model(self, name: str) -> Any:
         """A model, or what stands for it where only one is in memory at a time.

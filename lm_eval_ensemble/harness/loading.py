@@ -14,7 +14,10 @@ import torch
 __all__ = ["LazyModel", "Shelf"]
 
 #: plain values of members and scorers, small enough to keep (an encoder holds the tokenizer).
-_FACTS = ("name", "wants_partner", "offers", "device", "resumes", "chunk", "encoder", "layout", "end_id", "window")
+_FACTS = (
+    *("name", "wants_partner", "offers", "device", "resumes", "chunk", "encoder", "layout", "end_id", "window"),
+    *("quantization", "footprint_mib"),
+)
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,6 @@ import torch
 from accelerate import PartialState
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
-from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils_hf import stop_sequences_criteria
 from transformers import LogitsProcessorList
 
@@ -31,6 +30,7 @@ from lm_eval_ensemble.fim import LAYOUTS, FimLayout, layout_for, layout_named
 from lm_eval_ensemble.harness.base import alone, default_device, default_dtype, live_models, own_cache, refuse_cached_repeats
 from lm_eval_ensemble.harness.memory import peak_memory
 from lm_eval_ensemble.harness.ptrue import probability_true, true_pairs
+from lm_eval_ensemble.harness.quantized import QuantizedHF
 from lm_eval_ensemble.harness.reading import SpanReader, pad_left
 from lm_eval_ensemble.harness.recorder import Answer, Detail, Recorder, Step, read_answer
 from lm_eval_ensemble.harness.requests import Draw, is_infill, resolve, to_requests
@@ -40,6 +40,7 @@ from lm_eval_ensemble.sampling import row_uniforms
 from lm_eval_ensemble.scoring.base import Span
 from lm_eval_ensemble.tokens import PlainEncoder
 from lm_eval_ensemble.types import Candidate, InfillRequest, normalise
+from lm_eval_ensemble.values import Quantizable
 
 __all__ = ["ScoredHF"]
 
@@ -64,9 +65,10 @@ class _Row:
         return (self.draw, self.request.until, self.layout)
 
 
-class ScoredHF(HFLM):  # type: ignore[misc]
+class ScoredHF(QuantizedHF):
     """``hf`` with token log-probabilities. Takes all arguments of ``hf``, and ``fim`` (layout), ``preset``, ``temperature``,
-    ``top_p``, ``max_new_tokens``, ``greedy``, ``seed``, ``record``, ``n_samples``, ``sample_temperature``, ``p_true``."""
+    ``top_p``, ``max_new_tokens``, ``greedy``, ``seed``, ``record``, ``n_samples``, ``sample_temperature``, ``p_true``,
+    ``load_in_8bit``, ``load_in_4bit``, ``quantization``."""
 
     def __init__(
         self,
@@ -85,6 +87,7 @@ class ScoredHF(HFLM):  # type: ignore[misc]
         chosen_layout = layout_named(fim) if fim else None
         self.name = name
         self.decoding = own = parse_settings(ScoredConfig, {"pretrained": pretrained, **checked}, f"$.{name}")
+        self.ask_for(own.quantized_to, arguments)
         chosen = default_device(own.device)
         path = asset_path(own.pretrained)
         try:
@@ -103,7 +106,7 @@ class ScoredHF(HFLM):  # type: ignore[misc]
         except TypeError as error:
             raise ConfigError(
                 f"$.{name}: {error}. Arguments are those of --model hf, and fim, preset, "
-                f"{', '.join([*Decoding.model_fields, *_RECORDS])}."
+                f"{', '.join([*Decoding.model_fields, *_RECORDS, *Quantizable.model_fields])}."
             ) from error
         live_models.add(self)
         self._others = arguments
@@ -152,10 +155,13 @@ class ScoredHF(HFLM):  # type: ignore[misc]
         is not in it; the kind of device is."""
         place = (str(self._others.get("revision", "main")), str(self._others.get("subfolder") or ""))
         weights = checkpoint_identity(str(self.pretrained), *place)
+        bits = {"quantization": self.quantization} if self.quantization else {}
+        indifferent = {"pretrained", "batch_size", "max_batch_size", "device", "seed", *Quantizable.model_fields}
         return weights and {
             "model": SCORED,
             "weights": weights,
-            "settings": self.decoding.model_dump(exclude={"pretrained", "batch_size", "max_batch_size", "device", "seed"}),
+            **bits,
+            "settings": self.decoding.model_dump(exclude=indifferent),
             "others": identified(self._others),
             "layout": None if self.layout is None else self.layout.model_dump(exclude={"source"}),
             "stream": [self.name, self.seed],
@@ -382,7 +388,9 @@ class ScoredHF(HFLM):  # type: ignore[misc]
 
     def _is_fim_pass(self, row: _Row, answer: Answer) -> bool:
         """True if the answer's text gives its tokens back and the layout's end token closed it, on an untrimmed prompt."""
-        if answer.stop_id != self._closing_id or row.trims or self.model.dtype != torch.float32 or self._told_unseen:
+        if answer.stop_id != self._closing_id or row.trims or self._told_unseen:
+            return False
+        if self.model.dtype != torch.float32 or self.quantization:  # a whole text is read in other numbers than token by token
             return False
         return self.encoder.encode(answer.text) == list(answer.ids)
 

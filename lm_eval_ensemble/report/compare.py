@@ -20,7 +20,14 @@ from lm_eval_ensemble.metrics.clustered import clustered_mean, wilson
 from lm_eval_ensemble.metrics.multiple import holm
 from lm_eval_ensemble.metrics.paired import compare_paired, minimal_detectable_gain
 from lm_eval_ensemble.report.comparison import Comparison, Contrast, Row, TaskComparison
-from lm_eval_ensemble.report.documents import BOUNDS, Documents, choose_filter, choose_metric, label_of, read_documents
+from lm_eval_ensemble.report.documents import (
+    BOUNDS,
+    Documents,
+    choose_filter,
+    choose_metric,
+    label_of,
+    read_documents,
+)
 from lm_eval_ensemble.report.load import TaskRun
 from lm_eval_ensemble.report.pairing import pair, shared
 from lm_eval_ensemble.report.sentences import verdict
@@ -96,10 +103,11 @@ def _labels(runs: Sequence[TaskRun]) -> list[str]:
 
 def _models(runs: Sequence[TaskRun]) -> list[tuple[str, str, int]]:
     """(kind, name, how many before it had that name) of each run. Folders of one kind and name are one model that was run
-    task by task, unless they share a task: then they are several."""
+    task by task, unless they share a task: then they are several. The same checkpoint in other bits is another model."""
+    named = [f"{run.model_name} {run.quantization}".rstrip() for run in runs]
     tasks: dict[tuple[str, str, Path], set[str]] = {}
-    for run in runs:
-        tasks.setdefault((run.model_source, run.model_name, run.results_path.parent), set()).add(run.task)
+    for run, name in zip(runs, named, strict=True):
+        tasks.setdefault((run.model_source, name, run.results_path.parent), set()).add(run.task)
     taken: dict[tuple[str, str, int], set[str]] = {}
     numbers = {}
     for (kind, name, folder), own in tasks.items():
@@ -107,7 +115,8 @@ def _models(runs: Sequence[TaskRun]) -> list[tuple[str, str, int]]:
         taken.setdefault((kind, name, number), set()).update(own)
         numbers[kind, name, folder] = number
     return [
-        (run.model_source, run.model_name, numbers[run.model_source, run.model_name, run.results_path.parent]) for run in runs
+        (run.model_source, name, numbers[run.model_source, name, run.results_path.parent])
+        for run, name in zip(runs, named, strict=True)
     ]
 
 

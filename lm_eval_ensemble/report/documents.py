@@ -172,10 +172,11 @@ def record_of(sample: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def label_of(run: TaskRun) -> str:
-    """A short name of the run: that of its checkpoint; of a path the last part."""
+    """A short name of the run: that of its checkpoint, of a path the last part; and what its weights were quantised to."""
     name = " ".join(run.model_name.split()).rstrip("/")
     # Names on the Hub have one slash at most.
-    return name.rsplit("/", 1)[-1] if name.startswith(("/", ".", "~")) or name.count("/") > 1 else name
+    short = name.rsplit("/", 1)[-1] if name.startswith(("/", ".", "~")) or name.count("/") > 1 else name
+    return f"{short} {bits}" if (bits := run.quantization) else short
 
 
 def _costs(record: Mapping[str, Any], totals: dict[str, list[float]]) -> None:

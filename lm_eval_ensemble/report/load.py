@@ -51,6 +51,13 @@ class TaskRun:
     first_filter: str = "none"
 
     @property
+    def quantization(self) -> str:
+        """What the weights of the model that ran were quantised to (``bnb-int8``); empty for an ordinary one."""
+        loaded = self.config.get("quantization")
+        name = loaded.get("name") if isinstance(loaded, Mapping) else None
+        return name if isinstance(name, str) else ""
+
+    @property
     def label(self) -> str:
         """Names the run for people: model and task."""
         return f"{self.model_name} ({self.model_source}), {self.task}"
@@ -91,8 +98,8 @@ class TaskRun:
 def load_runs(paths: Sequence[str | Path]) -> tuple[list[TaskRun], list[str]]:
     """The runs found in results files or folders (searched through), and what could not be read.
 
-    Of several runs of one model and task in one folder the newest is kept. The order is that of ``paths``, then of model
-    and task.
+    Of several runs of one model (in the same bits) and task in one folder the newest is kept. The order is that of ``paths``,
+    then of model and task.
 
     :raises DataError: a path does not exist, or nothing at all could be read.
     """
@@ -102,7 +109,7 @@ def load_runs(paths: Sequence[str | Path]) -> tuple[list[TaskRun], list[str]]:
         newest: dict[tuple[str, str, str], TaskRun] = {}
         for file in _results_files(path):
             for run in _read(file, problems, asked=path.is_file()):
-                place = (str(file.parent), run.model_source + run.model_name, run.task)
+                place = (str(file.parent), f"{run.model_source}{run.model_name} {run.quantization}", run.task)
                 if place not in newest or newest[place].date < run.date:
                     newest[place] = run
         found += sorted(newest.values(), key=lambda run: (run.model_name, run.model_source, str(run.results_path), run.task))

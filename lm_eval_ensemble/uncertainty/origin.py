@@ -64,6 +64,9 @@ def from_old_name(name: str) -> Origin:
 
 
 def _precision(arguments: Mapping[str, Any], checkpoint: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    if isinstance(loaded := config.get("quantization"), Mapping) and isinstance(name := loaded.get("name"), str):
+        # Read from the model that ran. bitsandbytes is what the other names below mean too.
+        return name.removeprefix("bnb-")
     for bits in (8, 4):
         if _true(arguments.get(f"load_in_{bits}bit")):
             return f"int{bits}"

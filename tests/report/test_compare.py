@@ -16,7 +16,7 @@ from lm_eval_ensemble.errors import DataError
 from lm_eval_ensemble.report.compare import Options, compare
 from lm_eval_ensemble.report.comparison import Comparison, Row, TaskComparison
 from lm_eval_ensemble.report.load import load_runs
-from tests.report.helpers import FIXTURES, candidate, ensemble_sample, record, sample, write_run
+from tests.report.helpers import DATE, FIXTURES, candidate, ensemble_sample, record, sample, write_run
 
 
 def compared(*paths: Path, **options: Any) -> Comparison:
@@ -161,6 +161,20 @@ def test_names_that_clash_get_their_folder(tmp_path: Path) -> None:
         write_run(tmp_path / place / "m", [sample(0, 1.0), sample(1, 0.0)], model="m")
     (table,) = compared(tmp_path / "one", tmp_path / "two").tasks
     assert [r.label for r in table.rows] == ["m (hf) (one)", "m (hf) (two)"]
+
+
+def test_the_same_checkpoint_in_other_bits_is_another_model(tmp_path: Path) -> None:
+    """Even where each was run on a task of its own, which makes one model of the same bits."""
+    config = {"model": "hf-scored", "model_args": {"pretrained": "org/m"}, "quantization": {"name": "bnb-int8", "layers": 14}}
+    samples = [sample(i, i % 2) for i in range(8)]
+    write_run(tmp_path / "full" / "m", samples, task="one", model="org/m")
+    write_run(tmp_path / "bits" / "m", samples, task="two", model="org/m", config=config)
+    tables = compared(tmp_path / "full", tmp_path / "bits").tasks
+    assert [[r.label for r in t.rows] for t in tables] == [["org/m"], ["org/m bnb-int8"]]
+    # In the folder of the full model the newer run hides no older one.
+    write_run(tmp_path / "full" / "m", samples, task="one", model="org/m", config=config, date=DATE.replace("2026", "2027"))
+    (table,) = compared(tmp_path / "full", baseline="org/m").tasks
+    assert [r.label for r in table.rows] == ["org/m", "org/m bnb-int8"]
 
 
 def test_real_runs_members_equal_themselves_in_the_ensemble() -> None:

@@ -52,6 +52,12 @@ def test_old_names(name: str, parameters: int | None, precision: str, family: st
         ({"autogptq": False}, {"model_dtype": "torch.bfloat16"}, "bfloat16"),
         ({"gguf_file": "q4.gguf"}, {}, "gguf (q4.gguf)"),
         ({"quantization_config": {"quant_method": "awq", "bits": 4}}, {}, "awq-4bit"),
+        # What the loaded model has comes before what was asked for.
+        ({"load_in_8bit": True}, {"quantization": {"name": "bnb-int8", "layers": 14}}, "int8"),
+        ({"load_in_4bit": True}, {"quantization": {"name": "bnb-nf4"}, "model_dtype": "torch.bfloat16"}, "nf4"),
+        ({"quantization": "torchao-int8"}, {"quantization": {"name": "torchao-int8"}}, "torchao-int8"),
+        ({}, {"quantization": None, "model_dtype": "torch.bfloat16"}, "bfloat16"),
+        ({}, {"quantization": {"fim": {"name": "bnb-int8"}}, "model_dtype": "torch.bfloat16"}, "bfloat16"),
         ({}, {}, UNKNOWN),
     ],
 )
