@@ -190,10 +190,11 @@ def read_quantized(model: Any, wanted: str | dict[str, Any] | None = None) -> Qu
 def footprint_mib(model: Any) -> float:
     """MiB of the weights and buffers of a model: transformers' own count, corrected where it takes torchao's tensors for what
     they stand for, and leaves out the scales of bitsandbytes."""
-    size = float(model.get_memory_footprint())
+    count = getattr(model, "get_memory_footprint", None)  # wrappers of other loaders have none
+    size = float(count() if count else sum(map(_bytes, (*model.parameters(), *model.buffers()))))
     states = _quant_states(model)
     for tensor in model.parameters():
-        if _wraps(tensor):
+        if count and _wraps(tensor):
             size += _bytes(tensor) - tensor.nelement() * tensor.element_size()
         scales = (getattr(tensor, "SCB", None), getattr(states.get(id(tensor)), "absmax", None))
         size += sum(_bytes(scale) for scale in scales if scale is not None)
@@ -215,7 +216,7 @@ def _told_in_one_line(label: str, path: str) -> Iterator[None]:
     except (ImportError, RuntimeError, ValueError, AssertionError, NotImplementedError) as error:
         how = f" quantised to {label}" if label else " with the quantisation its config.json names"
         if isinstance(error, ImportError):
-            advice = " Install it: pip install 'lm_eval_ensemble[quantization]' has bitsandbytes and torchao."
+            advice = " pip install 'lm_eval_ensemble[quantization]' has bitsandbytes and torchao; install others by name."
         elif "dispatched on the CPU" in str(error):
             advice = " The model does not fit the GPU memory that was allowed: give more or other GPUs, or fewer bits."
         else:
@@ -274,7 +275,8 @@ def _told(wanted: str | dict[str, Any] | None) -> str:
 
 def _state(module: nn.Module) -> bool | None:
     """Whether a linear layer is quantised; None for other modules. Libraries bring classes of their own, named alike."""
-    tensors = [*module._parameters.values(), *module._buffers.values()]
+    # Of the buffers only weights: many models keep tables of positions or masks as integers.
+    tensors = [*module._parameters.values(), *(buffer for name, buffer in module._buffers.items() if "weight" in name)]
     if any(tensor is not None and _is_quantized(tensor) for tensor in tensors) and not isinstance(module, nn.Embedding):
         return True
     return False if isinstance(module, nn.Linear) else None

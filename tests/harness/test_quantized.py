@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, RobertaConfig, RobertaForCausalLM
 
 from lm_eval_ensemble.errors import ConfigError, EnsembleError, HostError, ModelError
 from lm_eval_ensemble.harness.ensemble_lm import EnsemblePPL
+from lm_eval_ensemble.harness.quantized import footprint_mib, read_quantized
 from lm_eval_ensemble.harness.scored_lm import ScoredHF
 from lm_eval_ensemble.scoring.base import Span
 from lm_eval_ensemble.types import InfillRequest
@@ -247,6 +248,14 @@ def test_the_experts_of_a_mixture_are_quantised_too(name: str, load: Model) -> N
     weights = full.model.model.layers[1].mlp.experts.down_proj.data
     rounded = dequantize_4bit(*quantize_4bit(weights, quant_type=name.removeprefix("bnb-")))
     assert torch.equal(lm.model.model.layers[1].mlp.experts.down_proj, rounded)
+
+
+def test_an_ordinary_model_with_integers_among_its_buffers_is_not_quantised() -> None:
+    sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = RobertaForCausalLM(RobertaConfig(**sizes, is_decoder=True))
+    assert any(buffer.dtype == torch.int64 and buffer.ndim == 2 for buffer in model.buffers())
+    assert read_quantized(model) is None
+    assert footprint_mib(model) == round(model.get_memory_footprint() / 2**20, 1)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
