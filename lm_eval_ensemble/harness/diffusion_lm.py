@@ -179,7 +179,7 @@ class DiffusionInfill(RefillLM):
 
     def get_model_info(self) -> dict[str, Any]:
         own = {"diffusion_infill": self.config.model_dump(), "model_dtype": str(self.network.model.dtype)}
-        return {**own, "peak_memory_mib": self._peaks}
+        return {**own, "processes": self.world_size, "peak_memory_mib": self._peaks}
 
     def _find_lengths(self, requests: Sequence[InfillRequest], draws: Sequence[Draw], ledger: Ledger) -> list[Length]:
         """Of gaps that are filled already the length stands in their candidate; the others are looked for together."""

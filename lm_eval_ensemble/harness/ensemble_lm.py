@@ -104,7 +104,7 @@ class EnsemblePPL(InfillLM):
     def get_model_info(self) -> dict[str, Any]:
         store = self.store and {"path": str(self.store.path), "reused": self.store.reused, "added": self.store.added}
         own = {**self.config.model_dump(mode="json"), "score": self.settings.rule, "store": store or "off"}
-        return {"ensemble": own, "peak_memory_mib": self._peaks}
+        return {"ensemble": own, "processes": self.world_size, "peak_memory_mib": self._peaks}
 
     def _model(self, name: str) -> Any:
         """A model, or what stands for it where only one is in memory at a time.

@@ -88,7 +88,7 @@ class Rescored(Ranked, LM):  # type: ignore[misc]
 
     def get_model_info(self) -> dict[str, Any]:
         inner = self.inner.get_model_info() if hasattr(self.inner, "get_model_info") else {}
-        return {**inner, "logprobs_of": "a second pass over the answer tokenised again"}
+        return {**inner, "processes": self.world_size, "logprobs_of": "a second pass over the answer tokenised again"}
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         rendered: str = self.inner.apply_chat_template(chat_history, add_generation_prompt)

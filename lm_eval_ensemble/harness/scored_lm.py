@@ -336,6 +336,7 @@ class ScoredHF(Ranked, HFLM):  # type: ignore[misc]
             "generation_config": self._generation_config(),
             "logprobs_of": "raw logits, untempered, float32",
             "batch_size": self._batcher.size,
+            "processes": self.world_size,
             "peak_memory_mib": self._peaks,
             **own,
         }
