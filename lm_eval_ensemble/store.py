@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import glob
 import hashlib
 import json
 import logging
@@ -113,9 +112,10 @@ class Store:
 
     def _others(self) -> list[Path]:
         """The files of other machines, and that of runs on one, if this is not it."""
-        pattern = f"{glob.escape(self._base.stem)}.machine*{glob.escape(self._base.suffix)}"
-        found = {*self._base.parent.glob(pattern), *([self._base] if self._base.is_file() else [])}
-        return sorted(path for path in found - {self.path} if re.search(r"\.machine\d+$", path.stem) or path == self._base)
+        known = re.compile(rf"{re.escape(self._base.stem)}(\.machine\d+)?{re.escape(self._base.suffix)}")
+        folder = self._base.parent
+        found = [path for path in folder.iterdir() if known.fullmatch(path.name)] if folder.is_dir() else []
+        return sorted(path for path in found if path != self.path and path.is_file())
 
     def write(self, rows: Mapping[str, Candidate]) -> None:
         """Store candidates: when this returns, other processes see them and a kill cannot undo it."""

@@ -278,6 +278,14 @@ def test_processes_share_a_store(path: Path) -> None:
     assert reader.count() == 180
 
 
+@pytest.mark.parametrize("name", ["store", "a.b.sqlite", "a[1]*.db"])
+def test_files_of_machines_are_found_under_any_name(tmp_path: Path, name: str) -> None:
+    for other in ("other.machine0.sqlite", "other"):
+        Store(tmp_path / other).write({"b": Candidate("", "x", "x")})
+    Store(tmp_path / name, 12).write({"a": Candidate("", "x", "x")})
+    assert set(Store(tmp_path / name).read(["a", "b"])) == set(Store(tmp_path / name, 0).read(["a", "b"])) == {"a"}
+
+
 def test_machines_have_files_of_their_own_and_read_all(path: Path) -> None:
     """Two machines, then one, then three: nothing is generated twice where the files lie beside each other."""
     for machine, requests in ((0, asked(4)[::2]), (1, asked(4)[1::2])):

@@ -111,5 +111,6 @@ class Ranked:
         except RuntimeError as error:
             raise HostError(
                 f"Process {self._rank} of {self._world_size} waited for the others, and one of them has ended: its own message "
-                "says why (above, or in the log of its machine). Candidates are in the store; the same command goes on there."
+                "says why (above, or in the log of its machine). What ensemble-ppl has generated is in its "
+                "store: the same command goes on there."
             ) from error
