@@ -2,11 +2,13 @@
 
     python benchmarks/soak.py                                                   # HumanEval-Infilling, 60 gaps, ten kills
     python benchmarks/soak.py --task infill_toy --limit 12 --kills 3 --no-distributed
+    python benchmarks/soak.py --limit 40 --kills 0 --processes 2 3 --temperature 0      # processes only, greedy
 
-The tiny pair samples at temperature 0.6. One run goes through; another is killed (SIGKILL) at random moments, drawn from a
-fixed seed, and started again until it ends. Their samples files must be the same bytes. The same with two processes
-(torch.distributed.run), whose samples, sorted by document, must tell the same as those of one process: texts, winners,
-reasons, verdicts, and scores within 1e-4. The last line is JSON; the exit status is 1 if anything differs.
+The tiny pair samples at temperature 0.6 (or another; 0 is greedy). One run goes through; another is killed (SIGKILL) at random
+moments, drawn from a fixed seed, and started again until it ends. Their samples files must be the same bytes. The same with
+several processes (torch.distributed.run), whose samples, sorted by document, must tell the same as those of one process: texts,
+winners, reasons, verdicts, and scores within 1e-4; with two or more, each must say how many they were. The last line is JSON;
+the exit status is 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +35,23 @@ TOLERANCE = 1e-4
 HARNESS = "lm_eval_ensemble.harness"
 
 
-def arguments_of_lm_eval(task: str, limit: int, folder: Path) -> list[str]:
-    model = f"preset=tiny,pretrained=tiny,temperature=0.6,store={folder / 'store.sqlite'}"
-    wanted = ["--model", "ensemble-ppl", "--model_args", model, "--tasks", task, "--limit", str(limit), "--batch_size", "4"]
+@dataclass(frozen=True)
+class Work:
+    """What every run does."""
+
+    task: str
+    limit: int
+    temperature: float
+
+
+def arguments_of_lm_eval(work: Work, folder: Path) -> list[str]:
+    model = f"preset=tiny,pretrained=tiny,temperature={work.temperature:g},store={folder / 'store.sqlite'}"
+    wanted = ["--model", "ensemble-ppl", "--model_args", model, "--batch_size", "4"]
+    wanted += ["--tasks", work.task, "--limit", str(work.limit)]
     return [*wanted, "--confirm_run_unsafe_code", "--output_path", str(folder / "out"), "--log_samples", "--seed", "7"]
 
 
-def start_forked(task: str, limit: int, folder: Path) -> int:
+def start_forked(work: Work, folder: Path) -> int:
     """The run in a child of this process, which has imported everything already; its process id."""
     child = os.fork()
     if child:
@@ -54,7 +67,7 @@ def start_forked(task: str, limit: int, folder: Path) -> int:
 
         # An index of our tasks alone: that of all tasks of lm_eval takes longer than the run.
         lm_eval.tasks.TaskManager = functools.partial(lm_eval.tasks.TaskManager, include_defaults=False)
-        sys.argv = ["lm_eval", *arguments_of_lm_eval(task, limit, folder)]
+        sys.argv = ["lm_eval", *arguments_of_lm_eval(work, folder)]
         cli_evaluate()
         status = 0
     except BaseException:
@@ -66,10 +79,10 @@ def start_forked(task: str, limit: int, folder: Path) -> int:
         os._exit(status)
 
 
-def start_distributed(task: str, limit: int, folder: Path) -> int:
-    """The run in two processes; the id of their launcher."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, "-m", "lm_eval", *arguments_of_lm_eval(task, limit, folder)]
+def start_distributed(work: Work, processes: int, folder: Path) -> int:
+    """The run in several processes; the id of their launcher."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [*launcher, "-m", "lm_eval", *arguments_of_lm_eval(work, folder)]
     with open(folder / "log", "a") as log:
         return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True).pid
 
@@ -120,7 +133,7 @@ def kill_at_random(pid: int, folder: Path, most: int, draw: random.Random) -> in
 
 
 def compare(start: Callable[[Path], int], place: Path, kills: int, total: int, draw: random.Random) -> dict[str, Any]:
-    """One run through, one killed; what was seen, and both samples files."""
+    """One run through, one killed (none, if it is to be killed zero times); what was seen, and both samples files."""
     for name in ("through", "killed"):
         (place / name).mkdir(parents=True)
     begin = time.monotonic()
@@ -133,7 +146,7 @@ def compare(start: Callable[[Path], int], place: Path, kills: int, total: int, d
         if died < 0:
             break
         deaths.append(died)
-    killed = finish(start(place / "killed"), place / "killed")
+    killed = finish(start(place / "killed"), place / "killed") if kills else through
     return {
         "seconds": round(seconds, 1),
         "deaths": deaths,
@@ -163,12 +176,20 @@ def furthest(one: Path, other: Path) -> tuple[bool, float]:
     return same, max((abs(x - y) for x, y in pairs if x is not None and y is not None), default=0.0)
 
 
+def processes_of(samples: Path) -> int:
+    """How many processes a run says it had."""
+    results = samples.parent / f"results_{samples.stem.rpartition('_')[2]}.json"
+    return int(json.loads(results.read_text(encoding="utf-8"))["config"]["processes"])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", default="humaneval_infill")
     parser.add_argument("--limit", type=int, default=60)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--temperature", type=float, default=0.6)
+    parser.add_argument("--processes", type=int, nargs="+", default=[2], help="numbers of processes, beside one")
     parser.add_argument("--no-distributed", dest="distributed", action="store_false")
     given = parser.parse_args()
     # Everything slow to import, so that the forks need not.
@@ -182,29 +203,35 @@ def main() -> int:
     importlib.import_module("transformers").Qwen2ForCausalLM  # noqa: B018
 
     draw, total = random.Random(given.seed), 2 * given.limit
+    work = Work(given.task, given.limit, given.temperature)
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        one = compare(lambda f: start_forked(given.task, given.limit, f), place / "one", given.kills, total, draw)
+        one = compare(functools.partial(start_forked, work), place / "one", given.kills, total, draw)
         figures: dict[str, Any] = {
             "task": given.task,
             "documents": given.limit,
+            "temperature": given.temperature,
             "kills": len(one["deaths"]),
             "candidates_at_each_kill": one["deaths"],
             "same_bytes": one["same_bytes"],
             "seconds_uninterrupted": one["seconds"],
         }
         good = one["same_bytes"] and len(one["deaths"]) == given.kills
-        if given.distributed:
-            kills = max(given.kills // 5, 1)
-            two = compare(lambda f: start_distributed(given.task, given.limit, f), place / "two", kills, total, draw)
-            same, distance = furthest(one["through"], two["killed"])
-            figures |= {
-                "two_processes_kills": len(two["deaths"]),
-                "two_processes_same_bytes": two["same_bytes"],
-                "two_processes_tell_the_same": same,
-                "two_processes_largest_score_difference": distance,
+        for count in given.processes if given.distributed else ():
+            kills = given.kills and max(given.kills // 5, 1)
+            start = functools.partial(start_distributed, work, count)
+            some = compare(start, place / str(count), kills, total, draw)
+            same, distance = furthest(one["through"], some["killed"])
+            were = processes_of(some["killed"])
+            figures[f"{count}_processes"] = {
+                "said": were,
+                "kills": len(some["deaths"]),
+                "same_bytes": some["same_bytes"],
+                "tell_the_same": same,
+                "largest_score_difference": distance,
             }
-            good = good and two["same_bytes"] and len(two["deaths"]) == kills and same and distance <= TOLERANCE
+            good = good and some["same_bytes"] and len(some["deaths"]) == kills
+            good = good and same and distance <= TOLERANCE and were == count
     print(json.dumps({**figures, "ok": good}))
     return 0 if good else 1
 

@@ -127,7 +127,7 @@ def by_device(members: Sequence[Member]) -> list[list[Member]]:
     groups: dict[str, list[Member]] = {}
     for member in members:
         device = str(getattr(member, "device", None))
-        groups.setdefault("cuda:0" if device == "cuda" else device, []).append(member)
+        groups.setdefault({"cuda": "cuda:0", "cpu:0": "cpu"}.get(device, device), []).append(member)
     return list(groups.values())
 
 

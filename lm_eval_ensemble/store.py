@@ -4,6 +4,9 @@ One sqlite file (WAL), one JSON record per candidate. The key is a hash of all t
 fingerprint, the request (with sample and variant, which name the random stream), and the version of our own code. Batch size is
 not part of it (it moves log-probabilities by about 1e-6); the kind of device is. Every record has a checksum.
 
+In a run of several machines each has a file of its own, and reads all of them. These have a rollback journal: WAL needs memory
+that machines do not share, on a network file system too.
+
 The store never stops a run: where it cannot be read or written, one warning says so and the run goes on without it.
 """
 
@@ -15,6 +18,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import sqlite3
 import threading
 import time
@@ -52,26 +56,30 @@ def default_path() -> str:
     return os.environ.get(STORE_VARIABLE) or str(Path(cache, "lm_eval_ensemble", "candidates.sqlite"))
 
 
-def open_store(setting: str | None = None) -> Store | None:
+def open_store(setting: str | None = None, machine: int | None = None) -> Store | None:
     """The store at a path (None: the default one); None if the setting is ``off`` or the file cannot be used.
 
+    :param machine: the number of this machine in a run of several, which gives it a file of its own.
     :raises ConfigError: the file is a database of another program.
     """
     path = setting or default_path()
     if path == "off":
         return None
-    store = Store(Path(path).expanduser())
+    store = Store(Path(path).expanduser(), machine)
     return store if store.usable else None
 
 
 class Store:
-    """A file of candidates; several threads and several processes may use it at the same time.
+    """A file of candidates; several threads and several processes of a machine may use it at the same time.
 
-    ``reused`` and ``added`` count candidates of this run.
+    ``reused`` and ``added`` count candidates of this run. What the file lacks is looked up in those of other machines beside it
+    (``candidates.machine0.sqlite``, ...), which are only read.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, machine: int | None = None) -> None:
+        self._base = path
+        self.path = path if machine is None else path.with_name(f"{path.stem}.machine{machine}{path.suffix}")
+        self._journal = "WAL" if machine is None else "DELETE"
         self.reused = self.added = 0
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
@@ -96,19 +104,18 @@ class Store:
 
     def read(self, keys: Sequence[str]) -> dict[str, Candidate]:
         """The candidates stored under these keys, without a member's name; damaged records are left out."""
-        rows: list[tuple[str, str, str]] = []
-        for start in range(0, len(keys), 500):
-            part = list(keys[start : start + 500])
-            query = f"SELECT key, record, checksum FROM candidates WHERE key IN ({','.join('?' * len(part))})"
-            rows += self._attempt(lambda c, q=query, p=part: c.execute(q, p).fetchall(), [])  # type: ignore[misc]
-        found = {}
-        for key, record, checksum in rows:
-            candidate = _decode(record) if checksum == _checksum(key, record) else None
-            if candidate is None:
-                logger.warning("%s holds a damaged record: it is not used, the candidate is generated again.", self.path)
-            else:
-                found[key] = candidate
+        found = _sound(self._attempt(lambda connection: _select(connection, keys), []), self.path)
+        for path in self._others():
+            if missing := [key for key in keys if key not in found]:
+                found |= _sound(_look_up(path, missing), path)
         return found
+
+    def _others(self) -> list[Path]:
+        """The files of other machines, and that of runs on one, if this is not it."""
+        known = re.compile(rf"{re.escape(self._base.stem)}(\.machine\d+)?{re.escape(self._base.suffix)}")
+        folder = self._base.parent
+        found = [path for path in folder.iterdir() if known.fullmatch(path.name)] if folder.is_dir() else []
+        return sorted(path for path in found if path != self.path and path.is_file())
 
     def write(self, rows: Mapping[str, Candidate]) -> None:
         """Store candidates: when this returns, other processes see them and a kill cannot undo it."""
@@ -143,7 +150,7 @@ class Store:
                     if self._owner != os.getpid():
                         self.close()
                     if self._connection is None:
-                        self._connection, self._owner = _connect(self.path), os.getpid()
+                        self._connection, self._owner = _connect(self.path, self._journal), os.getpid()
                     return work(self._connection)
                 except (sqlite3.OperationalError, OSError) as error:
                     self._give_up(error)
@@ -166,7 +173,7 @@ class Store:
         try:
             with open(f"{self.path}.lock", "w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                if not _is_damaged(self.path):
+                if not _is_damaged(self.path, self._journal):
                     return
                 number = next(n for n in range(1, 10**6) if not Path(f"{self.path}.damaged-{n}").exists())
                 for ending in ("", "-wal", "-shm"):
@@ -272,9 +279,41 @@ def _decode(record: str) -> Candidate | None:
         return None
 
 
-def _is_damaged(path: Path) -> bool:
+def _select(connection: sqlite3.Connection, keys: Sequence[str]) -> list[tuple[str, str, str]]:
+    rows: list[tuple[str, str, str]] = []
+    for start in range(0, len(keys), 500):
+        part = list(keys[start : start + 500])
+        query = f"SELECT key, record, checksum FROM candidates WHERE key IN ({','.join('?' * len(part))})"
+        rows += connection.execute(query, part).fetchall()
+    return rows
+
+
+def _sound(rows: Sequence[tuple[str, str, str]], path: Path) -> dict[str, Candidate]:
+    """The candidates of the rows whose checksum is right."""
+    found = {}
+    for key, record, checksum in rows:
+        candidate = _decode(record) if checksum == _checksum(key, record) else None
+        if candidate is None:
+            logger.warning("%s holds a damaged record: it is not used, the candidate is generated again.", path)
+        else:
+            found[key] = candidate
+    return found
+
+
+def _look_up(path: Path, keys: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Rows of another machine's file, which may be written meanwhile; nothing if it cannot be read."""
     try:
-        _connect(path).close()
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_PATIENCE)) as found:
+            known = [found.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
+            return _select(found, keys) if known == [_OURS, _FORMAT] else []
+    except sqlite3.Error as error:
+        logger.warning("%s cannot be read (%s): candidates of that machine are generated again.", path, error)
+        return []
+
+
+def _is_damaged(path: Path, journal: str) -> bool:
+    try:
+        _connect(path, journal).close()
     except sqlite3.OperationalError:
         raise
     except sqlite3.DatabaseError:
@@ -282,7 +321,7 @@ def _is_damaged(path: Path) -> bool:
     return False
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, journal: str = "WAL") -> sqlite3.Connection:
     """The file, checked as a whole, with its table.
 
     :raises sqlite3.OperationalError: the place cannot be used.
@@ -294,7 +333,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     while True:
         connection = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
         try:
-            _prepare(connection, path)
+            _prepare(connection, path, journal)
             return connection
         except BaseException as error:
             connection.close()
@@ -307,7 +346,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         time.sleep(0.05)
 
 
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+def _prepare(connection: sqlite3.Connection, path: Path, journal: str) -> None:
     def pragma(name: str) -> Any:
         return connection.execute(f"PRAGMA {name}").fetchone()[0]
 
@@ -318,7 +357,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         raise ConfigError(f"store={path}: found a database of another program; expected a new file or one of our stores.")
     if tables and pragma("user_version") != _FORMAT:
         raise sqlite3.DatabaseError("it was written in the format of another release")
-    pragma("journal_mode=WAL")
+    pragma(f"journal_mode={journal}")
     connection.execute("PRAGMA synchronous=NORMAL")
     if not tables:
         connection.execute(f"PRAGMA application_id={_OURS}")

@@ -278,6 +278,60 @@ def test_processes_share_a_store(path: Path) -> None:
     assert reader.count() == 180
 
 
+@pytest.mark.parametrize("name", ["store", "a.b.sqlite", "a[1]*.db"])
+def test_files_of_machines_are_found_under_any_name(tmp_path: Path, name: str) -> None:
+    for other in ("other.machine0.sqlite", "other"):
+        Store(tmp_path / other).write({"b": Candidate("", "x", "x")})
+    Store(tmp_path / name, 12).write({"a": Candidate("", "x", "x")})
+    assert set(Store(tmp_path / name).read(["a", "b"])) == set(Store(tmp_path / name, 0).read(["a", "b"])) == {"a"}
+
+
+def test_machines_have_files_of_their_own_and_read_all(path: Path) -> None:
+    """Two machines, then one, then three: nothing is generated twice where the files lie beside each other."""
+    for machine, requests in ((0, asked(4)[::2]), (1, asked(4)[1::2])):
+        store = Store(path, machine)
+        assert store.usable
+        Remembered(Counter(), store).propose(requests)
+        assert store.path == path.with_name(f"candidates.machine{machine}.sqlite")
+        assert store._attempt(lambda c: str(c.execute("PRAGMA journal_mode").fetchone()[0]), "") == "delete"
+        store.close()
+    before = {p.name: p.read_bytes() for p in path.parent.iterdir()}
+    assert set(before) == {"candidates.machine0.sqlite", "candidates.machine1.sqlite"}
+    alone = opened(path)
+    assert Remembered(Counter(), alone).propose(asked(6)) == Remembered(Counter(), Store(path.with_name("new"))).propose(
+        asked(6)
+    )
+    assert (alone.reused, alone.added) == (4, 2)
+    alone.close()
+    third = Store(path, 2)
+    Remembered(Counter(), third).propose(asked(6))
+    assert (third.reused, third.added) == (6, 0)
+    assert {name: path.with_name(name).read_bytes() for name in before} == before
+
+
+def test_another_machines_file_is_read_while_it_is_written(path: Path) -> None:
+    writer, reader = Store(path, 0), Store(path, 1)
+    writer.write({"a": Candidate("", "x", "x")})
+    assert set(reader.read(["a", "b"])) == {"a"}
+    writer.write({"b": Candidate("", "y", "y")})
+    assert set(reader.read(["a", "b"])) == {"a", "b"}
+    assert reader.count() == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"no database at all" * 100])
+def test_another_machines_file_that_cannot_be_read_is_left_alone(
+    path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(path, 1)
+    store.write({"a": Candidate("", "x", "x")})
+    other = path.with_name("candidates.machine0.sqlite")
+    other.write_bytes(content)
+    path.with_name("candidates.machine0.sqlite.damaged-1").write_bytes(content)
+    assert set(store.read(["a", "b"])) == {"a"}
+    assert other.read_bytes() == content
+    assert ("cannot be read" in caplog.text) == bool(content)
+
+
 def test_a_forked_child_leaves_the_parents_connection_alone(path: Path) -> None:
     store = opened(path)
     store.write({"parent": Candidate("", "x", "x")})

@@ -77,12 +77,14 @@ class MaskedDiffusionModel:
         trust_remote_code: bool = False,
         attn_implementation: str | None = None,
         device_map: str | Mapping[str, Any] | None = None,
+        gpus: Sequence[int] | None = None,
         mask_token: str | int | None = None,
         shift: bool = True,
     ) -> MaskedDiffusionModel:
         """Load a checkpoint from a folder or the Hub.
 
         :param device_map: spreads the layers over devices as transformers does; ``device`` is not used then.
+        :param gpus: the GPUs it may use; None: all.
         :param mask_token: the mask by its text or id, where it cannot be found.
         :raises ModelError: weights not found, no mask token, or not a masked-diffusion model.
         """
@@ -90,6 +92,10 @@ class MaskedDiffusionModel:
 
         extra: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
         extra |= {"device_map": device_map} if device_map else {}
+        if isinstance(device_map, str) and gpus is not None:
+            from accelerate.utils import get_max_memory
+
+            extra["max_memory"] = {place: room for place, room in get_max_memory().items() if place in (*gpus, "cpu")}
         common = {"revision": revision, "trust_remote_code": trust_remote_code}
         try:
             tokenizer = AutoTokenizer.from_pretrained(pretrained, **common)

@@ -1,4 +1,4 @@
-"""What our three LM classes share: filling gaps, ranks of a distributed run, and clear refusals."""
+"""What our three LM classes share: filling gaps, devices, and clear refusals."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM, CacheHook
 
 from lm_eval_ensemble.errors import HostError
 from lm_eval_ensemble.harness.memory import peak_memory
+from lm_eval_ensemble.harness.ranks import Ranked, own_gpu
 from lm_eval_ensemble.harness.requests import to_requests
 from lm_eval_ensemble.types import Candidate, Completion, InfillRequest, Scored, Selection
 
@@ -45,13 +45,13 @@ live_models: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def default_device(device: str | None) -> str:
-    """The device asked for, else a GPU if there is one. Without a GPU, ``cuda`` means the CPU, as it does for stock
-    ``hf``.
+    """The device asked for, else a GPU if there is one; in a run of several processes each has its own. Without a GPU, ``cuda``
+    means the CPU, as it does for stock ``hf``.
 
     :raises HostError: no such device.
     """
     if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return own_gpu() if torch.cuda.is_available() else "cpu"
     try:
         wanted = torch.device(device)
     except RuntimeError:
@@ -62,6 +62,11 @@ def default_device(device: str | None) -> str:
         return "cpu"
     if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
         raise HostError(f"--device {device!r}: expected a GPU below {torch.cuda.device_count()}, the number torch finds here.")
+    own = own_gpu() if wanted.type == "cuda" else ""
+    if own not in ("", "cuda"):
+        if wanted.index and str(wanted) != own:
+            logger.warning("device=%s: with several processes each has a GPU of its own, this one %s.", device, own)
+        return own
     return str(device)
 
 
@@ -111,14 +116,13 @@ def own_cache(cache_hook: CacheHook, identity: Mapping[str, Any]) -> None:
     answers[_OWNER] = digest
 
 
-class InfillLM(LM):  # type: ignore[misc]
+class InfillLM(Ranked, LM):  # type: ignore[misc]
     """An LM that fills gaps. Subclasses implement ``propose`` or override ``generate_until``."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str | None = None) -> None:
         super().__init__()
         live_models.add(self)
-        state = PartialState()
-        self._rank, self._world_size = state.process_index, state.num_processes
+        self.join(device)
         self._peaks: dict[str, float] = {}
 
     def to_requests(self, instances: Sequence[Instance]) -> list[InfillRequest]:
@@ -157,21 +161,3 @@ class InfillLM(LM):  # type: ignore[misc]
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         raise HostError(NO_CHAT)
-
-    # What lm_eval's evaluator calls across ranks.
-
-    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
-        from accelerate.utils import gather
-
-        return gather(tensor) if self.world_size > 1 else tensor
-
-    def gather_object(self, value: Any, dst: int = 0) -> list[Any] | None:
-        if self.world_size <= 1:
-            return [value]
-        found: list[Any] | None = [None] * self.world_size if self.rank == dst else None
-        torch.distributed.gather_object(value, found, dst=dst)
-        return found
-
-    def barrier(self) -> None:
-        if self.world_size > 1:
-            torch.distributed.barrier()

@@ -22,6 +22,7 @@ from lm_eval_ensemble.diffusion.model import MaskedDiffusionModel, pad_right
 from lm_eval_ensemble.diffusion.schedules import auto_steps
 from lm_eval_ensemble.harness.base import default_device, default_dtype, own_cache
 from lm_eval_ensemble.harness.lengths import LengthFinder, find_bias, offered
+from lm_eval_ensemble.harness.ranks import own_gpus
 from lm_eval_ensemble.harness.refill_lm import RefillLM
 from lm_eval_ensemble.harness.requests import Draw, mixed_requests, resolve
 from lm_eval_ensemble.members.base import Ledger
@@ -66,7 +67,7 @@ class DiffusionInfill(RefillLM):
     """Fills the middle between a prefix and a suffix, or continues a text; arguments in ``DiffusionConfig``."""
 
     def __init__(self, name: str = DIFFUSION, preset: str | None = None, **arguments: Any) -> None:
-        super().__init__()
+        super().__init__(arguments.get("device"))
         self.name = name
         base = preset_settings(preset, DIFFUSION) if preset else {}
         given = {k: v for k, v in arguments.items() if not (preset and k == "pretrained")}
@@ -80,6 +81,7 @@ class DiffusionInfill(RefillLM):
             trust_remote_code=self.config.trust_remote_code,
             attn_implementation=self.config.attn_implementation,
             device_map=self.config.device_map,
+            gpus=own_gpus() if self.world_size > 1 else None,
             mask_token=self.config.mask_token,
             shift=self.config.shift,
         )
@@ -177,7 +179,7 @@ class DiffusionInfill(RefillLM):
 
     def get_model_info(self) -> dict[str, Any]:
         own = {"diffusion_infill": self.config.model_dump(), "model_dtype": str(self.network.model.dtype)}
-        return {**own, "peak_memory_mib": self._peaks}
+        return {**own, "processes": self.world_size, "peak_memory_mib": self._peaks}
 
     def _find_lengths(self, requests: Sequence[InfillRequest], draws: Sequence[Draw], ledger: Ledger) -> list[Length]:
         """Of gaps that are filled already the length stands in their candidate; the others are looked for together."""

@@ -19,6 +19,7 @@ from lm_eval_ensemble.harness.base import InfillLM, default_device
 from lm_eval_ensemble.harness.loading import LazyModel, Shelf
 from lm_eval_ensemble.harness.member import as_member, build_lm, find_kinds
 from lm_eval_ensemble.harness.memory import Metered
+from lm_eval_ensemble.harness.ranks import machine
 from lm_eval_ensemble.harness.refine_member import RefineMember
 from lm_eval_ensemble.harness.requests import to_requests
 from lm_eval_ensemble.harness.scorers import build_scorers, check_scorers
@@ -37,7 +38,7 @@ class EnsemblePPL(InfillLM):
     """Arguments in ``EnsembleConfig``; no arguments mean ``preset=paper``."""
 
     def __init__(self, **arguments: Any) -> None:
-        super().__init__()
+        super().__init__(arguments.get("device"))
         # Settings first: a misspelt name must not cost the loading of two models.
         self.config = config = EnsembleConfig.from_arguments(arguments, _rule_faults(arguments))
         kinds = find_kinds((*config.members, *config.scorers))
@@ -48,9 +49,10 @@ class EnsemblePPL(InfillLM):
         if config.route:
             self._refuse_lonely(parse_route(config.route, names))
         self._refuse_identical_samples()
+        self._refuse_split()
         self._device = torch.device(default_device(config.device))
         seed = torch.initial_seed() if config.seed is None else config.seed
-        self.store = open_store(config.store)
+        self.store = open_store(config.store, machine())
         host = {"batch_size": config.batch_size, "max_batch_size": config.max_batch_size, "device": str(self._device)}
 
         def build(member: MemberConfig) -> Any:
@@ -104,6 +106,7 @@ class EnsemblePPL(InfillLM):
         own = {**self.config.model_dump(mode="json"), "score": self.settings.rule, "store": store or "off"}
         return {
             "ensemble": own,
+            "processes": self.world_size,
             "peak_memory_mib": self._peaks,
             "model_footprint_mib": self._told("footprint_mib"),
             "quantization": self._told("quantization"),
@@ -155,6 +158,16 @@ class EnsemblePPL(InfillLM):
         for member in self.config.members if self.config.samples > 1 else ():
             if member.model in (DIFFUSION, SCORED) and (member.args.get("greedy") or not member.args.get("temperature")):
                 raise ConfigError(self._all_the_same(member.name))
+
+    def _refuse_split(self) -> None:
+        """:raises ConfigError: a model that all processes compute together, where each has documents of its own."""
+        for row in (*self.config.members, *self.config.scorers) if self.world_size > 1 else ():
+            if row.args.get("tp_plan") is not None:
+                raise ConfigError(
+                    f"$.members: {row.name!r} has tp_plan={row.args['tp_plan']!r}, which makes all {self.world_size} "
+                    "processes compute one model together, but in an ensemble each has documents of its own. Use "
+                    "parallelize=True, which spreads a model over the GPUs of one process."
+                )
 
     def _refuse_greedy_others(self, requests: Sequence[InfillRequest]) -> None:
         """The same for other LMs, whose settings are only known with the requests; nothing is generated yet."""

@@ -8,7 +8,7 @@ from lm_eval.api.instance import Instance
 
 from lm_eval_ensemble.errors import HostError
 
-__all__ = ["check_counts", "number_by_set"]
+__all__ = ["check_counts", "drop_padding", "number_by_set"]
 
 
 def check_counts(
@@ -32,6 +32,13 @@ def check_counts(
     count = total if samples is None and limit is None else min(total, len(samples) if samples else limit or total)
     if count < world_size:
         raise HostError(f"{task}: {count} documents for {world_size} processes; expected at least one for each.")
+
+
+def drop_padding(instances: Sequence[Instance]) -> None:
+    """With several processes lm_eval asks for the last document of a short share once more, to even them out: the first
+    answers count."""
+    for instance in instances:
+        del instance.resps[instance.repeats or 1 :]
 
 
 def number_by_set(instances: Sequence[Instance], samples: Sequence[int] | None) -> None:

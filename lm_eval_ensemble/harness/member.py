@@ -18,6 +18,7 @@ from lm_eval.models.api_models import TemplateAPI
 from lm_eval_ensemble.config import DIFFUSION, ENSEMBLE, REFINE, SCORED, HostDecoding, MemberConfig, parse_settings
 from lm_eval_ensemble.errors import ConfigError, HostError, did_you_mean
 from lm_eval_ensemble.harness.base import InfillLM
+from lm_eval_ensemble.harness.ranks import detach
 from lm_eval_ensemble.harness.refine_member import RefineMember
 from lm_eval_ensemble.members.identity import checkpoint_identity, identified, versions
 from lm_eval_ensemble.types import Candidate, Completion, InfillRequest, normalise
@@ -64,7 +65,9 @@ def build_lm(kind: Any, member: MemberConfig, host: Mapping[str, Any], seed: int
     elif member.model == ENSEMBLE:
         ours = {"seed": seed, "store": store}
     shared = {k: v for k, v in host.items() if v is not None and k not in member.args}
-    return kind.create_from_arg_obj({**ours, **member.args}, shared)
+    lm = kind.create_from_arg_obj({**ours, **member.args}, shared)
+    detach(lm)
+    return lm
 
 
 def as_member(config: MemberConfig, lm: Any, seed: int) -> Any:

@@ -7,6 +7,7 @@ import importlib
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable
 from types import ModuleType, TracebackType
 from typing import Any
@@ -15,6 +16,8 @@ from lm_eval_ensemble.data import tasks_folder
 from lm_eval_ensemble.errors import EnsembleError
 
 __all__ = ["HOOKS", "MODELS", "register"]
+
+_LATER = 3.0  # seconds that the errors of all processes but the first wait
 
 #: registered name -> where the class lives; lm_eval imports it when the name is used, not before.
 MODELS = {
@@ -85,6 +88,9 @@ def _plain_errors() -> None:
 
     def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if issubclass(kind, EnsembleError) and not os.environ.get("LM_EVAL_ENSEMBLE_TRACEBACK"):
+            if int(os.environ.get("RANK") or 0) > 0:
+                # What all processes of a run have to say, the first one says; the launcher then ends the others.
+                time.sleep(_LATER)
             print(f"lm_eval_ensemble: {kind.__name__}: {error}", file=sys.stderr)
         else:
             before(kind, error, trace)

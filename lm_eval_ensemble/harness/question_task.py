@@ -15,11 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import datasets
+from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean
 from lm_eval.api.task import ConfigurableTask
 
 from lm_eval_ensemble.errors import ConfigError, DataError, HostError
-from lm_eval_ensemble.harness.flags import check_counts, number_by_set
+from lm_eval_ensemble.harness.flags import check_counts, drop_padding, number_by_set
 from lm_eval_ensemble.metrics.uncertainty import Estimate, auroc
 from lm_eval_ensemble.questions import DEFAULT_COUNT, SHOTS, choose, load_questions
 from lm_eval_ensemble.uncertainty.records import answer_record, is_right
@@ -100,6 +101,11 @@ class UncertaintyTask(ConfigurableTask):  # type: ignore[misc]
             arguments["cache_requests"] = False
         super().build_all_requests(**arguments)
         number_by_set(self._instances, arguments.get("samples"))
+
+    def apply_filters(self) -> list[Instance] | None:
+        drop_padding(self._instances)
+        filtered: list[Instance] | None = super().apply_filters()
+        return filtered
 
     def process_results(self, doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, Any]:
         if "bypass" in self._metric_fn_list:  # --predict_only

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -26,14 +26,21 @@ def is_infill(instance: Instance) -> bool:
 
 def to_requests(instances: Sequence[Instance], plain: bool = False) -> list[InfillRequest]:
     """One request per instance. lm_eval hands a repeated document over as the same object several times; the count
-    of earlier occurrences becomes ``sample``.
+    of earlier occurrences becomes ``sample``. What it adds to even out the shares of several processes, a document once more,
+    is the same request again.
 
     :param plain: take the prompt as text to continue (an empty suffix) instead of asking for a gap.
     :raises DataError: the task has no gap to fill.
     """
     seen: Counter[tuple[str, int]] = Counter()
-    requests = []
+    given: dict[int, list[InfillRequest]] = defaultdict(list)
+    requests: list[InfillRequest] = []
     for instance in instances:
+        earlier = given[id(instance)]
+        if len(earlier) >= max(instance.repeats or 1, 1):
+            requests.append(earlier[0])
+            earlier.append(earlier.pop(0))
+            continue
         gap = (instance.args[0], "") if plain else _gap(instance)
         # The number in the data set: with --samples it differs from instance.doc_id (InfillTask.build_all_requests).
         task, doc_id = instance.task_name or "", instance.metadata[1] or 0
@@ -58,6 +65,7 @@ def to_requests(instances: Sequence[Instance], plain: bool = False) -> list[Infi
                 options=options,
             )
         )
+        earlier.append(requests[-1])
         seen[task, doc_id] += 1
     return requests
 

@@ -17,12 +17,13 @@ from lm_eval.api.registry import get_model
 
 from lm_eval_ensemble.errors import ConfigError, did_you_mean
 from lm_eval_ensemble.harness.base import alone, own_cache
+from lm_eval_ensemble.harness.ranks import Ranked, detach
 from lm_eval_ensemble.types import Candidate, Completion
 
 __all__ = ["Rescored"]
 
 
-class Rescored(LM):  # type: ignore[misc]
+class Rescored(Ranked, LM):  # type: ignore[misc]
     """``inner`` names the LM; all other arguments are its own: ``inner=hf,pretrained=CHECKPOINT``."""
 
     def __init__(self, inner: str = "", name: str = "rescored", **arguments: Any) -> None:
@@ -37,7 +38,9 @@ class Rescored(LM):  # type: ignore[misc]
             raise ConfigError(f"$.{name}.inner: {inner!r} is not registered in lm_eval.{did_you_mean(inner, known)}") from None
         host = {key: arguments.pop(key) for key in ("batch_size", "max_batch_size", "device") if key in arguments}
         self._identity = {"model": "rescored", "inner": inner, **arguments}
+        self.join(host.get("device"))
         self.inner = kind.create_from_arg_obj(arguments, host)
+        detach(self.inner)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """The inner answers as ``Completion`` with the sum of their log-probabilities."""
@@ -85,7 +88,7 @@ class Rescored(LM):  # type: ignore[misc]
 
     def get_model_info(self) -> dict[str, Any]:
         inner = self.inner.get_model_info() if hasattr(self.inner, "get_model_info") else {}
-        return {**inner, "logprobs_of": "a second pass over the answer tokenised again"}
+        return {**inner, "processes": self.world_size, "logprobs_of": "a second pass over the answer tokenised again"}
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         rendered: str = self.inner.apply_chat_template(chat_history, add_generation_prompt)
@@ -100,15 +103,11 @@ class Rescored(LM):  # type: ignore[misc]
         return rendered
 
     @property
-    def rank(self) -> int:
-        return int(self.inner.rank)
-
-    @property
-    def world_size(self) -> int:
-        return int(self.inner.world_size)
+    def device(self) -> Any:
+        return getattr(self.inner, "device", None)
 
     def __getattr__(self, name: str) -> Any:
-        # What lm_eval asks of an LM across ranks: accelerator, all_gather, gather_object, barrier.
+        # What else lm_eval asks of an LM it knows: batch_sizes, the tokenizer, the length of its context.
         if name == "inner":
             raise AttributeError(name)
         return getattr(self.inner, name)

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
 from lm_eval.models.utils_hf import stop_sequences_criteria
@@ -31,6 +30,7 @@ from lm_eval_ensemble.harness.base import alone, default_device, default_dtype, 
 from lm_eval_ensemble.harness.memory import peak_memory
 from lm_eval_ensemble.harness.ptrue import probability_true, true_pairs
 from lm_eval_ensemble.harness.quantized import QuantizedHF
+from lm_eval_ensemble.harness.ranks import Ranked, join_ranks
 from lm_eval_ensemble.harness.reading import SpanReader, pad_left
 from lm_eval_ensemble.harness.recorder import Answer, Detail, Recorder, Step, read_answer
 from lm_eval_ensemble.harness.requests import Draw, is_infill, resolve, to_requests
@@ -65,7 +65,7 @@ class _Row:
         return (self.draw, self.request.until, self.layout)
 
 
-class ScoredHF(QuantizedHF):
+class ScoredHF(Ranked, QuantizedHF):
     """``hf`` with token log-probabilities. Takes all arguments of ``hf``, and ``fim`` (layout), ``preset``, ``temperature``,
     ``top_p``, ``max_new_tokens``, ``greedy``, ``seed``, ``record``, ``n_samples``, ``sample_temperature``, ``p_true``,
     ``load_in_8bit``, ``load_in_4bit``, ``quantization``."""
@@ -88,6 +88,9 @@ class ScoredHF(QuantizedHF):
         self.name = name
         self.decoding = own = parse_settings(ScoredConfig, {"pretrained": pretrained, **checked}, f"$.{name}")
         self.ask_for(own.quantized_to, arguments)
+        split = arguments.get("tp_plan") is not None
+        if not split:
+            join_ranks(own.device)
         chosen = default_device(own.device)
         path = asset_path(own.pretrained)
         try:
@@ -110,7 +113,9 @@ class ScoredHF(QuantizedHF):
             ) from error
         live_models.add(self)
         self._others = arguments
-        self._join_ranks()
+        if not split:
+            # Every process, one share. hf does so only where several GPUs are visible, and numbers them within a machine.
+            self.join(own.device)
         self.encoder = PlainEncoder(self.tokenizer)
         self.layout: FimLayout | None = chosen_layout or layout_for(path, self.encoder)
         self.end_id = int(self.eot_token_id)
@@ -180,16 +185,6 @@ class ScoredHF(QuantizedHF):
     def token_logprobs(self, spans: Sequence[Span]) -> list[list[float]]:
         """Log-probability (nats, untempered, float32) of each token ``ids[start:]`` given all before it; batched."""
         return self._reader.read(spans, self._batcher, title=f"{self.name}: scoring", quiet=self.rank > 0)
-
-    def _join_ranks(self) -> None:
-        """hf takes its rank from the accelerator only where several GPUs are visible; elsewhere every process of a
-        distributed run would answer every document."""
-        state = PartialState()
-        if self.world_size == 1 and state.num_processes > 1:
-            from accelerate import Accelerator
-
-            self.accelerator = Accelerator()
-            self._rank, self._world_size = state.process_index, state.num_processes
 
     def _read(self, instances: Sequence[Instance]) -> list[tuple[Instance, InfillRequest]]:
         gaps = iter(to_requests([i for i in instances if is_infill(i)]))
@@ -343,6 +338,7 @@ class ScoredHF(QuantizedHF):
             "generation_config": self._generation_config(),
             "logprobs_of": "raw logits, untempered, float32",
             "batch_size": self._batcher.size,
+            "processes": self.world_size,
             "peak_memory_mib": self._peaks,
             **own,
         }

@@ -13,11 +13,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 
 from lm_eval_ensemble.errors import ConfigError
 from lm_eval_ensemble.harness.base import alone, own_cache
+from lm_eval_ensemble.harness.ranks import Ranked
 from lm_eval_ensemble.harness.recorder import Detail
 from lm_eval_ensemble.types import Candidate
 
@@ -26,7 +28,7 @@ __all__ = ["ScoredCompletions", "read_choice"]
 logger = logging.getLogger(__name__)
 
 
-class ScoredCompletions(LocalCompletionsAPI):  # type: ignore[misc]
+class ScoredCompletions(Ranked, LocalCompletionsAPI):  # type: ignore[misc]
     """Takes all arguments of ``local-completions``, and ``record=topk:K``: entropy of the K best tokens, and the margin."""
 
     def __init__(self, name: str = "local-completions-scored", record: str | None = None, **arguments: Any) -> None:
@@ -37,6 +39,12 @@ class ScoredCompletions(LocalCompletionsAPI):  # type: ignore[misc]
         self._stops: set[str] = set()
         self._told = False
         super().__init__(**arguments)
+        self.join("cpu")  # the server computes; each process asks it for its share of the documents
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """The answers as ``Completion``."""
+        found: list[str] = super().generate_until(requests, disable_tqdm=disable_tqdm or self._rank > 0)
+        return found
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
         own_cache(

@@ -21,7 +21,7 @@ from lm_eval_ensemble.data import check_document, load_documents
 from lm_eval_ensemble.errors import ConfigError, HostError, did_you_mean
 from lm_eval_ensemble.fim import LAYOUTS, FimLayout, find_layout, is_layout, layout_named
 from lm_eval_ensemble.harness.base import NO_CHAT, live_models
-from lm_eval_ensemble.harness.flags import check_counts, number_by_set
+from lm_eval_ensemble.harness.flags import check_counts, drop_padding, number_by_set
 from lm_eval_ensemble.harness.judging import JudgeSettings, check_judge, judge_all
 from lm_eval_ensemble.metrics import infill
 from lm_eval_ensemble.types import Candidate, Completion, Scored, Selection, normalise
@@ -108,12 +108,11 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
 
     def apply_filters(self) -> list[Instance] | None:
         """Judge all candidates of all documents together, and put the verdicts into the completions' traces."""
+        drop_padding(self._instances)
         if "bypass" in self._metric_fn_list:  # --predict_only
             unjudged: list[Instance] | None = super().apply_filters()
             return unjudged
-        # With several ranks the last request of a short rank is run again to even them out: keep the first answers.
-        answers = [(i, i.resps[: self.config.repeats]) for i in self._instances]
-        kept = [[s for r in resps for s in _as_selections(r, i.doc, self.layout.name)] for i, resps in answers]
+        kept = [[s for r in i.resps for s in _as_selections(r, i.doc, self.layout.name)] for i in self._instances]
         candidates = [
             (instance.doc, scored)
             for instance, selections in zip(self._instances, kept, strict=True)

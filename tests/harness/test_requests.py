@@ -10,10 +10,9 @@ from lm_eval_ensemble.errors import DataError
 from lm_eval_ensemble.harness.requests import is_infill, resolve, to_requests
 
 
-def instance(doc: dict[str, Any], context: str = "ctx", doc_id: int = 0, **options: Any) -> Instance:
-    return Instance(
-        "generate_until", doc, (context, options), 0, metadata=("task", doc_id, 1), task_name="task", doc_id=doc_id, repeats=1
-    )
+def instance(doc: dict[str, Any], context: str = "ctx", doc_id: int = 0, repeats: int = 1, **options: Any) -> Instance:
+    metadata = ("task", doc_id, repeats)
+    return Instance("generate_until", doc, (context, options), 0, metadata, task_name="task", doc_id=doc_id, repeats=repeats)
 
 
 def test_a_document_becomes_a_request() -> None:
@@ -24,13 +23,22 @@ def test_a_document_becomes_a_request() -> None:
 
 
 def test_repeats_of_one_document_get_streams_of_their_own() -> None:
-    one, other = instance({"prefix": "p", "suffix": "s"}), instance({"prefix": "p", "suffix": "s"}, doc_id=1)
+    one, other = (instance({"prefix": "p", "suffix": "s"}, doc_id=i, repeats=3) for i in range(2))
     assert [r.key for r in to_requests([one, one, other, one])] == [
         ("task", 0, 0),
         ("task", 0, 1),
         ("task", 1, 0),
         ("task", 0, 2),
     ]
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_what_lm_eval_adds_to_even_out_shares_is_the_same_request_again(repeats: int) -> None:
+    last = instance({"prefix": "p", "suffix": "s"}, repeats=repeats)
+    requests = to_requests([last] * repeats + [last] * 2 * repeats)
+    assert [r.sample for r in requests] == [*range(repeats)] * 3
+    # Another ensemble's samples are told apart although each is an instance of its own.
+    assert [r.sample for r in to_requests([instance({"prefix": "p", "suffix": "s"}) for _ in range(3)])] == [0, 1, 2]
 
 
 def test_prompts_of_other_tasks_are_parsed() -> None:

@@ -1,0 +1,116 @@
+"""The processes of one run: which one this is, which GPU it has, and what lm_eval's evaluator asks of an LM across them.
+
+Each process holds all models, and lm_eval deals out the documents (number ``rank``, ``rank + world_size``, ...). Nothing
+passes between processes but finished samples, so they are joined by gloo: no GPU memory, any number of processes per GPU, and
+no watchdog that ends the run while one process still generates or judges.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from datetime import timedelta
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers.utils.logging import disable_progress_bar
+
+from lm_eval_ensemble.errors import HostError
+
+__all__ = ["Ranked", "detach", "join_ranks", "machine", "own_gpu", "own_gpus"]
+
+#: how long a process waits for the others, which may generate and judge for hours more. One that dies ends the wait at once:
+#: its connection closes.
+_PATIENCE = timedelta(days=7)
+#: what both launchers tell a process.
+_TOLD = {"RANK", "LOCAL_RANK", "WORLD_SIZE"}
+
+
+def join_ranks(device: str | None = None) -> PartialState:
+    """The state of the processes that ``torch.distributed.run`` or ``accelerate launch`` started; of this one alone, if none
+    did. The first call joins them.
+
+    :param device: the device asked for; on a GPU machine ``cpu`` keeps the run off the GPUs.
+    """
+    if not os.environ.keys() >= _TOLD:
+        return PartialState()
+    # Without cpu=True accelerate sees a single process where there is no GPU, and every process would answer every document.
+    cpu = device == "cpu" or not torch.cuda.is_available()
+    state = PartialState(cpu=cpu, backend="gloo", timeout=_PATIENCE)
+    if state.process_index > 0:
+        # One voice: the first process tells, the first one of another machine warns (of its disk, its sandbox), others fail.
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)
+        ours = logging.getLogger("lm_eval_ensemble")
+        ours.setLevel(logging.WARNING if state.local_process_index == 0 else logging.ERROR)
+        disable_progress_bar()  # of weights that are loaded
+    return state
+
+
+def own_gpu() -> str:
+    """The GPU of this process: in a run of several, that of its number on the machine, whatever lm_eval's ``--device`` says
+    (``cuda:0`` by itself, to every process). Processes beyond the number of GPUs share."""
+    state = PartialState()
+    return f"cuda:{state.local_process_index % torch.cuda.device_count()}" if state.num_processes > 1 else "cuda"
+
+
+def own_gpus() -> list[int]:
+    """The GPUs over which this process may spread a model: all, or every n-th where n processes see the same ones."""
+    count, shared = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    place = PartialState().local_process_index
+    return [i for i in range(count) if i % min(shared, count) == place % min(shared, count)]
+
+
+def machine() -> int | None:
+    """The number of this machine in a run of several machines; None in a run on one."""
+    total, local = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if not os.environ.keys() >= _TOLD or total <= local:
+        return None
+    return int(os.environ.get("GROUP_RANK", int(os.environ.get("RANK", 0)) // local))
+
+
+def detach(lm: Any) -> None:
+    """An LM inside another answers exactly what it is given: it waits for no other process, and its progress is shown by the
+    first one only. Stock ``hf`` would take part in collectives of its own (``batch_size=auto``) and hang."""
+    if hasattr(lm, "_world_size"):
+        lm._rank, lm._world_size = PartialState().process_index, 1
+
+
+class Ranked:
+    """What lm_eval's evaluator calls across processes."""
+
+    _rank: int
+    _world_size: int
+
+    def join(self, device: str | None = None) -> None:
+        """Take part in the run; lm_eval then gives this process its share of the documents."""
+        state = join_ranks(device)
+        self._rank, self._world_size = state.process_index, state.num_processes
+
+    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self._world_size <= 1:
+            return tensor
+        found: list[Any] = [None] * self._world_size
+        self._together(torch.distributed.all_gather_object, found, tensor.cpu())
+        return torch.cat([part.reshape(1) if part.ndim == 0 else part for part in found])
+
+    def gather_object(self, value: Any, dst: int = 0) -> list[Any] | None:
+        if self._world_size <= 1:
+            return [value]
+        found: list[Any] | None = [None] * self._world_size if self._rank == dst else None
+        self._together(torch.distributed.gather_object, value, found, dst=dst)
+        return found
+
+    def barrier(self) -> None:
+        if self._world_size > 1:
+            self._together(torch.distributed.barrier)
+
+    def _together(self, collective: Any, *arguments: Any, **options: Any) -> None:
+        try:
+            collective(*arguments, **options)
+        except RuntimeError as error:
+            raise HostError(
+                f"Process {self._rank} of {self._world_size} waited for the others, and one of them has ended: its own message "
+                "says why (above, or in the log of its machine). What ensemble-ppl has generated is in its "
+                "store: the same command goes on there."
+            ) from error
