@@ -20,6 +20,7 @@ import logging
 import os
 import re
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -272,10 +273,12 @@ def _decode(record: str) -> Candidate | None:
     """A record as a candidate without a member's name; None if it is none."""
     try:
         value = json.loads(record)
-        logprobs, tokens = (None if value[name] is None else tuple(value[name]) for name in ("logprobs", "tokens"))
-        text, raw, info = str(value["text"]), str(value["raw"]), dict(value["info"])
+        logprobs = None if value["logprobs"] is None else tuple(value["logprobs"])
+        # All candidates are kept to the end: what they have in common is one object.
+        tokens = None if value["tokens"] is None else tuple(map(sys.intern, value["tokens"]))
+        text, raw, info = str(value["text"]), str(value["raw"]), {sys.intern(k): v for k, v in value["info"].items()}
         return Candidate("", text, raw, logprobs=logprobs, tokens=tokens, info=info)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         return None
 
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+import sys
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["PlainEncoder", "Window", "count_within", "fit_window"]
+__all__ = ["PlainEncoder", "Window", "count_within", "fit_window", "pack"]
 
 # Added tokens of this shape are control tokens even where a tokenizer does not flag them as special
 # (Qwen2.5-Coder's FIM tokens are not). Others, such as runs of spaces, are ordinary vocabulary.
@@ -107,7 +109,7 @@ class PlainEncoder:
         for end in range(1, len(ids) + 1):
             settled, text = (self.decode(ids[start:stop], opening and start == 0) for stop in (read, end))
             if len(text) > len(settled) and not text.endswith("\ufffd"):
-                pieces.append(text[len(settled) :])
+                pieces.append(sys.intern(text[len(settled) :]))  # the same few thousand again and again, all kept
                 start, read = read, end
             else:
                 pieces.append("")
@@ -131,6 +133,15 @@ class PlainEncoder:
         return count_within(self.pieces(ids, opening), characters)
 
 
+def pack(*parts: Iterable[int]) -> array[int]:
+    """Ids one after another in 4 bytes each, for rows that wait in their thousands: in a list an id takes about 36.
+
+    >>> pack([1, 2], [3]).tolist()
+    [1, 2, 3]
+    """
+    return array("i", itertools.chain(*parts))
+
+
 def count_within(pieces: Sequence[str], characters: int) -> int:
     """How many of the pieces begin before ``characters``: a token belongs to an answer if its first character does.
 
@@ -145,8 +156,8 @@ def count_within(pieces: Sequence[str], characters: int) -> int:
 class Window:
     """Prefix and suffix ids that fit beside the middle, and how many tokens were left out of each."""
 
-    prefix: list[int]
-    suffix: list[int]
+    prefix: Sequence[int]
+    suffix: Sequence[int]
     trimmed_prefix: int = 0
     trimmed_suffix: int = 0
 

@@ -39,7 +39,7 @@ __all__ = [
 Cut = Literal["line", "none"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class InfillRequest:
     """One gap to fill: ``prefix`` + ? + ``suffix``.
 
@@ -74,7 +74,7 @@ class InfillRequest:
         return replace(self, hint=hint)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A member's answer to one request.
 
@@ -103,7 +103,7 @@ class Candidate:
 RUN = "run"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Scored:
     """A candidate with its scores: name -> number (lower is better), None where undefined (empty text).
 
@@ -118,7 +118,7 @@ class Scored:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Selection:
     """Which candidate won, and why.
 

@@ -32,6 +32,7 @@ from lm_eval_ensemble.harness.requests import resolve, to_requests
 from lm_eval_ensemble.harness.task import InfillTask
 from lm_eval_ensemble.metrics.infill import document_rows
 from lm_eval_ensemble.scoring import Scorers, Span
+from lm_eval_ensemble.scoring.base import Row
 from lm_eval_ensemble.tokens import PlainEncoder
 from lm_eval_ensemble.types import Candidate, InfillRequest, normalise
 
@@ -88,7 +89,7 @@ class Scorer:
     def token_logprobs(self, spans: Sequence[Span]) -> list[list[float]]:
         return [[self.value] * (len(span.ids) - span.start) for span in spans]
 
-    def onepass_logprobs(self, rows: Sequence[tuple[list[int], list[int], list[int]]]) -> list[list[float]]:
+    def onepass_logprobs(self, rows: Sequence[Row]) -> list[list[float]]:
         return [[self.value] * len(middle) for _, middle, _ in rows]
 
 

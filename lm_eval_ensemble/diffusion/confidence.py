@@ -41,8 +41,8 @@ _FORMAT = 1
 class Probe:
     """A gap with ``length`` masks between a prefix and a suffix (token ids)."""
 
-    prefix: list[int]
-    suffix: list[int]
+    prefix: Sequence[int]
+    suffix: Sequence[int]
     length: int
 
     @property

@@ -129,7 +129,7 @@ def _cut(lines: Sequence[str], first: tuple[int, int], last: tuple[int, int]) ->
 
 
 def fit_table(
-    gaps: Sequence[tuple[list[int], int, list[int]]],
+    gaps: Sequence[tuple[Sequence[int], int, Sequence[int]]],
     cut: Cut,
     limit: int,
     read: Callable[[Sequence[Probe]], Sequence[Signals]],

@@ -46,16 +46,37 @@ __all__ = [
 ]
 
 #: prefix ids, middle ids, suffix ids.
-Row: TypeAlias = tuple[list[int], list[int], list[int]]
+Row: TypeAlias = tuple[Sequence[int], Sequence[int], Sequence[int]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class MaskedRow:
-    """One row for the model: ids with masks, and the places whose ``targets`` are read."""
+    """One row for the model: the ids of ``row`` with ``mask_id`` at the places ``hidden`` of its middle, of which those at
+    ``asked`` are read. They are put together when they are needed: a candidate may have as many rows as tokens.
+    """
 
-    ids: tuple[int, ...]
-    columns: tuple[int, ...]
-    targets: tuple[int, ...]
+    row: Row
+    hidden: frozenset[int]
+    asked: tuple[int, ...]
+    mask_id: int
+
+    @property
+    def length(self) -> int:
+        return sum(map(len, self.row))
+
+    @property
+    def ids(self) -> Sequence[int]:
+        prefix, middle, suffix = self.row
+        covered = [self.mask_id if i in self.hidden else token for i, token in enumerate(middle)]
+        return (*prefix, *covered, *suffix)
+
+    @property
+    def columns(self) -> tuple[int, ...]:
+        return tuple(len(self.row[0]) + i for i in self.asked)
+
+    @property
+    def targets(self) -> tuple[int, ...]:
+        return tuple(self.row[1][i] for i in self.asked)
 
 
 class Reading(NamedTuple):
@@ -90,7 +111,7 @@ def read_masked(model: MaskedDiffusionModel, rows: Sequence[MaskedRow]) -> list[
     logprobs = (chosen - logits.logsumexp(-1)).tolist()
     best = (chosen >= logits.amax(-1)).tolist()
     flat = iter(zip(logprobs, best, strict=True))
-    return [[Reading(*next(flat)) for _ in row.columns] for row in rows]
+    return [[Reading(*next(flat)) for _ in row.asked] for row in rows]
 
 
 def onepass_logprobs(model: MaskedDiffusionModel, rows: Sequence[Row], *, forward: Forward | None = None) -> list[list[float]]:
@@ -204,18 +225,14 @@ def _sum_up(terms: Sequence[float], exact: bool) -> Estimate:
 
 def _masked(row: Row, places: Iterable[int], mask_id: int, read: Sequence[int] | None = None) -> MaskedRow:
     """The row with some places of its middle masked; ``read`` (default: all of them) are the places asked for."""
-    prefix, middle, suffix = row
-    hidden = set(places)
-    covered = [mask_id if i in hidden else token for i, token in enumerate(middle)]
-    asked = sorted(hidden) if read is None else read
-    columns = tuple(len(prefix) + i for i in asked)
-    return MaskedRow((*prefix, *covered, *suffix), columns, tuple(middle[i] for i in asked))
+    hidden = frozenset(places)
+    return MaskedRow(row, hidden, tuple(sorted(hidden) if read is None else read), mask_id)
 
 
 def _read(
     model: MaskedDiffusionModel, masked: Sequence[Sequence[MaskedRow]], forward: Forward | None
 ) -> list[list[Sequence[Reading]]]:
     """All masked rows of all documents, read together, by document."""
-    flat = [row for rows in masked for row in rows if row.columns]
+    flat = [row for rows in masked for row in rows if row.asked]
     found: Iterator[Sequence[Reading]] = iter(forward(flat) if forward else read_masked(model, flat))
-    return [[next(found) if row.columns else () for row in rows] for rows in masked]
+    return [[next(found) if row.asked else () for row in rows] for rows in masked]

@@ -264,5 +264,5 @@ def pad_right(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> 
     lengths = torch.tensor([len(row) for row in rows], device=device)
     ids = torch.full((len(rows), max(map(len, rows))), pad, dtype=torch.long)
     for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+        ids[i, : len(row)] = torch.tensor(list(row), dtype=torch.long)
     return ids.to(device), lengths

@@ -28,7 +28,7 @@ from lm_eval_ensemble.harness.requests import Draw, mixed_requests, resolve
 from lm_eval_ensemble.members.base import Ledger
 from lm_eval_ensemble.members.identity import checkpoint_identity, versions
 from lm_eval_ensemble.sampling import row_uniforms
-from lm_eval_ensemble.tokens import Window, count_within, fit_window
+from lm_eval_ensemble.tokens import Window, count_within, fit_window, pack
 from lm_eval_ensemble.types import RUN, Candidate, Completion, InfillRequest, normalise
 
 __all__ = ["DiffusionInfill"]
@@ -36,7 +36,7 @@ __all__ = ["DiffusionInfill"]
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Row:
     request: InfillRequest
     window: Window
@@ -204,6 +204,7 @@ class DiffusionInfill(RefillLM):
         window = fit_window(
             self.encoder.encode(request.prefix), self.encoder.encode(request.suffix), self.window - length.tokens
         )
+        window = replace(window, prefix=pack(window.prefix), suffix=pack(window.suffix))
         return _Row(request, window, length, draw)
 
     def _open_ended(self, request: InfillRequest, length: Length, draw: Draw) -> Length:

@@ -90,7 +90,7 @@ class LikelihoodLM(InfillLM):
     def _read_masked(self, rows: Sequence[MaskedRow]) -> list[Sequence[Reading]]:
         return self._batcher.run(
             rows,
-            lambda row: len(row.ids),
+            lambda row: row.length,
             lambda batch: likelihood.read_masked(self.network, batch),
             title=f"{self.name}: scoring",
             quiet=self.rank > 0,

@@ -9,6 +9,7 @@ Letters: B = rows, T = tokens, V = vocabulary.
 from __future__ import annotations
 
 import inspect
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,17 +20,30 @@ from transformers import DynamicCache
 
 from lm_eval_ensemble.batching import Batcher
 from lm_eval_ensemble.scoring.base import Span
+from lm_eval_ensemble.tokens import pack
 
 __all__ = ["SpanReader", "pad_left"]
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Spans (by number) that share ``prompt``, and what follows it in each."""
+    """Spans that share a prompt, and their numbers."""
 
-    prompt: tuple[int, ...]
     numbers: list[int]
-    rests: list[list[int]]
+    spans: list[Span]
+
+    @property
+    def prompt(self) -> Sequence[int]:
+        return self.spans[0].ids[: self.spans[0].start]
+
+    @property
+    def rests(self) -> list[Sequence[int]]:
+        """What follows the prompt in each."""
+        return [span.ids[span.start :] for span in self.spans]
+
+    @property
+    def length(self) -> int:
+        return max(len(span.ids) for span in self.spans)
 
 
 class SpanReader:
@@ -41,22 +55,16 @@ class SpanReader:
         self.share = _has_plain_cache(model) if share is None else share
 
     @torch.no_grad()
-    def read(self, spans: Sequence[Span], batcher: Batcher, *, title: str = "", quiet: bool = False) -> list[list[float]]:
+    def read(self, spans: Sequence[Span], batcher: Batcher, *, title: str = "", quiet: bool = False) -> list[array[float]]:
         """Log-probability (nats, untempered, float32) of each token ``ids[start:]`` given all before it."""
-        groups: dict[tuple[int, ...], _Group] = {}
-        for number, span in enumerate(spans):
-            prompt = tuple(span.ids[: span.start])
-            group = groups.setdefault(prompt, _Group(prompt, [], []))
-            group.numbers.append(number)
-            group.rests.append(span.ids[span.start :])
-        shared = [group for group in groups.values() if self.share and len(group.numbers) > 1]
+        shared = [group for group in _grouped(spans) if len(group.numbers) > 1] if self.share else []
         grouped = {number for group in shared for number in group.numbers}
         apart = [number for number in range(len(spans)) if number not in grouped]
         single = batcher.run([spans[i] for i in apart], lambda s: len(s.ids), self._read, title=title, quiet=quiet)
         found = dict(zip(apart, single, strict=True))
         lists = batcher.run(
             shared,
-            lambda group: len(group.prompt) + max(map(len, group.rests)),
+            lambda group: group.length,
             lambda batch: self._read_groups(batch, batcher.size),
             title=title,
             quiet=quiet,
@@ -65,7 +73,7 @@ class SpanReader:
             found.update(zip(group.numbers, rows, strict=True))
         return [found[i] for i in range(len(spans))]
 
-    def _read(self, spans: Sequence[Span]) -> list[list[float]]:
+    def _read(self, spans: Sequence[Span]) -> list[array[float]]:
         sizes = [len(span.ids) - span.start for span in spans]
         count = max(sizes)
         ids, mask = pad_left([span.ids for span in spans], self.pad_id, self.device)
@@ -73,15 +81,15 @@ class SpanReader:
         logits = self._forward(ids, mask, count + 1)[:, :-1]
         return [_pick(row[count - n :], span.ids[-n:]) for row, span, n in zip(logits, spans, sizes, strict=True)]
 
-    def _read_groups(self, groups: Sequence[_Group], size: int) -> list[list[list[float]]]:
+    def _read_groups(self, groups: Sequence[_Group], size: int) -> list[list[array[float]]]:
         """Prompts first; then what follows them, ``size`` rows at a time (the LM head is what fills the memory)."""
         ids, mask = pad_left([group.prompt for group in groups], self.pad_id, self.device)
         cache = DynamicCache(config=self.model.config)
         first = self._forward(ids, mask, 1, cache)[:, -1]
-        owners = [g for g, group in enumerate(groups) for _ in group.rests]
+        owners = [g for g, group in enumerate(groups) for _ in group.spans]
         rests = [rest for group in groups for rest in group.rests]
         order = sorted(range(len(rests)), key=lambda i: (-len(rests[i]), i))
-        found: dict[int, list[float]] = {}
+        found: dict[int, array[float]] = {}
         for at in range(0, len(order), size):
             chosen = order[at : at + size]
             rows = torch.tensor([owners[i] for i in chosen], device=ids.device)
@@ -93,7 +101,7 @@ class SpanReader:
                 if n > 1:
                     found[i] += _pick(logits[row, : n - 1], rests[i][1:])
         flat = iter(found[i] for i in range(len(rests)))
-        return [[next(flat) for _ in group.rests] for group in groups]
+        return [[next(flat) for _ in group.spans] for group in groups]
 
     def _continue(self, rests: Sequence[Sequence[int]], cache: Any, mask: Tensor, rows: Tensor) -> Tensor:
         """Logits ``(B, T, V)`` after each token of the rests but their last, padded on the right."""
@@ -103,7 +111,7 @@ class SpanReader:
         ids = torch.full((len(rests), width), self.pad_id)
         fresh = torch.zeros_like(ids)
         for row, rest in enumerate(rests):
-            ids[row, : len(rest) - 1] = torch.tensor(rest[:-1])
+            ids[row, : len(rest) - 1] = torch.tensor(list(rest[:-1]))
             fresh[row, : len(rest) - 1] = 1
         lent = _lend(cache, rows)
         whole = torch.cat([mask[rows], fresh.to(self.device)], 1)
@@ -121,12 +129,21 @@ class SpanReader:
         return logits
 
 
-def _pick(logits: Tensor, ids: Sequence[int]) -> list[float]:
+def _grouped(spans: Sequence[Span]) -> list[_Group]:
+    groups: dict[bytes, _Group] = {}
+    for number, span in enumerate(spans):
+        group = groups.setdefault(pack(span.ids[: span.start]).tobytes(), _Group([], []))
+        group.numbers.append(number)
+        group.spans.append(span)
+    return list(groups.values())
+
+
+def _pick(logits: Tensor, ids: Sequence[int]) -> array[float]:
     """Log-probabilities of ``ids`` ``(T,)`` under ``logits`` ``(T, V)``; no softmax over the vocabulary is stored."""
     rows = logits.float().contiguous()
     target = torch.tensor(list(ids), device=rows.device)
-    chosen: list[float] = (rows.gather(-1, target[:, None])[:, 0] - rows.logsumexp(-1)).tolist()
-    return chosen
+    chosen = rows.gather(-1, target[:, None])[:, 0] - rows.logsumexp(-1)
+    return array("f", chosen.tolist())
 
 
 def _lend(cache: Any, rows: Tensor) -> Any:

@@ -38,7 +38,7 @@ from lm_eval_ensemble.members.base import Ledger
 from lm_eval_ensemble.members.identity import checkpoint_identity, identified, versions
 from lm_eval_ensemble.sampling import row_uniforms
 from lm_eval_ensemble.scoring.base import Span
-from lm_eval_ensemble.tokens import PlainEncoder
+from lm_eval_ensemble.tokens import PlainEncoder, pack
 from lm_eval_ensemble.types import Candidate, InfillRequest, normalise
 from lm_eval_ensemble.values import Quantizable
 
@@ -48,12 +48,12 @@ logger = logging.getLogger(__name__)
 _RECORDS = ("record", "n_samples", "sample_temperature", "p_true")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Row:
     """A prompt as ids, and how to answer it. ``layout`` is None for plain text."""
 
     request: InfillRequest
-    ids: list[int]
+    ids: Sequence[int]
     draw: Draw
     layout: str | None
     trims: dict[str, int]
@@ -182,7 +182,7 @@ class ScoredHF(Ranked, QuantizedHF):
         """Without what this model does not look at: the prompt text, the reference, the hint."""
         return replace(request, context="", reference=None, hint=None)
 
-    def token_logprobs(self, spans: Sequence[Span]) -> list[list[float]]:
+    def token_logprobs(self, spans: Sequence[Span]) -> Sequence[Sequence[float]]:
         """Log-probability (nats, untempered, float32) of each token ``ids[start:]`` given all before it; batched."""
         return self._reader.read(spans, self._batcher, title=f"{self.name}: scoring", quiet=self.rank > 0)
 
@@ -199,21 +199,22 @@ class ScoredHF(Ranked, QuantizedHF):
             )
         chosen = resolve(self.decoding, request)
         prompt = self.layout.encode(self.encoder, request.prefix, request.suffix, self._room(chosen))
-        return _Row(request, prompt.ids, chosen, self.layout.name, prompt.window.trims)
+        return _Row(request, pack(prompt.ids), chosen, self.layout.name, prompt.window.trims)
 
     def _text_row(self, instance: Instance, request: InfillRequest) -> _Row:
         chosen = resolve(self.decoding, request)
         ids = self.tok_encode(instance.args[0])
         room = self._room(chosen)
         trims = {"trimmed_prefix": len(ids) - room} if len(ids) > room else {}
-        return _Row(request, ids[-room:], chosen, None, trims, instance.doc if isinstance(instance.doc, Mapping) else {})
+        return _Row(request, pack(ids[-room:]), chosen, None, trims, instance.doc if isinstance(instance.doc, Mapping) else {})
 
     def _tell_trims(self, rows: Sequence[_Row]) -> None:
         """One line on prompts that lost their beginning; gaps are trimmed on purpose, and counted in their records."""
         trimmed = [row for row in rows if row.layout is None and row.trims]
         if not trimmed or self.rank > 0:
             return
-        lost = sum(bool(q := str(row.doc.get("question", "")).strip()) and q not in self.tok_decode(row.ids) for row in trimmed)
+        questions = [(row, str(row.doc.get("question", "")).strip()) for row in trimmed]
+        lost = sum(bool(question) and question not in self.tok_decode(list(row.ids)) for row, question in questions)
         texts = sum(row.layout is None for row in rows)
         logger.warning(
             "%s: %d of %d prompts are longer than the context (%d tokens, of which the answer may take %d) and lose their "

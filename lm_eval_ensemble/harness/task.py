@@ -47,6 +47,7 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
         settings["generation_kwargs"] = {"until": list(self.layout.stops), **settings.get("generation_kwargs", {})}
         super().__init__(config=settings)
         self._rows: dict[str, None] = {}
+        self._judged: dict[int, Instance] = {}
         self._ks()
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
@@ -126,7 +127,11 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
         for instance, selections in zip(self._instances, kept, strict=True):
             found = [replace(s, candidates=tuple(next(verdicts) for _ in s.candidates)) for s in selections]
             completions = [Completion(s.chosen.text, s) for s in found]
-            instance.filtered_resps["none"] = completions[0] if len(completions) == 1 else completions
+            # lm_eval keeps answers to the end, as text: the records without verdicts are of no more use, those with them
+            # until the rows are made of them.
+            instance.resps = list(map(str, instance.resps))
+            instance.filtered_resps["none"] = answer = completions[0] if len(completions) == 1 else completions
+            self._judged[id(answer)] = instance
         return None
 
     def process_results(self, doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, Any]:
@@ -137,6 +142,9 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
             doc, [s for completion in completions for s in _as_selections(completion, doc, self.layout.name)], self._ks()
         )
         self._rows.update(dict.fromkeys(rows))
+        if (instance := self._judged.pop(id(results[0]), None)) is not None:
+            texts = list(map(str, completions))
+            instance.filtered_resps["none"] = texts[0] if isinstance(results[0], Completion) else texts
         return rows
 
     def aggregation(self) -> dict[str, Callable[..., Any]]:

@@ -24,6 +24,7 @@ __all__ = [
     "DiffusionScorer",
     "Model",
     "Pass",
+    "Row",
     "Score",
     "Scorers",
     "Span",
@@ -40,19 +41,22 @@ PER_SEQUENCE: Unit = "nats per sequence"
 PER_BYTE: Unit = "bits per byte"
 WORST: Unit = "nats"
 
+#: ids of prefix, middle and suffix.
+Row = tuple[Sequence[int], Sequence[int], Sequence[int]]
+
 #: passes of a diffusion model; the others are those of an autoregressive one.
 DIFFUSION_PASSES: frozenset[Pass] = frozenset({"onepass", "chain", "elbo"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Span:
     """Token ids, of which ``ids[start:]`` are to be scored given everything before; ``start`` is at least 1."""
 
-    ids: list[int]
+    ids: Sequence[int]
     start: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Statistic:
     """Log-probabilities (nats) one pass gives.
 
@@ -61,9 +65,9 @@ class Statistic:
     middle's number of UTF-8 bytes. An estimate (``elbo``) is one number for all ``tokens``, with its standard error in nats.
     """
 
-    middle: tuple[float, ...]
-    after: tuple[float, ...] = ()
-    end: tuple[float, ...] = ()
+    middle: Sequence[float]
+    after: Sequence[float] = ()
+    end: Sequence[float] = ()
     size: int = 0
     tokens: int | None = None
     stderr: float | None = None
@@ -81,7 +85,7 @@ class CausalScorer(Protocol):
     @property
     def window(self) -> int: ...
 
-    def token_logprobs(self, spans: Sequence[Span]) -> list[list[float]]: ...
+    def token_logprobs(self, spans: Sequence[Span]) -> Sequence[Sequence[float]]: ...
 
 
 class DiffusionScorer(Protocol):
@@ -93,7 +97,7 @@ class DiffusionScorer(Protocol):
     @property
     def window(self) -> int: ...
 
-    def onepass_logprobs(self, rows: Sequence[tuple[list[int], list[int], list[int]]]) -> list[list[float]]: ...
+    def onepass_logprobs(self, rows: Sequence[Row]) -> Sequence[Sequence[float]]: ...
 
 
 Model = CausalScorer | DiffusionScorer

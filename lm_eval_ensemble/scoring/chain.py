@@ -5,12 +5,14 @@ Exact for a model whose order is fixed, deterministic; it conditions on the numb
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lm_eval_ensemble.scoring.base import Statistic, per_token_family
 
 __all__ = ["CHAIN"]
 
 
-def _chain(statistic: Statistic) -> tuple[float, ...]:
+def _chain(statistic: Statistic) -> Sequence[float]:
     return statistic.middle
 
 

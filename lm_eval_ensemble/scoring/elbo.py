@@ -6,12 +6,14 @@ beside it. Candidates of one gap with equally many tokens are masked alike, so t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lm_eval_ensemble.scoring.base import Statistic, per_token_family
 
 __all__ = ["ELBO"]
 
 
-def _elbo(statistic: Statistic) -> tuple[float, ...]:
+def _elbo(statistic: Statistic) -> Sequence[float]:
     return statistic.middle
 
 

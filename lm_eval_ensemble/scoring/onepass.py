@@ -6,12 +6,14 @@ judge than masking one token at a time.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lm_eval_ensemble.scoring.base import Statistic, per_token_family
 
 __all__ = ["ONEPASS"]
 
 
-def _onepass(statistic: Statistic) -> tuple[float, ...]:
+def _onepass(statistic: Statistic) -> Sequence[float]:
     return statistic.middle
 
 

@@ -8,21 +8,26 @@ others, but only in a gap that has to be trimmed.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
-from lm_eval_ensemble.scoring.base import CausalScorer, Model, Pass, Span, Statistic
-from lm_eval_ensemble.tokens import Window, fit_window
+from lm_eval_ensemble.fim import FimPrompt
+from lm_eval_ensemble.scoring.base import CausalScorer, Model, Pass, Row, Span, Statistic
+from lm_eval_ensemble.tokens import Window, fit_window, pack
 from lm_eval_ensemble.types import Candidate, InfillRequest
 
 __all__ = ["ELBO_SAMPLES", "Job", "run_pass"]
+
+Result = TypeVar("Result")
 
 #: random masks per candidate in the estimate of ``elbo``.
 ELBO_SAMPLES = 32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Job:
     """One distinct candidate of one gap; ``written`` are the candidates of members with this text, if they are known."""
 
@@ -31,7 +36,7 @@ class Job:
     written: tuple[Candidate, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Item:
     """A job, its tokens, and how many tokens the longest candidate of the gap has."""
 
@@ -63,12 +68,10 @@ def run_pass(name: Pass, model: Model, jobs: Sequence[Job]) -> list[Statistic | 
 def _sequence(model: Any, items: Sequence[_Item]) -> list[Statistic]:
     """prefix, middle, suffix in reading order: log-probabilities of the middle and of the suffix."""
     spans = []
-    for item in items:
-        bare = not item.request.suffix
-        window = _window(model, item, 2 if bare else 1)
+    for item, window in zip(items, _windows(model, items, lambda request: 1 if request.suffix else 2), strict=True):
         # A first token needs something before it; a text without a suffix ends after the middle.
         prefix = window.prefix or [model.end_id]
-        spans.append(Span([*prefix, *item.middle, *([model.end_id] if bare else window.suffix)], len(prefix)))
+        spans.append(Span(pack(prefix, item.middle, window.suffix if item.request.suffix else [model.end_id]), len(prefix)))
     found = _split(model.token_logprobs(spans), items)
     return [s if item.request.suffix else Statistic(s.middle, (), s.after) for s, item in zip(found, items, strict=True)]
 
@@ -78,12 +81,16 @@ def _fim(model: Any, items: Sequence[_Item]) -> list[Statistic]:
     stop = model.layout.end_id(model.encoder, model.end_id)
     known: dict[int, Statistic] = {}
     spans: list[Span] = []
-    for i, item in enumerate(items):
+
+    def encode(item: _Item) -> FimPrompt:
         room = model.window - item.longest - 1
-        prompt = model.layout.encode(model.encoder, item.request.prefix, item.request.suffix, room)
+        encoded: FimPrompt = model.layout.encode(model.encoder, item.request.prefix, item.request.suffix, room)
+        return encoded
+
+    for i, (item, prompt) in enumerate(zip(items, _by_gap(items, encode), strict=True)):
         own = None if prompt.window.trims else _own(model, item)
         if own is None:
-            spans.append(Span([*prompt.ids, *item.middle, stop], len(prompt.ids)))
+            spans.append(Span(pack(prompt.ids, item.middle, [stop]), len(prompt.ids)))
         else:
             known[i] = own
     rest = [item for i, item in enumerate(items) if i not in known]
@@ -103,7 +110,7 @@ def _own(model: CausalScorer, item: _Item) -> Statistic | None:
         exact = own.member == getattr(model, "name", None) and info.get("fim_pass") and own.text == own.raw == item.job.text
         if not exact or "trimmed_prefix" in info or own.logprobs is None or len(own.logprobs) != len(item.middle):
             continue
-        return Statistic(tuple(own.logprobs), (float(info["stop_logprob"]),))
+        return Statistic(own.logprobs, (float(info["stop_logprob"]),))
     return None
 
 
@@ -119,7 +126,7 @@ def _prior(model: Any, items: Sequence[_Item]) -> list[Statistic]:
         spans.append(Span([model.end_id, *item.middle[:room]], 1 + min(blank, room)))
     todo = [span for span in spans if span.start < len(span.ids)]
     found = iter(model.token_logprobs(todo) if todo else [])
-    return [Statistic(tuple(next(found)) if span.start < len(span.ids) else ()) for span in spans]
+    return [Statistic(_compact(next(found)) if span.start < len(span.ids) else ()) for span in spans]
 
 
 def _onepass(model: Any, items: Sequence[_Item]) -> list[Statistic]:
@@ -152,16 +159,36 @@ _PASSES: dict[Pass, Callable[[Any, Sequence[_Item]], list[Statistic]]] = {
 }
 
 
-def _rows(model: Model, items: Sequence[_Item]) -> list[tuple[list[int], list[int], list[int]]]:
-    windows = [_window(model, item, 0) for item in items]
+def _rows(model: Model, items: Sequence[_Item]) -> list[Row]:
+    windows = _windows(model, items, lambda request: 0)
     return [(window.prefix, item.middle, window.suffix) for window, item in zip(windows, items, strict=True)]
 
 
-def _window(model: Model, item: _Item, extra: int) -> Window:
+def _windows(model: Model, items: Sequence[_Item], extra: Callable[[InfillRequest], int]) -> Iterator[Window]:
+    """What of prefix and suffix fits beside the longest candidate and ``extra`` tokens."""
     encode = model.encoder.encode
-    return fit_window(encode(item.request.prefix), encode(item.request.suffix), model.window - item.longest - extra)
+
+    def window(item: _Item) -> Window:
+        room = model.window - item.longest - extra(item.request)
+        found = fit_window(encode(item.request.prefix), encode(item.request.suffix), room)
+        return replace(found, prefix=pack(found.prefix), suffix=pack(found.suffix))
+
+    return _by_gap(items, window)
+
+
+def _by_gap(items: Sequence[_Item], work: Callable[[_Item], Result]) -> Iterator[Result]:
+    """``work`` for every item; candidates of one gap, which stand next to each other, share what it gives."""
+    gaps = itertools.groupby(items, lambda item: (item.request.prefix, item.request.suffix))
+    for _, group in gaps:
+        own = list(group)
+        yield from itertools.repeat(work(own[0]), len(own))
 
 
 def _split(logprobs: Sequence[Sequence[float]], items: Sequence[_Item]) -> list[Statistic]:
     sizes = [len(item.middle) for item in items]
-    return [Statistic(tuple(row[:n]), tuple(row[n:])) for row, n in zip(logprobs, sizes, strict=True)]
+    return [Statistic(_compact(row[:n]), _compact(row[n:])) for row, n in zip(logprobs, sizes, strict=True)]
+
+
+def _compact(numbers: Sequence[float]) -> array[float]:
+    """The same numbers in little memory: every pass keeps those of all candidates until the last one has run."""
+    return numbers if isinstance(numbers, array) else array("d", numbers)

@@ -21,7 +21,7 @@ Pair = tuple[InfillRequest, str]
 _Run = tuple[Pass, str | None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sheet:
     """What is known about one candidate.
 

@@ -74,6 +74,15 @@ def test_every_sample_has_its_record(results: Any) -> None:
             assert chosen["scores"]["fim+onepass"] == lowest
 
 
+def test_lm_eval_keeps_text_beside_the_record(results: Any) -> None:
+    # A trace beside every record would hold all candidates twice, to the end of the run.
+    for sample in results["samples"]["infill_toy"]:
+        kept = [*sample["resps"][0], *sample["filtered_resps"]]
+        assert {type(text) for text in kept} == {str}
+        chosen = sample["selection"]["candidates"][sample["selection"]["winner_index"]]
+        assert kept == [chosen["text"]] * 2
+
+
 def test_members_alone_give_their_rows_of_the_ensemble(results: Any, evaluate: Run) -> None:
     rows = results["results"]["infill_toy"]
     for model, member in (("diffusion-infill", "dllm"), ("hf-scored", "fim")):

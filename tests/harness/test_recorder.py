@@ -232,7 +232,7 @@ def test_p_true_is_one_more_prompt_that_ends_with_the_answer(assets: Path, monke
     spans: list[Any] = []
     score = model.token_logprobs
 
-    def watched(asked: Sequence[Any]) -> list[list[float]]:
+    def watched(asked: Sequence[Any]) -> Sequence[Sequence[float]]:
         spans.extend(asked)
         return score(asked)
 

@@ -27,7 +27,7 @@ from lm_eval_ensemble.scoring.base import PER_SEQUENCE, PER_TOKEN
 from lm_eval_ensemble.tokens import PlainEncoder
 from lm_eval_ensemble.types import InfillRequest
 
-Rows = Sequence[tuple[list[int], list[int], list[int]]]
+Rows = Sequence[tuple[Sequence[int], Sequence[int], Sequence[int]]]
 EVERYTHING = "+".join(SCORES)
 REQUEST = InfillRequest("def f(x):\n", "\nprint(f(1))\n")
 
@@ -101,7 +101,7 @@ def test_the_stop_token_is_part_of_fim(tokenizer: Any) -> None:
     score_all(Scorers(causal=model), [(REQUEST, "return x\n")], "fim")
     fim = next(span for span in model.asked if span.ids[0] == 1)
     assert fim.ids[-1] == model.end_id
-    assert fim.ids[: fim.start] == LAYOUTS["qwen"].encode(model.encoder, REQUEST.prefix, REQUEST.suffix, 200).ids
+    assert list(fim.ids[: fim.start]) == LAYOUTS["qwen"].encode(model.encoder, REQUEST.prefix, REQUEST.suffix, 200).ids
 
 
 def test_prefix_middle_and_suffix_are_tokenised_apart(tokenizer: Any) -> None:
@@ -110,7 +110,7 @@ def test_prefix_middle_and_suffix_are_tokenised_apart(tokenizer: Any) -> None:
     score_all(Scorers(causal=model), [(InfillRequest("re", "x\n"), "turn")], "causal")
     sequence = next(span for span in model.asked if span.ids[0] != 1)
     parts = [model.encoder.encode(text) for text in ("re", "turn", "x\n")]
-    assert sequence.ids == [i for part in parts for i in part]
+    assert list(sequence.ids) == [i for part in parts for i in part]
     assert sequence.start == len(parts[0])
 
 
@@ -124,7 +124,7 @@ def test_candidates_of_a_long_gap_are_scored_in_the_same_context(tokenizer: Any)
         spans = [span for span in model.asked if (span.ids[0] != 1) == sequence]
         around = []
         for span in spans:
-            n = next(len(m) for m in middles if span.ids[span.start : span.start + len(m)] == m)
+            n = next(len(m) for m in middles if list(span.ids[span.start : span.start + len(m)]) == m)
             around.append((span.ids[: span.start], span.ids[span.start + n :]))
         assert len(spans) == 2
         assert around[0] == around[1]
@@ -205,7 +205,7 @@ def test_the_prior_of_pmi_does_not_charge_the_indentation(tokenizer: Any) -> Non
     model = UniformCausal(tokenizer)
     score_all(Scorers(causal=model), [(REQUEST, "        return x\n"), (REQUEST, "  \n")], "pmi")
     middle = model.encoder.encode("        return x\n")
-    prior = next(span for span in model.asked if span.ids == [model.end_id, *middle])
+    prior = next(span for span in model.asked if list(span.ids) == [model.end_id, *middle])
     assert model.encoder.decode(prior.ids[1 : prior.start]).isspace()
     assert model.encoder.decode(prior.ids[prior.start : prior.start + 1]).strip()
     # A blank candidate costs nothing anywhere, so that nothing is taken back.
