@@ -99,16 +99,18 @@ def _models(runs: Sequence[TaskRun]) -> list[tuple[str, str, int]]:
     task by task, unless they share a task: then they are several."""
     tasks: dict[tuple[str, str, Path], set[str]] = {}
     for run in runs:
-        tasks.setdefault((run.model_source, run.model_name, run.results_path.parent), set()).add(run.task)
+        tasks.setdefault((run.model_source, run.cell or run.model_name, run.results_path.parent), set()).add(run.task)
     taken: dict[tuple[str, str, int], set[str]] = {}
     numbers = {}
     for (kind, name, folder), own in tasks.items():
         number = next(k for k in range(len(tasks)) if not own & taken.get((kind, name, k), set()))
         taken.setdefault((kind, name, number), set()).update(own)
         numbers[kind, name, folder] = number
-    return [
-        (run.model_source, run.model_name, numbers[run.model_source, run.model_name, run.results_path.parent]) for run in runs
-    ]
+    found = []
+    for run in runs:
+        name = run.cell or run.model_name
+        found.append((run.model_source, name, numbers[run.model_source, name, run.results_path.parent]))
+    return found
 
 
 def _baseline(names: Sequence[str], runs: Sequence[TaskRun], asked: str | None) -> str:
