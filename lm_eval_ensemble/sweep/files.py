@@ -11,6 +11,10 @@ from typing import Any
 
 __all__ = ["read_json", "write_json", "write_text"]
 
+# It can only be read by setting it, for the whole process: once, before there are threads.
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
+
 
 def write_text(path: Path, text: str) -> None:
     """Replaces the file in one step: a reader, or a run killed now, sees the old text or the new one."""
@@ -22,9 +26,7 @@ def write_text(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         # mkstemp's own mode would lock out the others who share the folder.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)
+        Path(name).chmod(0o666 & ~_UMASK)
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
