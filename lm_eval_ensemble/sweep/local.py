@@ -51,7 +51,10 @@ def run_here(board: Board, how: How, jobs: int, children: Children) -> None:
                 cell, slot, lock = running.pop(future)
                 lock.release()
                 free.append(slot)
-                board.ended(cell, future.result())
+                fault = future.exception()
+                # A full disk, say: the cell's misfortune, and its record may not have been written.
+                line = f"{type(fault).__name__}: {fault}"
+                board.ended(cell, {"state": "failed", "error": line} if fault else future.result())
 
 
 def _take(waiting: deque[Cell], board: Board, told: set[str]) -> tuple[Cell, CellLock] | None:
