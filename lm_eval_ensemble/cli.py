@@ -93,6 +93,15 @@ COMMANDS = (
         "Exit status as for compare.",
     ),
     Command(
+        "sweep",
+        "sweep.command",
+        "a grid of runs from one file: checked, run, resumed, compared",
+        "Runs every combination of a grid file's models, tasks and settings, each in a process of its own, with complete "
+        "configurations on disk. Finished cells are not run again, a failed one does not stop the others, and at the end "
+        "stands the table of `compare` or `uncertainty`. LM_EVAL_ENSEMBLE_SWEEP_<SETTING> overrides settings of the grid (see "
+        "docs/sweeps.md). The exit status is 1 if a cell is not done.",
+    ),
+    Command(
         "uncertainty",
         "uncertainty.command",
         "how well a model knows when it is wrong, from saved answers",

@@ -74,11 +74,12 @@ def test_the_wheel_holds_tasks_weights_presets_and_the_hook(wheel: Path) -> None
         *(f"lm_eval_ensemble/report/page/page.{kind}" for kind in ("html", "css", "js")),
         "lm_eval_ensemble/tasks/infill_toy/problems.yaml",
         "lm_eval_ensemble/tasks/humaneval_infill/humaneval_infill.yaml",
+        *(f"lm_eval_ensemble/grids/{path.name}" for path in (ROOT / "grids").iterdir()),
         "lm_eval_ensemble/assets/tiny/mdm/model.safetensors",
         "lm_eval_ensemble/assets/tiny/fim/tokenizer.json",
     ):
         assert name in names
-    assert not [n for n in names if n.startswith(("tests/", "tasks/", "scripts/"))]
+    assert not [n for n in names if n.startswith(("tests/", "tasks/", "grids/", "scripts/"))]
 
 
 def test_plain_lm_eval_finds_the_wheel_and_judges_with_it(environment: Path) -> None:
@@ -92,6 +93,7 @@ def test_plain_lm_eval_finds_the_wheel_and_judges_with_it(environment: Path) -> 
         "print([v.status for v in judge(jobs)])"
     )
     assert run(environment, "-c", code).strip() == "['pass', 'fail']"
+    assert "uncertainty_families " in run(environment, "-m", "lm_eval_ensemble", "sweep", "--list")
 
 
 def test_uninstalling_leaves_nothing(environment: Path) -> None:

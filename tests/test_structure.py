@@ -28,7 +28,7 @@ LEVELS = [
     {"store", "plots"},
     {"ensemble", "replay"},
     {"harness"},
-    {"doctor", "fit_length"},
+    {"doctor", "fit_length", "sweep"},
     {"cli"},
     {"__main__"},
 ]

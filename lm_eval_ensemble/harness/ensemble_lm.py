@@ -40,15 +40,9 @@ class EnsemblePPL(InfillLM):
     def __init__(self, **arguments: Any) -> None:
         super().__init__(arguments.get("device"))
         # Settings first: a misspelt name must not cost the loading of two models.
-        self.config = config = EnsembleConfig.from_arguments(arguments, _rule_faults(arguments))
-        kinds = find_kinds((*config.members, *config.scorers))
-        rule = self._rule()
-        check_scorers(config, rule)
+        self.config = config = self.check(arguments)
+        kinds, rule = find_kinds((*config.members, *config.scorers)), _rule(config)
         names = [member.name for member in config.members]
-        make_selector(config.selector, config.selector_file, names)
-        if config.route:
-            self._refuse_lonely(parse_route(config.route, names))
-        self._refuse_identical_samples()
         self._refuse_split()
         self._device = torch.device(default_device(config.device))
         seed = torch.initial_seed() if config.seed is None else config.seed
@@ -82,6 +76,22 @@ class EnsemblePPL(InfillLM):
             extra_scores=config.extra_scores,
             token_scores=config.record == "token_scores",
         )
+
+    @staticmethod
+    def check(arguments: Mapping[str, Any]) -> EnsembleConfig:
+        """The settings, checked as far as they can be without loading a model.
+
+        :raises ConfigError: names what is wrong.
+        """
+        config = EnsembleConfig.from_arguments(arguments, _rule_faults(arguments))
+        find_kinds((*config.members, *config.scorers))
+        check_scorers(config, _rule(config))
+        names = [member.name for member in config.members]
+        make_selector(config.selector, config.selector_file, names)
+        if config.route:
+            _refuse_lonely(config, parse_route(config.route, names))
+        _refuse_identical_samples(config)
+        return config
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """The winner of every gap, as ``Completion`` with the whole record as its trace."""
@@ -124,41 +134,6 @@ class EnsemblePPL(InfillLM):
         """
         return LazyModel(name, self._shelf) if self._shelf.one else self._shelf.get(name)
 
-    def _rule(self) -> str:
-        """The score asked for, else the default, else what the kinds of members allow."""
-        kinds = {member.model for member in self.config.members}
-        if self.config.score:
-            return self.config.score
-        available = {SCORED: "fim", DIFFUSION: "onepass"}
-        names = [score for kind, score in available.items() if kind in kinds]
-        if not names:
-            raise ConfigError(
-                "$.members: none of them can score; expected at least one hf-scored or diffusion-infill member to judge "
-                "the candidates."
-            )
-        return DEFAULT_RULE if len(names) == 2 else names[0]
-
-    def _refuse_lonely(self, router: Router) -> None:
-        """:raises ConfigError: the rule sends gaps to a member that needs another's answer, and nobody else is asked."""
-        rows, faults = {row.name: row for row in self.config.members}, []
-        for name in router.members:
-            length = str(rows[name].args.get("length"))
-            if rows[name].model == REFINE:
-                faults.append(f"$.route: {name!r} corrects another member's answer, but no other is asked. Route to another.")
-            elif rows[name].model == DIFFUSION and "ar" in re.split(r"[:,+]", length):
-                faults.append(
-                    f"$.route: {name!r} has length={length}, but no partner is asked. Use length=search, length=oracle or "
-                    "length=fixed:N."
-                )
-        if faults:
-            raise ConfigError("\n".join(faults))
-
-    def _refuse_identical_samples(self) -> None:
-        """:raises ConfigError: a member of ours decodes greedily and several samples are asked for."""
-        for member in self.config.members if self.config.samples > 1 else ():
-            if member.model in (DIFFUSION, SCORED) and (member.args.get("greedy") or not member.args.get("temperature")):
-                raise ConfigError(self._all_the_same(member.name))
-
     def _refuse_split(self) -> None:
         """:raises ConfigError: a model that all processes compute together, where each has documents of its own."""
         for row in (*self.config.members, *self.config.scorers) if self.world_size > 1 else ():
@@ -176,13 +151,52 @@ class EnsemblePPL(InfillLM):
         for member in self.members:
             draws = getattr(getattr(member, "member", member), "draws", None)
             if draws is not None and not all(map(draws, requests)):
-                raise ConfigError(self._all_the_same(member.name))
+                raise ConfigError(_all_the_same(self.config, member.name))
 
-    def _all_the_same(self, name: str) -> str:
-        return (
-            f"samples={self.config.samples}: member {name!r} decodes greedily, so its samples would all be the same. Set "
-            "temperature= above 0."
+
+def _rule(config: EnsembleConfig) -> str:
+    """The score asked for, else the default, else what the kinds of members allow."""
+    kinds = {member.model for member in config.members}
+    if config.score:
+        return config.score
+    available = {SCORED: "fim", DIFFUSION: "onepass"}
+    names = [score for kind, score in available.items() if kind in kinds]
+    if not names:
+        raise ConfigError(
+            "$.members: none of them can score; expected at least one hf-scored or diffusion-infill member to judge "
+            "the candidates."
         )
+    return DEFAULT_RULE if len(names) == 2 else names[0]
+
+
+def _refuse_lonely(config: EnsembleConfig, router: Router) -> None:
+    """:raises ConfigError: the rule sends gaps to a member that needs another's answer, and nobody else is asked."""
+    rows, faults = {row.name: row for row in config.members}, []
+    for name in router.members:
+        length = str(rows[name].args.get("length"))
+        if rows[name].model == REFINE:
+            faults.append(f"$.route: {name!r} corrects another member's answer, but no other is asked. Route to another.")
+        elif rows[name].model == DIFFUSION and "ar" in re.split(r"[:,+]", length):
+            faults.append(
+                f"$.route: {name!r} has length={length}, but no partner is asked. Use length=search, length=oracle or "
+                "length=fixed:N."
+            )
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
+def _refuse_identical_samples(config: EnsembleConfig) -> None:
+    """:raises ConfigError: a member of ours decodes greedily and several samples are asked for."""
+    for member in config.members if config.samples > 1 else ():
+        if member.model in (DIFFUSION, SCORED) and (member.args.get("greedy") or not member.args.get("temperature")):
+            raise ConfigError(_all_the_same(config, member.name))
+
+
+def _all_the_same(config: EnsembleConfig, name: str) -> str:
+    return (
+        f"samples={config.samples}: member {name!r} decodes greedily, so its samples would all be the same. Set "
+        "temperature= above 0."
+    )
 
 
 def _rule_faults(arguments: Mapping[str, Any]) -> Iterator[str]:

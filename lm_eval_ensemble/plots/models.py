@@ -15,7 +15,9 @@ __all__ = ["Aliasing", "aliasing", "area_of", "by_size", "cells", "datasets_of",
 
 
 def name_of(analysis: Analysis) -> str:
-    """The model by the last part of its name; :func:`models_of` tells models of one name apart."""
+    """The cell of a sweep, else the model by the last part of its name; :func:`models_of` tells models of one name apart."""
+    if analysis.answers.cell:
+        return short(analysis.answers.cell, 40)
     parts = analysis.answers.origin.name.rstrip("/").split("/")
     return short(parts[-1] or analysis.answers.origin.name, 28)
 

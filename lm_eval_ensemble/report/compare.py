@@ -104,7 +104,7 @@ def _labels(runs: Sequence[TaskRun]) -> list[str]:
 def _models(runs: Sequence[TaskRun]) -> list[tuple[str, str, int]]:
     """(kind, name, how many before it had that name) of each run. Folders of one kind and name are one model that was run
     task by task, unless they share a task: then they are several. The same checkpoint in other bits is another model."""
-    named = [f"{run.model_name} {run.quantization}".rstrip() for run in runs]
+    named = [run.cell or f"{run.model_name} {run.quantization}".rstrip() for run in runs]
     tasks: dict[tuple[str, str, Path], set[str]] = {}
     for run, name in zip(runs, named, strict=True):
         tasks.setdefault((run.model_source, name, run.results_path.parent), set()).add(run.task)

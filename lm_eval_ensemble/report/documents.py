@@ -172,7 +172,10 @@ def record_of(sample: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def label_of(run: TaskRun) -> str:
-    """A short name of the run: that of its checkpoint, of a path the last part; and what its weights were quantised to."""
+    """A short name of the run: that of its cell of a sweep, else that of its checkpoint (of a path the last part) and what its
+    weights were quantised to."""
+    if run.cell:
+        return run.cell
     name = " ".join(run.model_name.split()).rstrip("/")
     # Names on the Hub have one slash at most.
     short = name.rsplit("/", 1)[-1] if name.startswith(("/", ".", "~")) or name.count("/") > 1 else name

@@ -30,7 +30,8 @@ class TaskRun:
     metric to value, ``filters`` likewise for filters other than the first one; standard errors are those of lm_eval.
     ``samples_path`` is None where the run was made without ``--log_samples``. ``run_seconds`` is the wall-clock time of the
     whole command, loading and judging included, ``run_documents`` the documents of all its tasks together.
-    ``first_filter`` is the filter whose metrics stand in ``results``.
+    ``first_filter`` is the filter whose metrics stand in ``results``. ``cell`` is the name that ``sweep`` gave the run, which
+    tells settings of one checkpoint apart, ``grid`` that of its grid; empty for other runs.
     """
 
     task: str
@@ -49,6 +50,8 @@ class TaskRun:
     run_seconds: float | None = None
     run_documents: int | None = None
     first_filter: str = "none"
+    cell: str = ""
+    grid: str = ""
 
     @property
     def quantization(self) -> str:
@@ -60,7 +63,7 @@ class TaskRun:
     @property
     def label(self) -> str:
         """Names the run for people: model and task."""
-        return f"{self.model_name} ({self.model_source}), {self.task}"
+        return f"{self.cell or self.model_name} ({self.model_source}), {self.task}"
 
     def samples(self, problems: list[str] | None = None) -> Iterator[dict[str, Any]]:
         """The samples in the order of the file, one per document and filter.
@@ -154,6 +157,7 @@ def runs_in(content: Mapping[str, Any], file: Path, problems: list[str]) -> Iter
     counts = [_mapping(count).get("effective") for count in _mapping(content.get("n-samples")).values()]
     documents = sum(count for count in counts if isinstance(count, int))
     source = str(content.get("model_source") or config.get("model") or "?")
+    cell = _cell(file)
     for task in configs:
         values = results.get(task)
         if not isinstance(values, dict):
@@ -180,7 +184,17 @@ def runs_in(content: Mapping[str, Any], file: Path, problems: list[str]) -> Iter
             run_seconds=_seconds(content.get("total_evaluation_time_seconds")),
             run_documents=documents or None,
             first_filter=first,
+            cell=str(cell.get("label") or ""),
+            grid=str(cell.get("grid") or ""),
         )
+
+
+def _cell(file: Path) -> Mapping[str, Any]:
+    """What ``sweep`` wrote of a run, two folders up: lm_eval puts results into one named after the model."""
+    try:
+        return _mapping(json.loads((file.resolve().parent.parent / "cell.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError):
+        return {}
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -225,8 +225,8 @@ def _between(a: Analysis, b: Analysis, score: str) -> Difference:
 
 
 def _name(analysis: Analysis, group: Sequence[Analysis]) -> str:
-    name = f"{analysis.answers.origin.name} ({analysis.answers.source})"
-    alike = sum(f"{other.answers.origin.name} ({other.answers.source})" == name for other in group)
+    name = f"{analysis.answers.name} ({analysis.answers.source})"
+    alike = sum(f"{other.answers.name} ({other.answers.source})" == name for other in group)
     return f"{name} {analysis.answers.run_id}" if alike > 1 else name
 
 

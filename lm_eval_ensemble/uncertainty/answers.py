@@ -33,7 +33,8 @@ _DRAWN = "answers were drawn at a temperature, not greedy: g_nll is the NLL of a
 
 @dataclass(frozen=True)
 class Answers:
-    """One task of one run. ``keys`` name the documents across runs, ``records`` are as in a samples file."""
+    """One task of one run. ``keys`` name the documents across runs, ``records`` are as in a samples file, ``cell`` is the name
+    that ``sweep`` gave the run."""
 
     origin: Origin
     source: str
@@ -44,11 +45,17 @@ class Answers:
     keys: tuple[str, ...]
     records: tuple[Mapping[str, Any], ...]
     notes: tuple[str, ...] = ()
+    cell: str = ""
+
+    @property
+    def name(self) -> str:
+        """Names the model for people, and its settings where a sweep has several."""
+        return self.cell or self.origin.name
 
     @property
     def label(self) -> str:
         """Names the run for people."""
-        return f"{self.dataset}, {self.origin.name} ({self.source})"
+        return f"{self.dataset}, {self.name} ({self.source})"
 
 
 def labels(records: Sequence[Mapping[str, Any]], rule: str) -> NDArray[np.bool_] | None:
@@ -123,11 +130,12 @@ def answers_of(run: TaskRun, problems: list[str], samples: Sequence[Mapping[str,
         source=run.model_source,
         dataset=run.task,
         run_id=run.date,
-        experiment_lot=str(lot or run.results_path.resolve().parent.parent.name),
+        experiment_lot=str(lot or run.grid or run.results_path.resolve().parent.parent.name),
         path=run.results_path,
         keys=tuple(rows),
         records=tuple(rows.values()),
         notes=(_DRAWN,) if _is_drawn(run) else (),
+        cell=run.cell,
     )
 
 

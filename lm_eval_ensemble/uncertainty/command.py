@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lm_eval_ensemble.errors import ConfigError, DataError
 
+if TYPE_CHECKING:
+    from lm_eval_ensemble.uncertainty.analysis import Analysis, Comparison
+
 # scipy takes a second to import: --help and the other commands do without, so the work is imported in main.
 
-__all__ = ["add_arguments", "main"]
+__all__ = ["add_arguments", "analyse_runs", "main"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,33 +59,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Run the command with parsed arguments; prints the tables, writes the files asked for."""
-    from lm_eval_ensemble.uncertainty.analysis import Analysis, Settings, analyse, compare
-    from lm_eval_ensemble.uncertainty.answers import load_answers
-    from lm_eval_ensemble.uncertainty.clusters import clusters_from
     from lm_eval_ensemble.uncertainty.output import as_json, as_text, comparisons_text, write_csv, write_json
-    from lm_eval_ensemble.uncertainty.similarity import similarity_from
 
     for path in (arguments.csv, arguments.json):
         _check_writable(path)
-    # The plain settings are checked before a model is loaded, and files are read before that too.
     plain = {name: getattr(arguments, name) for name in ("label", "alpha", "delta", "draws", "seed")}
-    Settings(**plain)
-    answers, problems = load_answers(arguments.runs)
-    similarity = similarity_from(arguments.similarity, arguments.device) if arguments.similarity else None
-    settings = Settings(similarity, clusters_from(arguments.clusters, arguments.device), **plain)
-    analyses: list[Analysis] = []
-    for run in answers:
-        try:
-            analyses.append(analyse(run, settings))
-        except DataError as error:
-            problems.append(str(error))
-            continue
-    comparisons = compare(analyses)
+    analyses, comparisons, problems, shown = analyse_runs(
+        arguments.runs, arguments.similarity, arguments.clusters, arguments.device, **plain
+    )
     for problem in problems:
         print(f"problem: {problem}", file=sys.stderr)
     if not analyses:
         raise DataError("no run could be analysed.")
-    shown: dict[str, Any] = {**plain, "similarity": similarity and similarity.name, "clusters": settings.clusters.name}
     faults = _write(arguments.csv, lambda path: write_csv(path, analyses))
     faults += _write(arguments.json, lambda path: write_json(path, as_json(analyses, comparisons, shown)))
     texts = [*map(as_text, analyses), *([comparisons_text(comparisons)] if comparisons else [])]
@@ -90,6 +78,40 @@ def main(arguments: argparse.Namespace) -> int:
     if faults:
         raise DataError("\n".join(faults))
     return 0
+
+
+def analyse_runs(
+    paths: Sequence[str | Path],
+    similarity: str | None = None,
+    clusters: str = "match",
+    device: str | None = None,
+    **plain: Any,
+) -> tuple[list[Analysis], list[Comparison], list[str], dict[str, Any]]:
+    """The runs analysed and compared, what could not be used, and the settings as they go into the files.
+
+    :param plain: fields of ``analysis.Settings``; left out ones take its defaults.
+    :raises ConfigError: a setting is out of range or names nothing.
+    :raises DataError: nothing usable is there.
+    """
+    from lm_eval_ensemble.uncertainty.analysis import Settings, analyse, compare
+    from lm_eval_ensemble.uncertainty.answers import load_answers
+    from lm_eval_ensemble.uncertainty.clusters import clusters_from
+    from lm_eval_ensemble.uncertainty.similarity import similarity_from
+
+    # The plain settings are checked before a model is loaded, and files are read before that too.
+    Settings(**plain)
+    answers, problems = load_answers(paths)
+    model = similarity_from(similarity, device) if similarity else None
+    settings = Settings(model, clusters_from(clusters, device), **plain)
+    analyses = []
+    for run in answers:
+        try:
+            analyses.append(analyse(run, settings))
+        except DataError as error:
+            problems.append(str(error))
+    told = {name: getattr(settings, name) for name in ("label", "alpha", "delta", "draws", "seed")}
+    shown = {**told, "similarity": model and model.name, "clusters": settings.clusters.name}
+    return analyses, compare(analyses), problems, shown
 
 
 def _write(path: Path | None, write: Callable[[Path], None]) -> list[str]:

@@ -123,6 +123,7 @@ def _run_json(analysis: Analysis) -> dict[str, Any]:
         "dataset": answers.dataset,
         "run_id": answers.run_id,
         "experiment_lot": answers.experiment_lot,
+        "cell": answers.cell or None,
         "results": answers.path.name,
         "label": analysis.label,
         "accuracy": analysis.accuracy.as_json(),
@@ -176,6 +177,7 @@ def csv_row(analysis: Analysis) -> dict[str, Any]:
             found = analysis.reports[score]
             row |= {f"{old}_AUROC": _area(found).value}
             row |= {f"Mean_{old}": found.discrimination.mean, f"Std_{old}": found.discrimination.std}
+    row |= {"cell": answers.cell} if answers.cell else {}
     row |= {"label": analysis.label, "Accuracy_low": analysis.accuracy.low, "Accuracy_high": analysis.accuracy.high}
     for name, report in analysis.reports.items():
         old, area = _OLD_NAMES.get(name, name), _area(report)
