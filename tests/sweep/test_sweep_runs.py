@@ -1,4 +1,4 @@
-"""Real cells, from the grid file to the table: three architectures answer questions."""
+"""Real cells, from a grid that ships to its table: stand-ins of three architectures answer questions."""
 
 from __future__ import annotations
 
@@ -7,81 +7,50 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from transformers import AutoTokenizer, LlamaConfig, MistralConfig, PretrainedConfig, Qwen2Config
 
-from lm_eval_ensemble.config import asset_path
+from lm_eval_ensemble.sweep.grid import shipped_grids
+from tests.standins import save_standin
 from tests.sweep.stub import ROOT
 
-Save = Callable[[type[PretrainedConfig], str], Path]
-
-
-@pytest.fixture
-def save(tmp_path: Path) -> Save:
-    """A random checkpoint of an architecture, with the embedded tokenizer."""
-
-    def make(kind: type[PretrainedConfig], name: str) -> Path:
-        import torch
-        from transformers import AutoModelForCausalLM
-
-        tokenizer = AutoTokenizer.from_pretrained(asset_path("asset:tiny/fim"))
-        torch.manual_seed(0)
-        config = kind(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=2048,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        folder = tmp_path / name
-        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        return folder
-
-    return make
+NAMES = {"Llama-3.2-1B": "llama", "Qwen2.5-1.5B": "qwen2", "Mistral-7B-v0.3-8bit": "mistral"}
 
 
 @pytest.mark.data
-def test_three_families_answer_questions(save: Save, tmp_path: Path) -> None:
-    kinds = {"Llama": LlamaConfig, "Qwen2": Qwen2Config, "Mistral": MistralConfig}
-    grid: dict[str, Any] = {
-        "defaults": {"model": "hf-scored", "batch_size": 2, "device": "cpu", "use_cache": True},
-        "tasks": ["triviaqa_uncertainty"],
-        "models": [
-            {"name": name, "model_args": {"pretrained": str(save(kind, name)), "max_new_tokens": 4}}
-            for name, kind in kinds.items()
-        ],
-    }
+def test_the_families_grid_runs_on_stand_ins_of_its_architectures(tmp_path: Path) -> None:
+    grid = yaml.safe_load(shipped_grids()["uncertainty_families"].read_text(encoding="utf-8"))
+    for seed, model in enumerate(grid["models"]):
+        kind = next(kind for kind in NAMES.values() if kind.rstrip("2") in model["model_args"]["pretrained"].lower())
+        model["model_args"]["pretrained"] = save_standin(tmp_path / model["name"], kind, seed)
     path, output = tmp_path / "families.yaml", tmp_path / "out"
-    path.write_text(yaml.safe_dump(grid), encoding="utf-8")
+    path.write_text(yaml.safe_dump(grid, sort_keys=False), encoding="utf-8")
     command = [sys.executable, "-m", "lm_eval_ensemble", "sweep", str(path), "--limit", "2", "--output", str(output)]
+    command += ["--only", *(f"{name}__triviaqa_uncertainty" for name in NAMES)]
+    overrides = {"DEVICE": "cpu", "BATCH_SIZE": "2", "MODEL_ARGS__MAX_NEW_TOKENS": "4"}
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    environment.update({f"LM_EVAL_ENSEMBLE_SWEEP_{name}": value for name, value in overrides.items()})
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
     rows = list(csv.DictReader((output / "uncertainty.csv").read_text(encoding="utf-8").splitlines()))
     assert [(row["cell"], row["model_family"], row["Num_examples"]) for row in rows] == [
-        ("Llama", "llama", "2"),
-        ("Qwen2", "qwen2", "2"),
-        ("Mistral", "mistral", "2"),
+        ("Llama-3.2-1B", "llama", "2"),
+        ("Qwen2.5-1.5B", "qwen2", "2"),
+        ("Mistral-7B-v0.3-8bit", "mistral", "2"),
     ]
+    assert [row["quantization"] for row in rows] == ["float32", "float32", "int8"]
     assert {row["experiment_lot"] for row in rows} == {"families"}
-    for name in kinds:
+    for name in NAMES:
         assert f"| {name} " in done.stdout
     manifest = json.loads((output / "manifest.json").read_text(encoding="utf-8"))
     for row in manifest["cells"]:
-        assert row["state"] == "done"
-        assert row["member_memory_mib"]["hf-scored"] > 0
-        config = yaml.safe_load((output / row["config"]).read_text(encoding="utf-8"))
-        assert config["limit"] == 2
-        # Every cell has a cache of its own.
-        assert list(Path(config["use_cache"]).parent.glob("answers*"))
+        assert row["state"] == ("done" if row["name"].removesuffix("__triviaqa_uncertainty") in NAMES else "todo")
+        if row["state"] == "done":
+            assert row["member_memory_mib"]["hf-scored"] > 0
+            config = yaml.safe_load((output / row["config"]).read_text(encoding="utf-8"))
+            assert (config["limit"], config["model_args"]["max_new_tokens"]) == (2, 4)
+            # Every cell has a cache of its own.
+            assert list(Path(config["use_cache"]).parent.glob("answers*"))
