@@ -18,6 +18,7 @@ import yaml
 
 from lm_eval_ensemble.sweep.failures import HEADER, diagnose
 from lm_eval_ensemble.sweep.files import read_json, write_json
+from lm_eval_ensemble.sweep.locks import sign
 from lm_eval_ensemble.sweep.machine import gpu_memory
 from lm_eval_ensemble.sweep.results import finished, set_aside
 
@@ -80,6 +81,8 @@ class Children:
                 pass_fds=() if fd is None else (fd,),
             )
             self._running.add(process.pid)
+            if fd is not None:
+                sign(fd, process.pid)  # it outlives a sweep that is killed
         while True:
             with self._lock:
                 # Reaped under the lock: no signal can go to a number that is somebody else's by then.

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lm_eval_ensemble.errors import DataError
 
-__all__ = ["CellLock", "hold_as_worker", "is_taken", "owner"]
+__all__ = ["CellLock", "hold_as_worker", "is_taken", "owner", "sign"]
 
 _MAIN, _WORKERS = ".lock", ".workers"
 
@@ -35,9 +35,7 @@ class CellLock:
         if not _lock(fd, fcntl.LOCK_EX, self.folder) or not self._no_workers():
             os.close(fd)
             return False
-        note = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, json.dumps(note).encode(), 0)
+        sign(fd, os.getpid())
         self.fd = fd
         return True
 
@@ -77,6 +75,13 @@ def owner(folder: Path) -> str:
         return f"process {note['pid']} on {note['host']} since {note['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
+
+
+def sign(fd: int, pid: int) -> None:
+    """Notes in a lock who holds it: the process that a person would have to end."""
+    note = {"host": socket.gethostname(), "pid": pid, "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, json.dumps(note).encode(), 0)
 
 
 def hold_as_worker(folder: Path) -> int:

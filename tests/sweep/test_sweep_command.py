@@ -17,7 +17,7 @@ from lm_eval_ensemble.cli import main
 from lm_eval_ensemble.sweep import command
 from lm_eval_ensemble.sweep.cells import make_cells
 from lm_eval_ensemble.sweep.grid import load_grid
-from lm_eval_ensemble.sweep.locks import is_taken
+from lm_eval_ensemble.sweep.locks import is_taken, owner
 from tests.sweep.conftest import Start, until
 from tests.sweep.stub import GRID, write_results
 
@@ -130,6 +130,7 @@ def test_killed_and_called_again_it_waits_for_the_orphan(write_grid: Write, tmp_
     first.wait()
     assert is_taken(folder)  # the child goes on, and holds the cell
     orphan = int((folder / "started").read_text())
+    assert owner(folder).startswith(f"process {orphan} on ")  # whom to end, not the sweep that is gone
     second = start(grid, output)
     # The second sweep works on another cell meanwhile.
     until(lambda: len(running(output)) == 2)
