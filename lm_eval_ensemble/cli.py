@@ -62,7 +62,8 @@ COMMANDS = (
         "select",
         "replay.command",
         "what other selectors would have chosen from a run's candidates",
-        "Replay every selector over the records of a run (made with --log_samples), ranked; no model is loaded.",
+        "Replay every selector over the records of a run (made with --log_samples), ranked; no model is loaded. Exit status as "
+        "for compare.",
     ),
     Command(
         "compare",

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lm_eval_ensemble.report.documents import as_number, problem_of, record_of
+from lm_eval_ensemble.report.documents import as_number, contradiction, problem_of, record_of
 
 __all__ = ["Answer", "Choice", "Option", "read_rows", "rule_score"]
 
@@ -80,7 +80,9 @@ def read_rows(
             row = None if fault else _row(sample, metric)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             row, fault = None, f"the record is damaged ({type(error).__name__}: {error})"
-        if row is None:
+        if row is not None:
+            fault = contradiction(sample, metric, record_of(sample))
+        if row is None or fault:
             problems.append(f"{where}, line {line}: {fault or f'{metric} is no number'}; the sample is left out.")
             continue
         seen.add(identity)
