@@ -136,6 +136,29 @@ def test_files_count_by_their_content(file: Path, tmp_path: Path, monkeypatch: p
         score_file(file, options)
 
 
+def test_changed_data_are_scored_again(
+    file: Path, tmp_path: Path, toy: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same ids and completions, but another program around the second gap: only that one is new."""
+    from lm_eval_ensemble.harness import scored_run
+
+    options = Options(tmp_path / "out", TINY, task="infill_toy", judge=None)
+    score_file(file, options)
+    changed = [{**d, "suffix": d["suffix"] + "\n# more\n"} if i == 1 else d for i, d in enumerate(toy)]
+    for place in (module, scored_run):
+        monkeypatch.setattr(place, "load_documents", lambda name, folder: changed)
+    asked: list[int] = []
+    original = scored_run.ScoredRun.samples
+    monkeypatch.setattr(
+        scored_run.ScoredRun,
+        "samples",
+        lambda self, gaps: asked.extend(gap.number for gap in gaps) or original(self, gaps),  # type: ignore[func-returns-value]
+    )
+    found = samples_of(score_file(file, options))
+    assert asked == [1]
+    assert [sample["doc"] for sample in found] == changed[:3]
+
+
 def test_bad_files_are_told(file: Path, tmp_path: Path, capsys: Any) -> None:
     bad = tmp_path / "bad.jsonl"
     options = Options(tmp_path / "out", TINY)
