@@ -22,7 +22,7 @@ from lm_eval_ensemble.harness.base import InfillLM
 from lm_eval_ensemble.harness.refine_member import RefineMember
 from lm_eval_ensemble.harness.servers import server_faults
 from lm_eval_ensemble.members.identity import checkpoint_identity, identified, versions
-from lm_eval_ensemble.types import Candidate, Completion, InfillRequest, normalise
+from lm_eval_ensemble.types import Candidate, Completion, InfillRequest, normalise, unbroken
 
 __all__ = ["ForeignMember", "as_member", "build_lm", "find_kinds"]
 
@@ -188,7 +188,7 @@ class ForeignMember:
             return Candidate(
                 self.name, normalise(own.raw, request.cut), own.raw, logprobs=own.logprobs, tokens=own.tokens, info=own.info
             )
-        raw = str(answer)
+        raw = unbroken(str(answer))  # a server may cut an emoji in two, and lm_eval could not write that
         return Candidate(self.name, normalise(raw, request.cut), raw)
 
 

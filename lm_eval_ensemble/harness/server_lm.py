@@ -22,7 +22,7 @@ from lm_eval_ensemble.errors import ConfigError, HostError
 from lm_eval_ensemble.harness.base import alone, own_cache
 from lm_eval_ensemble.harness.recorder import Detail
 from lm_eval_ensemble.harness.servers import server_faults
-from lm_eval_ensemble.types import Candidate
+from lm_eval_ensemble.types import Candidate, unbroken
 
 __all__ = ["ScoredCompletions", "read_choice"]
 
@@ -129,8 +129,8 @@ def read_choice(name: str, choice: Mapping[str, Any], stops: set[str], detail: D
 
     :param stops: the stop strings that were asked for.
     """
-    text, listed = str(choice["text"]), choice.get("logprobs") or {}
-    tokens, values = list(listed.get("tokens") or ()), list(listed.get("token_logprobs") or ())
+    text, listed = unbroken(choice["text"]), choice.get("logprobs") or {}
+    tokens, values = [unbroken(str(token)) for token in listed.get("tokens") or ()], list(listed.get("token_logprobs") or ())
     ended = choice.get("finish_reason") == "length"
     starts = _starts(tokens, listed.get("text_offset"), text)
     kept = len(tokens) if ended else sum(start < len(text) for start in starts or ())

@@ -159,6 +159,19 @@ def test_changed_data_are_scored_again(
     assert [sample["doc"] for sample in found] == changed[:3]
 
 
+def test_half_an_emoji_is_scored_and_written(toy: list[dict[str, Any]], tmp_path: Path) -> None:
+    """JSON can spell it, no file or tokenizer can: it is scored as U+FFFD and stands in the record as it came."""
+    path = tmp_path / "halves.jsonl"
+    texts = ["    return '\ud83d'\n", "    return '\ufffd'\n"]
+    path.write_text("".join(json.dumps({"task_id": toy[0]["task_id"], "completion": text}) + "\n" for text in texts))
+    (sample,) = samples_of(score_file(path, Options(tmp_path / "out", TINY, task="infill_toy")))
+    half, whole = sample["selection"]["candidates"]
+    assert [half["text"], whole["text"]] == texts
+    assert half["scores"] == whole["scores"]
+    assert None not in half["scores"].values()
+    assert half["verdict"] == "fail"
+
+
 def test_bad_files_are_told(file: Path, tmp_path: Path, capsys: Any) -> None:
     bad = tmp_path / "bad.jsonl"
     options = Options(tmp_path / "out", TINY)

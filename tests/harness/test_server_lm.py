@@ -137,6 +137,12 @@ def test_tokens_that_are_parts_of_characters(text: str, tokens: list[str], expec
     assert found.info.get("stop_logprob") == sum(stop)
 
 
+def test_half_an_emoji_of_a_server_can_be_written() -> None:
+    listed = {"tokens": ["a", "\ud83d"], "token_logprobs": [-1.0, -2.0]}
+    found = read_choice("s", {"index": 0, "text": "a\ud83d", "finish_reason": "length", "logprobs": listed}, set())
+    assert (found.text, found.raw, found.tokens) == ("a\ufffd", "a\ufffd", ("a", "\ufffd"))
+
+
 @pytest.mark.parametrize("odd", [None, -math.inf, math.nan])
 def test_log_probabilities_that_are_none_leave_the_answer_without(odd: float | None) -> None:
     def read(values: list[float | None]) -> Candidate:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -364,6 +365,22 @@ def test_json_has_a_row_per_selector(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert own["gain"]["low"] <= own["gain"]["value"] <= own["gain"]["high"]
     assert own["p_holm"] is None
     assert all(row["p"] <= row["p_holm"] for row in task["rows"] if row["p_holm"] is not None)
+
+
+@pytest.mark.parametrize("command", ["select", "report", "compare"])
+def test_odd_names_are_shown_by_number(tmp_path: Path, command: str) -> None:
+    """Half of a surrogate pair in a name, and a terminal that knows ASCII only."""
+    file = write_run(tmp_path)
+    samples = read(file)
+    for sample in samples:
+        sample["doc"]["problem"] = sample["selection"]["problem"] = f"\ud800{sample['doc']['problem']}"
+    write(file, samples)
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-m", "lm_eval_ensemble", command, str(tmp_path)], capture_output=True, text=True, env=environment
+    )
+    assert "Error" not in done.stderr
+    assert "120 " in done.stdout
 
 
 def test_a_number_of_another_kind_is_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
