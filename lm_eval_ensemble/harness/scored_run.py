@@ -102,7 +102,7 @@ def write_run(path: Path, gaps: Sequence[Gap], samples: Sequence[dict[str, Any]]
         original = len(load_documents(TASKS[task], options.data_dir))
         content["n-samples"][task] = {"original": original, "effective": len(lines)}
         metrics = dict.fromkeys(metric for line in lines for metric in line["metrics"])
-        content["higher_is_better"][task] = {metric: infill.higher_is_better(metric) for metric in metrics}
+        content["higher_is_better"][task] = infill.directions(metrics)
     content |= {
         "config": {"model": "score", "model_args": dict(options.model_args), "batch_size": options.batch_size},
         "model_source": "score",

@@ -151,7 +151,7 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
         return {**super().aggregation(), **{name: row_aggregation(name) for name in self._rows}}
 
     def higher_is_better(self) -> dict[str, bool]:
-        return {**super().higher_is_better(), **{name: infill.higher_is_better(name) for name in self._rows}}
+        return {**super().higher_is_better(), **infill.directions(self._rows)}
 
     def _find_layout(self) -> tuple[FimLayout, bool]:
         """The layout, and whether it was guessed. ``fim`` may be a layout's name or file, or (ensemble-ppl) a checkpoint."""
