@@ -28,12 +28,14 @@ class Option:
 
 @dataclass(frozen=True)
 class Choice:
-    """One completion: its candidates, which of them won, and why; ``rule`` names the score that decided."""
+    """One completion: its candidates, which of them won, and why; ``rule`` names the score that decided, ``prefer`` the member
+    that wins a tie."""
 
     options: tuple[Option, ...]
     winner: int
     reason: str
     rule: str
+    prefer: str | None = None
 
     @property
     def chosen(self) -> Option:
@@ -141,7 +143,7 @@ def _choice(record: Mapping[str, Any]) -> Choice:
     winner = int(record["winner_index"])
     if not 0 <= winner < len(options):
         raise ValueError(f"winner_index is {winner}, there are {len(options)} candidates")
-    return Choice(options, winner, str(record["reason"]), str(record["rule"]))
+    return Choice(options, winner, str(record["reason"]), str(record["rule"]), record.get("prefer"))
 
 
 def _option(candidate: Mapping[str, Any]) -> Option:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -381,6 +382,26 @@ def test_odd_names_are_shown_by_number(tmp_path: Path, command: str) -> None:
     )
     assert "Error" not in done.stderr
     assert "120 " in done.stdout
+
+
+def test_report_and_select_agree_on_every_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ties, near ties and blank texts included: one definition of what a score would choose."""
+
+    def close(i: int, random: Random) -> list[Scored]:
+        first, second = pair(i, random)
+        text = " \n" if i % 5 == 0 else second.candidate.text
+        gap = (0.0, 5e-5, -5e-5, 0.1)[i % 4]
+        near = {name: None if value is None else value + gap for name, value in first.scores.items()}
+        return [first, replace(second, candidate=replace(second.candidate, text=text, raw=text), scores=near)]
+
+    write_run(tmp_path, candidates=close)
+    assert main(["report", str(tmp_path), "--format", "json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    (found,), _ = select_runs([tmp_path])
+    rows = rows_of(found)
+    for name in ("fim", "onepass", "causal"):
+        assert told["figures"]["scorers"][name]["accuracy"] == pytest.approx(rows[f"argmin[{name}]"].s.mean), name
+    assert told["figures"]["scorers"][RULE]["accuracy"] == pytest.approx(rows["argmin"].s.mean)
 
 
 def test_a_number_of_another_kind_is_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
