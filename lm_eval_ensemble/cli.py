@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -62,7 +63,8 @@ COMMANDS = (
         "select",
         "replay.command",
         "what other selectors would have chosen from a run's candidates",
-        "Replay every selector over the records of a run (made with --log_samples), ranked; no model is loaded.",
+        "Replay every selector over the records of a run (made with --log_samples), ranked; no model is loaded. Exit status as "
+        "for compare.",
     ),
     Command(
         "compare",
@@ -138,6 +140,9 @@ def build_parser(typed: str | None = None) -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; errors of ours are shown as their message, with exit status 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What this terminal cannot show (or nobody can: halves of surrogate pairs) is shown by number.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         if given[:1] == ["run"]:
             return _run(given[1:])

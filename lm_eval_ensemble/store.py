@@ -7,7 +7,8 @@ not part of it (it moves log-probabilities by about 1e-6); the kind of device is
 In a run of several machines each has a file of its own, and reads all of them. These have a rollback journal: WAL needs memory
 that machines do not share, on a network file system too.
 
-The store never stops a run: where it cannot be read or written, one warning says so and the run goes on without it.
+The store never stops a run that has begun: where it cannot be read or written, one warning says so and the run goes on
+without it. A file that is not ours is refused at the start and left as it is; only a damaged store of ours is set aside.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ ALGORITHM = 1
 STORE_VARIABLE = "LM_EVAL_ENSEMBLE_STORE"
 
 _FORMAT, _OURS = 1, 0x6C656E73  # user_version and application_id of the file
+_SQLITE = b"SQLite format 3\0"  # how a file of sqlite begins; bytes 68 to 71 are its application_id
+_NOT_OURS = "store={}: {}, which is left as it is; expected a new file or one of our stores. Give another path, or store=off."
 _PATIENCE = 30.0  # seconds to wait for another process that writes
 _CHUNK = 16
 
@@ -53,15 +56,18 @@ Result = TypeVar("Result")
 
 def default_path() -> str:
     """``$LM_EVAL_ENSEMBLE_STORE``, else ``lm_eval_ensemble/candidates.sqlite`` in the user's cache folder."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return os.environ.get(STORE_VARIABLE) or str(Path(cache, "lm_eval_ensemble", "candidates.sqlite"))
+    return os.environ.get(STORE_VARIABLE) or str(_cache_path())
+
+
+def _cache_path() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "lm_eval_ensemble", "candidates.sqlite")
 
 
 def open_store(setting: str | None = None, machine: int | None = None) -> Store | None:
     """The store at a path (None: the default one); None if the setting is ``off`` or the file cannot be used.
 
     :param machine: the number of this machine in a run of several, which gives it a file of its own.
-    :raises ConfigError: the file is a database of another program.
+    :raises ConfigError: the file is something else than a store.
     """
     path = setting or default_path()
     if path == "off":
@@ -84,7 +90,7 @@ class Store:
         self.reused = self.added = 0
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
-        self._given_up = False
+        self._given_up = self._used = False
         self._owner = os.getpid()
 
     @property
@@ -152,7 +158,12 @@ class Store:
                         self.close()
                     if self._connection is None:
                         self._connection, self._owner = _connect(self.path, self._journal), os.getpid()
+                        self._used = True
                     return work(self._connection)
+                except ConfigError as error:
+                    if not self._used:
+                        raise
+                    self._give_up(error)  # what was a store when the run began is something else now
                 except (sqlite3.OperationalError, OSError) as error:
                     self._give_up(error)
                 except sqlite3.DatabaseError as error:
@@ -180,7 +191,7 @@ class Store:
                 for ending in ("", "-wal", "-shm"):
                     with contextlib.suppress(FileNotFoundError):
                         Path(f"{self.path}{ending}").replace(f"{self.path}.damaged-{number}{ending}")
-        except (OSError, sqlite3.OperationalError) as error:
+        except (OSError, sqlite3.OperationalError, ConfigError) as error:
             self._give_up(error)
             return
         logger.warning(
@@ -314,6 +325,16 @@ def _look_up(path: Path, keys: Sequence[str]) -> list[tuple[str, str, str]]:
         return []
 
 
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(100)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file that cannot be read as a store is one of ours: by the mark in its header, or by its place."""
+    return path == _cache_path() or _head(path)[68:72] == _OURS.to_bytes(4, "big")
+
+
 def _is_damaged(path: Path, journal: str) -> bool:
     try:
         _connect(path, journal).close()
@@ -328,9 +349,12 @@ def _connect(path: Path, journal: str = "WAL") -> sqlite3.Connection:
     """The file, checked as a whole, with its table.
 
     :raises sqlite3.OperationalError: the place cannot be used.
-    :raises sqlite3.DatabaseError: the file is damaged.
-    :raises ConfigError: it belongs to another program.
+    :raises sqlite3.DatabaseError: the file is a store of ours, and damaged.
+    :raises ConfigError: it is something else.
     """
+    if path.is_file() and path.stat().st_size and not _head(path).startswith(_SQLITE) and not _is_ours(path):
+        # Before sqlite sees it: it takes a very short file for an empty one.
+        raise ConfigError(_NOT_OURS.format(path, "found a file that is no database"))
     path.parent.mkdir(parents=True, exist_ok=True)
     begin = time.monotonic()
     while True:
@@ -340,6 +364,9 @@ def _connect(path: Path, journal: str = "WAL") -> sqlite3.Connection:
             return connection
         except BaseException as error:
             connection.close()
+            fault = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
+            if fault and not _is_ours(path):
+                raise ConfigError(_NOT_OURS.format(path, f"found a damaged database that is not ours ({error})")) from None
             # Two processes that begin a new file: sqlite refuses one of them at once instead of letting it wait.
             if (
                 not (isinstance(error, sqlite3.OperationalError) and "locked" in str(error))
@@ -353,17 +380,19 @@ def _prepare(connection: sqlite3.Connection, path: Path, journal: str) -> None:
     def pragma(name: str) -> Any:
         return connection.execute(f"PRAGMA {name}").fetchone()[0]
 
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if (owner := pragma("application_id")) != _OURS and (tables or owner):
+        raise ConfigError(_NOT_OURS.format(path, "found a database of another program"))
     if (verdict := pragma("quick_check(1)")) != "ok":
         raise sqlite3.DatabaseError(verdict)
-    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    if tables and pragma("application_id") != _OURS:
-        raise ConfigError(f"store={path}: found a database of another program; expected a new file or one of our stores.")
     if tables and pragma("user_version") != _FORMAT:
         raise sqlite3.DatabaseError("it was written in the format of another release")
+    if not tables:
+        # First of all, and into the file itself: by this a damaged store is known as ours.
+        connection.execute(f"PRAGMA application_id={_OURS}")
     pragma(f"journal_mode={journal}")
     connection.execute("PRAGMA synchronous=NORMAL")
     if not tables:
-        connection.execute(f"PRAGMA application_id={_OURS}")
         connection.execute(f"PRAGMA user_version={_FORMAT}")
         connection.execute(
             "CREATE TABLE IF NOT EXISTS candidates "

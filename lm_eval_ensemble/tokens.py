@@ -16,6 +16,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lm_eval_ensemble.types import unbroken
+
 __all__ = ["PlainEncoder", "Window", "count_within", "fit_window", "pack"]
 
 # Added tokens of this shape are control tokens even where a tokenizer does not flag them as special
@@ -53,7 +55,8 @@ class PlainEncoder:
 
     def encode(self, text: str, opening: bool = False) -> list[int]:
         """Ids of ``text``, no token added. A sentinel spelt in the text is cut after its first character,
-        so that the tokenizer sees two harmless pieces; decoding gives the same text back.
+        so that the tokenizer sees two harmless pieces; decoding gives the same text back (halves of surrogate pairs, which
+        have no ids, as U+FFFD).
 
         :param opening: the text opens a document: keep the space that the tokenizer puts before it, if it does.
         """
@@ -63,7 +66,7 @@ class PlainEncoder:
         return ids
 
     def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids: list[int] = self.tokenizer(unbroken(text), add_special_tokens=False)["input_ids"]
         return ids
 
     def _inner(self, piece: str) -> list[int]:

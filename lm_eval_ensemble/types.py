@@ -19,6 +19,7 @@ log-likelihoods in nats per token unless their name says otherwise, so lower is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -34,9 +35,11 @@ __all__ = [
     "cut_line",
     "normalise",
     "split_runs",
+    "unbroken",
 ]
 
 Cut = Literal["line", "none"]
+_HALVES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +191,15 @@ def cut_line(text: str) -> str:
         if head.strip():
             return text[:start] + head + "\n"
         start += len(head) + len(newline)
+
+
+def unbroken(text: str) -> str:
+    """Halves of surrogate pairs, which no file and no tokenizer takes, become U+FFFD each; other text is unchanged.
+
+    >>> unbroken("a\\ud83d") == "a\\ufffd"
+    True
+    """
+    return text if text.isascii() else _HALVES.sub("\ufffd", text)
 
 
 def normalise(text: str, cut: Cut) -> str:

@@ -176,7 +176,12 @@ def another_format(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [damage_header, damage_pages, another_format])
-def test_a_damaged_store_is_set_aside_with_a_message(path: Path, damage: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_store_is_set_aside_with_a_message(
+    path: Path, damage: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if damage is damage_header:  # nothing in the file says that it is ours, its place does
+        monkeypatch.setenv("XDG_CACHE_HOME", str(path.parent))
+        path = path.parent / "lm_eval_ensemble" / "candidates.sqlite"
     for number in (1, 2):
         first = opened(path)
         Remembered(Counter(), first).propose(asked())
@@ -244,6 +249,37 @@ def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="database of another program"):
         open_store(str(other))
     assert [p.name for p in tmp_path.iterdir()] == ["bookmarks.sqlite"]
+
+
+def _damaged_database(path: Path) -> bytes:
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE bookmarks (url TEXT)")
+        connection.executemany("INSERT INTO bookmarks VALUES (?)", [("u" * 500,)] * 50)
+    connection.close()
+    return path.read_bytes()[:5000]
+
+
+@pytest.mark.parametrize(
+    "content", [b"Dear reader,\n" * 300, b"x", b"x" * 600, bytes(4096), b"SQLite format 3\0", _damaged_database], ids=range(6)
+)
+def test_somebodys_file_is_refused_and_left_alone(tmp_path: Path, content: Any) -> None:
+    document = tmp_path / "document.txt"
+    content = content if isinstance(content, bytes) else content(document)
+    document.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"document\.txt: found a .*left as it is.*store=off"):
+        open_store(str(document))
+    assert document.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [document]
+
+
+def test_a_store_that_becomes_somebodys_file_does_not_end_the_run(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = opened(path)
+    Remembered(Counter(), store).propose(asked(1))
+    store.close()
+    path.write_text("mine")
+    assert len(Remembered(Counter(), store).propose(asked(3))) == 3
+    assert caplog.text.count("cannot be used") == 1
+    assert path.read_text() == "mine"
 
 
 def test_threads_share_a_store(path: Path) -> None:

@@ -13,7 +13,17 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
 
 from lm_eval_ensemble import ensemble
-from lm_eval_ensemble.config import DIFFUSION, REFINE, SCORED, EnsembleConfig, MemberConfig, RefineConfig, parse_settings
+from lm_eval_ensemble.config import (
+    DIFFUSION,
+    REFINE,
+    SCORED,
+    EnsembleConfig,
+    MemberConfig,
+    RefineConfig,
+    parse_settings,
+    preset_settings,
+)
+from lm_eval_ensemble.diffusion.algorithms import find_algorithm
 from lm_eval_ensemble.errors import ConfigError, HostError
 from lm_eval_ensemble.harness.base import InfillLM, default_device
 from lm_eval_ensemble.harness.loading import LazyModel, Shelf
@@ -186,10 +196,20 @@ def _refuse_lonely(config: EnsembleConfig, router: Router) -> None:
 
 
 def _refuse_identical_samples(config: EnsembleConfig) -> None:
-    """:raises ConfigError: a member of ours decodes greedily and several samples are asked for."""
+    """:raises ConfigError: a member of ours draws nothing and several samples are asked for."""
     for member in config.members if config.samples > 1 else ():
-        if member.model in (DIFFUSION, SCORED) and (member.args.get("greedy") or not member.args.get("temperature")):
+        if member.model not in (DIFFUSION, SCORED):
+            continue
+        preset = member.args.get("preset")
+        own = {**(preset_settings(preset, member.model) if preset else {}), **member.args}
+        if own.get("temperature") and not own.get("greedy"):
+            continue
+        if member.model == SCORED:
             raise ConfigError(_all_the_same(config, member.name))
+        # The order in which positions are filled may be drawn even where tokens are not.
+        order = own.get("alg_temp")
+        if not find_algorithm(own.get("alg", "p2"), order).needs_order(order):
+            raise ConfigError(f"{_all_the_same(config, member.name)} Or draw the order of positions: alg=origin.")
 
 
 def _all_the_same(config: EnsembleConfig, name: str) -> str:

@@ -1,14 +1,22 @@
-"""Flags of lm_eval that choose documents, checked alike by all our tasks."""
+"""Flags of lm_eval, checked alike by all our tasks: those that choose documents, and the names in ``--metadata``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+import logging
+from collections.abc import Collection, Iterable, Sequence
 
 from lm_eval.api.instance import Instance
 
-from lm_eval_ensemble.errors import HostError
+from lm_eval_ensemble.errors import HostError, did_you_mean
 
-__all__ = ["check_counts", "drop_padding", "number_by_set"]
+__all__ = ["check_counts", "drop_padding", "number_by_set", "tell_misspelt"]
+
+logger = logging.getLogger(__name__)
+
+#: how alike two names must be (difflib's ratio): no argument of lm_eval's models or of ours comes as near to a task's setting.
+_ALIKE = 0.75
+_told: set[tuple[str, tuple[str, ...]]] = set()
 
 
 def check_counts(
@@ -39,6 +47,18 @@ def drop_padding(instances: Sequence[Instance]) -> None:
     answers count."""
     for instance in instances:
         del instance.resps[instance.repeats or 1 :]
+
+
+def tell_misspelt(given: Iterable[str], known: Collection[str]) -> None:
+    """Warn, once per process, about names in ``--metadata`` that look like a known one and are none.
+
+    They cannot be refused: lm_eval puts the arguments of the model, whatever it is, among the metadata of the task.
+    """
+    for name in map(str, given):
+        alike = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1, cutoff=_ALIKE)
+        if name not in known and alike and (place := (name, tuple(sorted(known)))) not in _told:
+            _told.add(place)
+            logger.warning("--metadata %s: not a setting of the task, and without effect.%s", name, did_you_mean(name, known))
 
 
 def number_by_set(instances: Sequence[Instance], samples: Sequence[int] | None) -> None:

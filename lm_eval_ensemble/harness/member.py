@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import threading
@@ -20,8 +21,9 @@ from lm_eval_ensemble.errors import ConfigError, HostError, did_you_mean
 from lm_eval_ensemble.harness.base import InfillLM
 from lm_eval_ensemble.harness.ranks import detach
 from lm_eval_ensemble.harness.refine_member import RefineMember
+from lm_eval_ensemble.harness.servers import server_faults
 from lm_eval_ensemble.members.identity import checkpoint_identity, identified, versions
-from lm_eval_ensemble.types import Candidate, Completion, InfillRequest, normalise
+from lm_eval_ensemble.types import Candidate, Completion, InfillRequest, normalise, unbroken
 
 __all__ = ["ForeignMember", "as_member", "build_lm", "find_kinds"]
 
@@ -141,7 +143,8 @@ class ForeignMember:
     def propose(self, requests: Sequence[InfillRequest]) -> list[Candidate]:
         """One filled gap per request, through the LM's ``generate_until``."""
         if self._takes_seed or self._nested or not any(map(self.draws, requests)):
-            answers = self.lm.generate_until([self._instance(request) for request in requests])
+            with server_faults(self.name, self.lm.base_url) if self.server else contextlib.nullcontext():
+                answers = self.lm.generate_until([self._instance(request) for request in requests])
         else:
             answers = [self._drawn(request) for request in requests]
         return [self._candidate(r, a) for r, a in zip(requests, answers, strict=True)]
@@ -188,7 +191,7 @@ class ForeignMember:
             return Candidate(
                 self.name, normalise(own.raw, request.cut), own.raw, logprobs=own.logprobs, tokens=own.tokens, info=own.info
             )
-        raw = str(answer)
+        raw = unbroken(str(answer))  # a server may cut an emoji in two, and lm_eval could not write that
         return Candidate(self.name, normalise(raw, request.cut), raw)
 
 

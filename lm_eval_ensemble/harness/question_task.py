@@ -5,7 +5,7 @@
 ``unanswerable`` (whether questions without an answer are asked).
 
 ``--metadata`` (a JSON object) sets: ``data_dir``; ``file`` (the questions of the user's own); ``n_docs`` (400) or ``full``;
-``context`` (false: do not show it).
+``context`` (false: do not show it); ``experiment_lot``, a name for the tables of ``lm-eval-ensemble uncertainty``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lm_eval.api.metrics import mean
 from lm_eval.api.task import ConfigurableTask
 
 from lm_eval_ensemble.errors import ConfigError, DataError, HostError
-from lm_eval_ensemble.harness.flags import check_counts, drop_padding, number_by_set
+from lm_eval_ensemble.harness.flags import check_counts, drop_padding, number_by_set, tell_misspelt
 from lm_eval_ensemble.metrics.uncertainty import Estimate, auroc
 from lm_eval_ensemble.questions import DEFAULT_COUNT, SHOTS, choose, load_questions
 from lm_eval_ensemble.uncertainty.records import answer_record, is_right
@@ -30,6 +30,8 @@ __all__ = ["UncertaintyTask"]
 
 logger = logging.getLogger(__name__)
 
+#: what ``--metadata`` can set.
+_SETTINGS = {"data_dir", "file", "n_docs", "full", "context", "experiment_lot"}
 # Repeated before every question, as in the documents' runs.
 _BRIEF = (
     "Answer the following question with a brief, concise answer. Use only a few words or a short phrase, not a full sentence.\n"
@@ -46,6 +48,7 @@ class UncertaintyTask(ConfigurableTask):  # type: ignore[misc]
         settings.pop("class", None)
         # download() runs inside super().__init__ and needs these.
         self.meta: dict[str, Any] = dict(settings.get("metadata") or {})
+        tell_misspelt(self.meta, _SETTINGS)
         asked = dict(settings.get("dataset_kwargs") or {})
         self.brief = asked.get("prompt") == "brief"
         self.shows_context = bool(asked.get("context")) and self.meta.get("context", True) is not False

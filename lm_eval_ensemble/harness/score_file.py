@@ -65,9 +65,9 @@ class Gap:
 
     @property
     def key(self) -> str:
-        """Names the document and its candidates."""
-        content = [self.task, self.number, [(c.member, c.sample, c.text, c.raw) for c in self.candidates]]
-        return hashlib.sha256(json.dumps(content).encode("ascii")).hexdigest()[:20]
+        """Names the document, by its content too (data change under the same name), and its candidates."""
+        content = [self.task, self.number, self.document, [(c.member, c.sample, c.text, c.raw) for c in self.candidates]]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode("ascii")).hexdigest()[:20]
 
     @property
     def request(self) -> InfillRequest:

@@ -88,7 +88,8 @@ def write_run(path: Path, gaps: Sequence[Gap], samples: Sequence[dict[str, Any]]
     for task in dict.fromkeys(gap.task for gap in gaps):
         lines = [sample for gap, sample in zip(gaps, samples, strict=True) if gap.task == task]
         target = folder / f"samples_{sanitize_task_name(task)}_{date}.jsonl"
-        target.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        target.write_text(text, encoding="utf-8", errors="backslashreplace")  # in JSON that is an escape like any other
         rows = {key: value for key, value in aggregate(lines).items() if value is not None}
         content["results"][task] = {"alias": task, **rows}
         executed = [str(line["executed_in"]) for line in lines if line["executed_in"]]
@@ -101,7 +102,7 @@ def write_run(path: Path, gaps: Sequence[Gap], samples: Sequence[dict[str, Any]]
         original = len(load_documents(TASKS[task], options.data_dir))
         content["n-samples"][task] = {"original": original, "effective": len(lines)}
         metrics = dict.fromkeys(metric for line in lines for metric in line["metrics"])
-        content["higher_is_better"][task] = {metric: infill.higher_is_better(metric) for metric in metrics}
+        content["higher_is_better"][task] = infill.directions(metrics)
     content |= {
         "config": {"model": "score", "model_args": dict(options.model_args), "batch_size": options.batch_size},
         "model_source": "score",
@@ -112,7 +113,8 @@ def write_run(path: Path, gaps: Sequence[Gap], samples: Sequence[dict[str, Any]]
         "lm_eval_version": metadata.version("lm_eval"),
     }
     results = folder / f"results_{date}.json"
-    results.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str), encoding="utf-8")
+    written = json.dumps(content, indent=2, ensure_ascii=False, default=str)
+    results.write_text(written, encoding="utf-8", errors="backslashreplace")
     return results
 
 

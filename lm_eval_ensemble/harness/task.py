@@ -21,7 +21,7 @@ from lm_eval_ensemble.data import check_document, load_documents
 from lm_eval_ensemble.errors import ConfigError, HostError, did_you_mean
 from lm_eval_ensemble.fim import LAYOUTS, FimLayout, find_layout, is_layout, layout_named
 from lm_eval_ensemble.harness.base import NO_CHAT, live_models
-from lm_eval_ensemble.harness.flags import check_counts, drop_padding, number_by_set
+from lm_eval_ensemble.harness.flags import check_counts, drop_padding, number_by_set, tell_misspelt
 from lm_eval_ensemble.harness.judging import JudgeSettings, check_judge, judge_all
 from lm_eval_ensemble.metrics import infill
 from lm_eval_ensemble.types import Candidate, Completion, Scored, Selection, normalise
@@ -29,6 +29,12 @@ from lm_eval_ensemble.types import Candidate, Completion, Scored, Selection, nor
 __all__ = ["InfillTask", "row_aggregation"]
 
 logger = logging.getLogger(__name__)
+
+#: what ``--metadata`` can set.
+_SETTINGS = {
+    *("data_dir", "cut", "fim", "repeats", "k"),
+    *("judge", "judge_timeout", "judge_workers", "sandbox", "sandbox_command"),
+}
 
 
 class InfillTask(ConfigurableTask):  # type: ignore[misc]
@@ -39,6 +45,7 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
         settings.pop("class", None)
         # download() and doc_to_text() run inside super().__init__ and need these.
         self.meta: dict[str, Any] = dict(settings.get("metadata") or {})
+        tell_misspelt(self.meta, _SETTINGS)
         self.layout, self._guessed = self._find_layout()
         self.judge = JudgeSettings.from_metadata(self.meta)
         settings["repeats"] = self._repeats(settings)
@@ -151,7 +158,7 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
         return {**super().aggregation(), **{name: row_aggregation(name) for name in self._rows}}
 
     def higher_is_better(self) -> dict[str, bool]:
-        return {**super().higher_is_better(), **{name: infill.higher_is_better(name) for name in self._rows}}
+        return {**super().higher_is_better(), **infill.directions(self._rows)}
 
     def _find_layout(self) -> tuple[FimLayout, bool]:
         """The layout, and whether it was guessed. ``fim`` may be a layout's name or file, or (ensemble-ppl) a checkpoint."""

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from lm_eval_ensemble.data import check_document
@@ -14,7 +14,7 @@ from lm_eval_ensemble.metrics.matching import exact_match, exact_match_first_lin
 from lm_eval_ensemble.metrics.passk import pass_at_k
 from lm_eval_ensemble.types import RUN, Scored, Selection
 
-__all__ = ["document_rows", "higher_is_better", "mean_defined", "record", "selection_accuracy", "single_value"]
+__all__ = ["directions", "document_rows", "higher_is_better", "mean_defined", "record", "selection_accuracy", "single_value"]
 
 Measure = Callable[[Scored], bool]
 WORKER_LOST = "worker lost"
@@ -171,9 +171,17 @@ def single_value(values: Sequence[str]) -> str:
     return "+".join(dict.fromkeys(values))
 
 
-def higher_is_better(name: str) -> bool:
-    """Direction of a row."""
+def higher_is_better(name: str) -> bool | None:
+    """Direction of a row; None where neither is better (who was picked, what the length came from)."""
+    if name.startswith("pick_rate_") or name in ("agreement_rate", "length_mode", "layout"):
+        return None
     return not name.startswith(("log_ppl_", "timeout_rate", "judge_error_rate", "cut_rate", "tie_rate"))
+
+
+def directions(names: Iterable[str]) -> dict[str, bool]:
+    """The rows that have a direction, with it."""
+    found = {name: higher_is_better(name) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _mean(values: Any) -> float:

@@ -51,7 +51,8 @@ def main(arguments: argparse.Namespace) -> int:
         for plot in drawn:
             for kind in kinds:
                 (folder / f"{plot.name}.{kind}").write_bytes(render(plot.figure, kind))
-        (folder / "summary.md").write_text(summary(found, drawn, missing, kinds[0]), encoding="utf-8")
+        told = summary(found, drawn, missing, kinds[0])
+        (folder / "summary.md").write_text(told, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise ConfigError(f"--output {folder}: cannot be written ({error.strerror}).") from None
     print(f"{folder}: {len(drawn)} plots as {', '.join(kinds)}, and summary.md")

@@ -40,9 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Print the tables; what could not be read goes to stderr."""
+    """Print the tables; what could not be read goes to stderr. The exit status is 1 if something could not."""
     features = None if arguments.features is None else [name.strip() for name in arguments.features.split(",")]
     tasks = None if arguments.task is None else [name.strip() for name in arguments.task.split(",")]
+    others: list[str] = []
     found, problems = select_runs(
         arguments.runs,
         tasks,
@@ -52,8 +53,9 @@ def main(arguments: argparse.Namespace) -> int:
         arguments.selector_file,
         features,
         Path(arguments.fit) if arguments.fit else None,
+        others,
     )
-    for problem in problems:
+    for problem in [*problems, *others]:
         print(f"lm-eval-ensemble: {problem}", file=sys.stderr)
     if arguments.format == "json":
         print(json.dumps({"tasks": [as_json(one) for one in found], "problems": problems}, indent=2, allow_nan=False))
@@ -61,7 +63,7 @@ def main(arguments: argparse.Namespace) -> int:
         print("\n\n".join(as_markdown(one) for one in found))
         if arguments.fit:
             print(f"\nNumbers fitted on all HumanEval-Infilling records are in {arguments.fit}.")
-    return 0
+    return 1 if problems else 0
 
 
 def select_runs(
@@ -73,14 +75,15 @@ def select_runs(
     file: str | None = None,
     features: Sequence[str] | None = None,
     fit: Path | None = None,
+    others: list[str] | None = None,
 ) -> tuple[list[Comparison], list[str]]:
     """The comparison of every task of every run, and what could not be read.
 
+    :param others: takes one line per sound run that has no candidates to choose from (another model, ``--predict_only``).
     :raises DataError: nothing could be read; ``ConfigError``: an unknown task, score or selector, or a fit that is refused.
     """
     runs, problems = load_runs(paths)
-    records, notes = _records(runs, rule, measure)
-    problems += [*notes, *(problem for recorded in records for problem in recorded.problems)]
+    records = _records(runs, rule, measure, problems, [] if others is None else others)
     wanted = records
     if tasks is not None:
         known = sorted({recorded.task for recorded in records})
@@ -98,23 +101,27 @@ def select_runs(
     return found, problems
 
 
-def _records(runs: Sequence[TaskRun], rule: str | None, measure: str | None) -> tuple[list[Recorded], list[str]]:
-    """What can be read of each run. A run that contradicts itself is an error; one without records is a note."""
+def _records(
+    runs: Sequence[TaskRun], rule: str | None, measure: str | None, problems: list[str], others: list[str]
+) -> list[Recorded]:
+    """What can be read of each run; ``problems`` takes what cannot, ``others`` the runs without records."""
     records: list[Recorded] = []
-    notes: list[str] = []
     for run in runs:
         if run.samples_path is None:
-            notes.append(f"{run.results_path}: no samples of {run.task} beside it; run lm_eval with --log_samples.")
+            problems.append(f"{run.results_path}: no samples of {run.task} beside it; run lm_eval with --log_samples.")
             continue
         try:
-            records.append(read_record(run, rule, measure))
+            records.append(recorded := read_record(run, rule, measure))
+            problems += recorded.problems
         except NoRecordsError as error:
-            notes.append(str(error))
+            others.append(str(error))
+        except DataError as error:
+            problems.append(str(error))
     if not records:
-        raise DataError("Nothing to replay.\n" + "\n".join(notes))
+        raise DataError("\n".join(["Nothing to replay.", *problems, *others]))
     for recorded in records:
         _has_rule(recorded)
-    return records, notes
+    return records
 
 
 def _has_rule(recorded: Recorded) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 from lm_eval_ensemble.errors import ConfigError, DataError, did_you_mean
 from lm_eval_ensemble.metrics.infill import measures
-from lm_eval_ensemble.report.load import TaskRun
+from lm_eval_ensemble.report.documents import contradiction
+from lm_eval_ensemble.report.load import TaskRun, first_few
 from lm_eval_ensemble.selection import Case
 from lm_eval_ensemble.types import RUN, Candidate, Scored
 
@@ -21,7 +22,7 @@ _HUMANEVAL = re.compile(r"(SingleLine|MultiLine|RandomSpan|RandomSpanLight)Infil
 
 
 class NoRecordsError(DataError):
-    """The samples of a run hold no record of candidates."""
+    """The samples of a run are sound, and hold no record of candidates."""
 
 
 @dataclass(frozen=True)
@@ -90,14 +91,16 @@ class Recorded:
 def read_record(run: TaskRun, rule: str | None = None, measure: str | None = None) -> Recorded:
     """:param rule: another score to compare than the run's; ``measure``: another row that says what is right.
 
-    :raises NoRecordsError: the run has no records of candidates; ``DataError``: they contradict its rows.
+    Records that are damaged, or contradict their rows, are told and left out.
+
+    :raises NoRecordsError: the run has no records of candidates; ``DataError``: none of them can be used.
     """
-    problems: list[str] = []
+    told: list[str] = []
     choices: list[Choice] = []
     seed, first, own = _seed(run.config), None, None
     modes: set[str] = set()
     seen: set[str] = set()
-    for sample in run.samples(problems):
+    for sample in run.samples(told):
         first = sample.get("filter") if first is None else first
         if sample.get("filter") != first:
             continue
@@ -105,7 +108,7 @@ def read_record(run: TaskRun, rule: str | None = None, measure: str | None = Non
         if record is None:
             continue
         if (number := str(sample["doc_id"])) in seen:
-            problems.append(f"{run.samples_path}: document {number} stands there again; the first one is used.")
+            told.append(f"{run.samples_path}: document {number} stands there again; the first one is used.")
             continue
         try:
             found = _choices(run, sample, record, rule, measure, seed)
@@ -117,18 +120,27 @@ def read_record(run: TaskRun, rule: str | None = None, measure: str | None = Non
             )
             modes |= {c["length_mode"] for c in record["candidates"] if "length_mode" in c}
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            problems.append(
+            told.append(
                 f"{run.samples_path}, doc_id {sample['doc_id']}: the record under 'selection' is damaged "
                 f"({type(error).__name__}: {error}); expected the fields of docs/results.md. The document is left out."
             )
             continue
+        if fault := contradiction(sample, str(record["measure"]), record) if measure in (None, record["measure"]) else None:
+            told.append(f"{run.samples_path}, doc_id {sample['doc_id']}: {fault}. The document is left out.")
+            continue
         choices += found
         seen.add(number)
+    problems = first_few(told, run.samples_path)
     if not choices or own is None:
-        told = "".join(f"\n{problem}" for problem in problems)
-        raise NoRecordsError(
-            f"{run.samples_path}: found no record of candidates ('selection') in {run.task} by {run.model_source}; expected a "
-            f"run of ensemble-ppl with --log_samples and without --predict_only.{told}"
+        # A sound run of another kind has nothing to replay; it is no damaged one.
+        raise (DataError if problems else NoRecordsError)(
+            "\n".join(
+                [
+                    f"{run.samples_path}: found no record of candidates ('selection') to use in {run.task} by "
+                    f"{run.model_source}; expected a run of ensemble-ppl with --log_samples and without --predict_only.",
+                    *problems,
+                ]
+            )
         )
     if run.n_samples is not None and len(seen) < run.n_samples and not problems:
         problems.append(f"{run.samples_path}: {len(seen)} records, but the results speak of {run.n_samples} documents.")
@@ -168,7 +180,6 @@ def _choices(
         case = Case(candidates, rule or entry["rule"], entry.get("prefer"), prefix, suffix, key, seed, right)
         problem = str(record.get("problem") or doc.get("problem") or doc.get("task_id") or sample["doc_id"])
         found.append(Choice(case, problem, str(doc.get("task_id", "")), winner, str(entry["reason"])))
-    _check(run, sample, str(record["measure"]), measure, found)
     return found
 
 
@@ -189,20 +200,3 @@ def _by_measure(doc: Mapping[str, Any], name: str, candidates: Sequence[Scored])
     if name not in known:
         raise ConfigError(f"--measure {name!r}: not a measure of this task.{did_you_mean(name, known)}")
     return tuple(known[name](scored) for scored in candidates)
-
-
-def _check(run: TaskRun, sample: Mapping[str, Any], recorded: str, measure: str | None, choices: Sequence[Choice]) -> None:
-    """The row of the table and the record must tell the same: an ensemble cannot be right where no candidate is."""
-    row = sample.get(recorded)
-    if measure not in (None, recorded) or not isinstance(row, int | float):
-        return
-    share = sum((choice.case.right or ())[choice.winner] for choice in choices) / len(choices)
-    best = sum(any(choice.case.right or ()) for choice in choices) / len(choices)
-    where = f"{run.samples_path}, doc_id {sample['doc_id']}: {recorded} is {row:g}, but"
-    if row > best + 1e-9:
-        raise DataError(
-            f"{where} no candidate that was chosen from allows more than {best:g}. A selection cannot be right where no "
-            "candidate is: the file was changed or mixed. Run again."
-        )
-    if abs(row - share) > 1e-9:
-        raise DataError(f"{where} the chosen candidates give {share:g}: the file was changed or mixed. Run again.")

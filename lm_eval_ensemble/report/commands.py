@@ -151,7 +151,7 @@ def _deliver(text: str, problems: list[str], output: str | None) -> int:
         sys.stdout.write(text)
     else:
         try:
-            Path(output).write_text(text, encoding="utf-8")
+            Path(output).write_text(text, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise DataError(f"--output {output}: cannot be written ({error.strerror}).") from None
     for problem in problems:

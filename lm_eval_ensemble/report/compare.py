@@ -19,7 +19,7 @@ from lm_eval_ensemble.errors import DataError, did_you_mean
 from lm_eval_ensemble.metrics.clustered import clustered_mean, wilson
 from lm_eval_ensemble.metrics.multiple import holm
 from lm_eval_ensemble.metrics.paired import compare_paired, minimal_detectable_gain
-from lm_eval_ensemble.report.comparison import Comparison, Contrast, Row, TaskComparison
+from lm_eval_ensemble.report.comparison import Comparison, Contrast, Overlap, Row, TaskComparison
 from lm_eval_ensemble.report.documents import (
     BOUNDS,
     Documents,
@@ -285,6 +285,8 @@ def _contrast(table: _Table, options: Options) -> None:
         if line is base or line.documents is None or line.row.kind == "bound":
             continue
         partners = pair(line.documents, base.documents)
+        unpaired = (partners.only_first, partners.only_second, partners.changed)
+        line.row = replace(line.row, overlap=Overlap(len(partners.first), *map(len, unpaired)))
         if not partners.complete and not options.common:
             shared = f", or compare the {len(partners.first)} they share with --common" if len(partners.first) else ""
             table.notes.append(

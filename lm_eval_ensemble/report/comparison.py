@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["LEVEL", "Comparison", "Contrast", "Row", "TaskComparison"]
+__all__ = ["LEVEL", "Comparison", "Contrast", "Overlap", "Row", "TaskComparison"]
 
 #: p below which a difference is called significant (after Holm).
 LEVEL = 0.05
@@ -37,12 +37,23 @@ class Contrast:
 
 
 @dataclass(frozen=True)
+class Overlap:
+    """Documents of a run and of the baseline: ``shared`` by both, ``only_run``, ``only_baseline``, and ``changed``: of the same
+    number in both, with another content."""
+
+    shared: int
+    only_run: int
+    only_baseline: int
+    changed: int
+
+
+@dataclass(frozen=True)
 class Row:
     """One line of a table. ``kind`` is ``run``, ``member`` (from the samples of the ensemble) or ``bound`` (oracle, floor).
 
     ``low`` and ``high`` are the clustered 95 % interval, ``wilson`` is Wilson's (0/1 metrics only). ``row_forwards`` and
     ``memory_mib`` are per member (``""`` where the model ran alone); ``seconds`` is the whole command's time per document.
-    What is not recorded is None.
+    What is not recorded is None. Without a ``contrast`` ``overlap`` says how far the documents were the same.
     """
 
     label: str
@@ -57,6 +68,7 @@ class Row:
     wilson: tuple[float, float] | None = None
     deff: float | None = None
     contrast: Contrast | None = None
+    overlap: Overlap | None = None
     seconds: float | None = None
     row_forwards: dict[str, float] = field(default_factory=dict)
     memory_mib: dict[str, float] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lm_eval_ensemble.errors import DataError, did_you_mean
-from lm_eval_ensemble.report.load import TaskRun
+from lm_eval_ensemble.report.load import TaskRun, first_few
 
 __all__ = [
     "BOUNDS",
@@ -17,6 +17,7 @@ __all__ = [
     "as_number",
     "choose_filter",
     "choose_metric",
+    "contradiction",
     "label_of",
     "problem_of",
     "read_documents",
@@ -25,8 +26,6 @@ __all__ = [
 
 #: rows of an ensemble that no selector can reach on purpose.
 BOUNDS = ("oracle", "floor")
-#: so many damaged lines of one file are told one by one.
-_TOLD = 5
 
 
 @dataclass
@@ -122,8 +121,11 @@ def read_documents(run: TaskRun, metric: str, filter_name: str, problems: list[s
                 f"{run.samples_path}, line {number}: {metric} is {_shown(sample[metric])}, expected a number. Left out."
             )
             continue
-        seen.add(identity)
         record = record_of(sample)
+        if fault := contradiction(sample, metric, record):
+            told.append(f"{run.samples_path}, line {number}: {fault}. Left out.")
+            continue
+        seen.add(identity)
         if not found.members and record is not None:
             found.members = list(dict.fromkeys(str(candidate["member"]) for candidate in record["candidates"]))
             names = [*found.members, *BOUNDS] if members and len(found.members) > 1 else []
@@ -148,9 +150,7 @@ def read_documents(run: TaskRun, metric: str, filter_name: str, problems: list[s
     sizes = {str(name): as_number(size) for name, size in peaks.items()} if isinstance(peaks, Mapping) else {}
     found.memory = {name: size for name, size in sizes.items() if size is not None}
     found.forwards = {name: math.fsum(values) / len(found.ids) for name, values in totals.items()}
-    problems += told[:_TOLD]
-    if len(told) > _TOLD:
-        problems.append(f"{run.samples_path}: {len(told) - _TOLD} more lines like these.")
+    problems += first_few(told, run.samples_path)
     problems += _oddities(found)
     return found
 
@@ -169,6 +169,27 @@ def record_of(sample: Mapping[str, Any]) -> Mapping[str, Any] | None:
     if not isinstance(record, Mapping) or not isinstance(record.get("candidates"), list) or not record["candidates"]:
         return None
     return record if all(isinstance(c, Mapping) and "member" in c for c in record["candidates"]) else None
+
+
+def contradiction(sample: Mapping[str, Any], metric: str, record: Mapping[str, Any] | None) -> str | None:
+    """How the row of a metric contradicts the record it was made from, in words; None if it does not, or nobody can tell.
+
+    The record says which candidates are right by its own ``measure``: the row is the share of right ones among the chosen.
+    """
+    row = as_number(sample.get(metric))
+    if record is None or row is None or record.get("measure") != metric:
+        return None
+    try:
+        entries = record.get("completions") or [record]
+        right = [[bool(candidate["right"]) for candidate in entry["candidates"]] for entry in entries]
+        share = sum(own[entry["winner_index"]] for own, entry in zip(right, entries, strict=True)) / len(entries)
+        best = sum(map(any, right)) / len(entries)
+    except (KeyError, TypeError, IndexError, AttributeError):
+        return None  # a damaged record contradicts nothing
+    changed = "the file was changed or mixed with another"
+    if row > best + 1e-9:
+        return f"{metric} is {row:g}, but no candidate that was chosen from allows more than {best:g}: {changed}"
+    return f"{metric} is {row:g}, but the chosen candidates give {share:g}: {changed}" if abs(row - share) > 1e-9 else None
 
 
 def label_of(run: TaskRun) -> str:

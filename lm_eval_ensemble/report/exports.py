@@ -8,11 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from lm_eval_ensemble.report.documents import as_number, record_of
+from lm_eval_ensemble.report.load import first_few
 
 __all__ = ["flat_lines", "stats"]
-
-#: so many lines of one file are told one by one.
-_TOLD = 5
 
 
 def flat_lines(
@@ -41,9 +39,7 @@ def flat_lines(
             continue
         seen.add(identity)
         yield from (json.dumps(row, ensure_ascii=False) for row in rows)
-    problems += told[:_TOLD]
-    if len(told) > _TOLD:
-        problems.append(f"{where}: {len(told) - _TOLD} more lines like these.")
+    problems += first_few(told, where)
 
 
 def _flat(sample: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -15,9 +15,11 @@ from typing import Any
 
 from lm_eval_ensemble.errors import DataError
 
-__all__ = ["TaskRun", "load_runs", "runs_in"]
+__all__ = ["TaskRun", "first_few", "load_runs", "runs_in"]
 
 _DATE = re.compile(r"_(\d{4}-\d{2}-\d{2}T\d{2}-\d{2}-\d{2}\.\d+)\.json$")
+#: so many faults of one file are told one by one.
+_TOLD = 5
 _SCALAR = {"true": True, "false": False, "none": None}
 
 
@@ -122,6 +124,12 @@ def load_runs(paths: Sequence[str | Path]) -> tuple[list[TaskRun], list[str]]:
         told = "".join(f"\n{problem}" for problem in problems)
         raise DataError(f"{shown}: found no results of lm_eval. Give a results file or the folder of --output_path.{told}")
     return distinct, problems
+
+
+def first_few(told: Sequence[str], where: object) -> list[str]:
+    """The faults of one file for people: up to five, then their number."""
+    more = len(told) - _TOLD
+    return [*told[:_TOLD], *([f"{where}: {more} more lines like these."] if more > 0 else [])]
 
 
 def _results_files(path: Path) -> list[Path]:

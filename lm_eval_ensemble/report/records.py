@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lm_eval_ensemble.report.documents import as_number, problem_of, record_of
+from lm_eval_ensemble.report.documents import as_number, contradiction, problem_of, record_of
 
 __all__ = ["Answer", "Choice", "Option", "read_rows", "rule_score"]
 
@@ -28,12 +28,14 @@ class Option:
 
 @dataclass(frozen=True)
 class Choice:
-    """One completion: its candidates, which of them won, and why; ``rule`` names the score that decided."""
+    """One completion: its candidates, which of them won, and why; ``rule`` names the score that decided, ``prefer`` the member
+    that wins a tie."""
 
     options: tuple[Option, ...]
     winner: int
     reason: str
     rule: str
+    prefer: str | None = None
 
     @property
     def chosen(self) -> Option:
@@ -80,7 +82,9 @@ def read_rows(
             row = None if fault else _row(sample, metric)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             row, fault = None, f"the record is damaged ({type(error).__name__}: {error})"
-        if row is None:
+        if row is not None:
+            fault = contradiction(sample, metric, record_of(sample))
+        if row is None or fault:
             problems.append(f"{where}, line {line}: {fault or f'{metric} is no number'}; the sample is left out.")
             continue
         seen.add(identity)
@@ -139,7 +143,7 @@ def _choice(record: Mapping[str, Any]) -> Choice:
     winner = int(record["winner_index"])
     if not 0 <= winner < len(options):
         raise ValueError(f"winner_index is {winner}, there are {len(options)} candidates")
-    return Choice(options, winner, str(record["reason"]), str(record["rule"]))
+    return Choice(options, winner, str(record["reason"]), str(record["rule"]), record.get("prefer"))
 
 
 def _option(candidate: Mapping[str, Any]) -> Option:

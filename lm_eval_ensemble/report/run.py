@@ -8,12 +8,10 @@ from typing import Any
 from lm_eval_ensemble.errors import DataError
 from lm_eval_ensemble.report.documents import choose_metric, label_of
 from lm_eval_ensemble.report.figures import figures
-from lm_eval_ensemble.report.load import TaskRun
+from lm_eval_ensemble.report.load import TaskRun, first_few
 from lm_eval_ensemble.report.records import Answer, read_rows
 
 __all__ = ["read_run", "report_of"]
-
-_TOLD = 5
 
 
 def report_of(run: TaskRun, problems: list[str], seed: int = 0) -> dict[str, Any]:
@@ -50,9 +48,7 @@ def read_run(
         problems.append(
             f"{run.samples_path}: no sample of {run.task} in it, so there is nothing to report; the file is empty or damaged."
         )
-    problems += told[:_TOLD]
-    if len(told) > _TOLD:
-        problems.append(f"{run.samples_path}: {len(told) - _TOLD} more lines like these.")
+    problems += first_few(told, run.samples_path)
     if run.n_samples is not None and found["n"] not in (0, run.n_samples):
         problems.append(f"{run.samples_path}: {found['n']} documents can be used, the results file counts {run.n_samples}.")
     mode = run.results.get("length_mode")

@@ -14,6 +14,8 @@ from lm_eval_ensemble.metrics import rejection
 from lm_eval_ensemble.metrics.diversity import agreement
 from lm_eval_ensemble.metrics.uncertainty import auroc, usable
 from lm_eval_ensemble.report.records import Choice, rule_score
+from lm_eval_ensemble.selection.base import TOLERANCE, Case, lowest
+from lm_eval_ensemble.types import Candidate, Scored
 
 __all__ = ["COVERAGES", "curves", "diversity", "margin", "risk_coverage", "scorers"]
 
@@ -26,7 +28,8 @@ def scorers(choices: Sequence[Choice], members: Sequence[str]) -> dict[str, Any]
     """The score-swap table: what each scorer says of each member's candidates, and how well it would have chosen alone.
 
     ``prefers``: share of the choices between different texts in which the member's text has the lowest score (equal scores
-    share). ``accuracy``: expected share of right choices among the decisive ones if this score alone decided.
+    share). ``accuracy``: share of right choices among the decisive ones if this score alone decided, which is what ``select``
+    calls s. Choices in which a text has no such score are left out of both; blank texts need none.
     """
     names = list(dict.fromkeys(name for c in choices for option in c.options for name in option.scores))
     found = {}
@@ -67,24 +70,30 @@ def _point_biserial(score: Sequence[float | None], wrong: Sequence[bool]) -> flo
 def _as_selector(choices: Sequence[Choice], members: Sequence[str], scorer: str) -> dict[str, Any]:
     votes = dict.fromkeys(members, 0.0)
     compared = 0
-    hits: list[float] = []
+    hits: list[bool] = []
     for choice in choices:
-        scored = [(option.scores[scorer], option) for option in choice.options if scorer in option.scores]
-        if len(scored) < len(choice.options):
+        values = [option.scores.get(scorer) if option.text.strip() else None for option in choice.options]
+        known = [value for value in values if value is not None]
+        if not known or len(known) < sum(bool(option.text.strip()) for option in choice.options):
             continue
-        least = min(value for value, _ in scored)
-        winners = [option for value, option in scored if value == least]
         if choice.decisive:
-            hits.append(sum(option.right for option in winners) / len(winners))
+            hits.append(choice.options[_lowest(choice, values)].right)
         if len({option.text for option in choice.options}) > 1:
             compared += 1
-            for option in winners:
-                votes[option.member] += 1 / len(winners)
+            winners = [m for m, value in enumerate(values) if value is not None and value - min(known) <= TOLERANCE]
+            for number in winners:
+                votes[choice.options[number].member] += 1 / len(winners)
     return {
         "prefers": {m: votes[m] / compared for m in members} if compared else None,
-        "accuracy": math.fsum(hits) / len(hits) if hits else None,
+        "accuracy": sum(hits) / len(hits) if hits else None,
         "decisive": len(hits),
     }
+
+
+def _lowest(choice: Choice, values: Sequence[float | None]) -> int:
+    """What a selector would take by these values, ties included."""
+    candidates = tuple(Scored(Candidate(option.member, option.text, ""), {}) for option in choice.options)
+    return lowest(Case(candidates, choice.rule, choice.prefer), values)[0]
 
 
 def margin(choice: Choice) -> float | None:

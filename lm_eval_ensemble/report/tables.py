@@ -93,6 +93,8 @@ def _contrast_cells(task: TaskComparison) -> tuple[list[str], list[list[str]]]:
     rows = []
     for row in task.rows:
         if (c := row.contrast) is None:
+            if row.overlap is not None:  # a row that is missing is easily missed
+                rows.append([row.label, "not compared", *[_NONE] * (len(header) - 2)])
             continue
         rows.append(
             [
@@ -196,22 +198,30 @@ def _html(comparison: Comparison) -> str:
     return "\n".join([*parts, f"<p>{html.escape(_FOOT)}</p>", "</body></html>"])
 
 
+_COUNTS = ["n", "clusters"] + [
+    f"vs_{name}" for name in ("n", "clusters", "wins", "losses", "ties", "shared", "only_run", "only_baseline", "changed")
+]
+
+
 def _csv(comparison: Comparison) -> str:
     """One line per task and run, full precision; empty cells are undefined."""
     import pandas
 
     rows = [{"task": t.task, "metric": t.metric, "filter": t.filter, **_flat(row)} for t in comparison.tasks for row in t.rows]
     frame = pandas.DataFrame(rows)
+    for name in frame.columns.intersection(_COUNTS):
+        frame[name] = frame[name].astype("Int64")  # with an empty cell among them pandas would make them 20.0
     return str(frame.to_csv(index=False))
 
 
 def _flat(row: Row) -> dict[str, Any]:
     found = asdict(row)
     low, high = found.pop("wilson") or (None, None)
-    contrast = found.pop("contrast") or {}
+    contrast, overlap = found.pop("contrast") or {}, found.pop("overlap") or {}
     for name in ("row_forwards", "memory_mib"):
         found[name] = ";".join(f"{member}={value:.6g}" for member, value in found[name].items())
-    return {**found, "wilson_low": low, "wilson_high": high, **{f"vs_{name}": value for name, value in contrast.items()}}
+    beside = {f"vs_{name}": value for name, value in {**overlap, **contrast}.items()}
+    return {**found, "wilson_low": low, "wilson_high": high, **beside}
 
 
 def _json(comparison: Comparison) -> str:

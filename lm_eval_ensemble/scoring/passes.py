@@ -61,7 +61,7 @@ def run_pass(name: Pass, model: Model, jobs: Sequence[Job]) -> list[Statistic | 
     found = _PASSES[name](model, chosen)
     statistics: list[Statistic | None] = [None] * len(jobs)
     for i, item, statistic in zip(todo, chosen, found, strict=True):
-        statistics[i] = replace(statistic, size=len(item.job.text.encode()))
+        statistics[i] = replace(statistic, size=len(item.job.text.encode("utf-8", "surrogatepass")))
     return statistics
 
 

@@ -119,7 +119,7 @@ def _facts(own: Mapping[_Run, Statistic | None], text: str, token_scores: bool) 
         if token_scores and statistic.tokens is None:
             parts = {"middle": statistic.middle, "after": statistic.after, "end": statistic.end}
             tokens[_named(name, label)] = {part: list(found) for part, found in parts.items() if found}
-    facts: dict[str, Any] = {"bytes": len(text.encode()), "score_tokens": divisors}
+    facts: dict[str, Any] = {"bytes": len(text.encode("utf-8", "surrogatepass")), "score_tokens": divisors}
     return {**facts, **({"stderr": errors} if errors else {}), **({"token_scores": tokens} if token_scores else {})}
 
 

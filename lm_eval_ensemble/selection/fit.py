@@ -46,7 +46,7 @@ class Judged:
 
 def fold_of(problem: str) -> int:
     """The fold of a program, 0 to 9."""
-    return int.from_bytes(hashlib.sha256(problem.encode()).digest()[:8], "little") % FOLDS
+    return int.from_bytes(hashlib.sha256(problem.encode("utf-8", "surrogatepass")).digest()[:8], "little") % FOLDS
 
 
 class Fitting:

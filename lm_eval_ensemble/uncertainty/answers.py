@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lm_eval_ensemble.errors import DataError
 from lm_eval_ensemble.metrics.answers import rouge_l, squad_em, squad_f1
-from lm_eval_ensemble.report.load import TaskRun, load_runs
+from lm_eval_ensemble.report.load import TaskRun, first_few, load_runs
 from lm_eval_ensemble.uncertainty.legacy import FILE_NAME, old_records, run_settings
 from lm_eval_ensemble.uncertainty.origin import UNKNOWN, Origin, from_config, from_old_name
 
@@ -106,17 +106,19 @@ def answers_of(run: TaskRun, problems: list[str], samples: Sequence[Mapping[str,
         problems.append(f"{run.results_path}: {run.task} has no samples file; run lm_eval with --log_samples. Left out.")
         return None
     rows: dict[str, Mapping[str, Any]] = {}
+    told: list[str] = []
     seen = 0
-    for sample in run.samples(problems) if samples is None else samples:
+    for sample in run.samples(told) if samples is None else samples:
         seen += 1
         record = sample.get("uncertainty")
         if record is None:
             continue
         if fault := _fault(record):
-            problems.append(f"{run.samples_path}, document {sample['doc_id']}: {fault}. The document is left out.")
+            told.append(f"{run.samples_path}, document {sample['doc_id']}: {fault}. The document is left out.")
             continue
         # one sample per filter; the record is the same
         rows.setdefault(str(sample.get("doc_hash") or record["question"]), record)
+    problems += first_few(told, run.samples_path)
     if not rows:
         problems.append(
             f"{run.samples_path}: none of {seen} samples has an 'uncertainty' record; expected a task such as "

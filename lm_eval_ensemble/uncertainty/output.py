@@ -192,7 +192,7 @@ def write_csv(path: Path, analyses: Sequence[Analysis]) -> None:
     rows = [csv_row(analysis) for analysis in analyses]
     names = list(dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)]))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, names, restval="")
         writer.writeheader()
         writer.writerows(rows)

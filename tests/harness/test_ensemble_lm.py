@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from lm_eval_ensemble.config import EnsembleConfig
 from lm_eval_ensemble.errors import ConfigError, HostError
 from lm_eval_ensemble.harness.ensemble_lm import EnsemblePPL
 
@@ -127,6 +129,25 @@ def test_samples_give_pass_at_k_for_members(evaluate: Run) -> None:
     assert 0 <= found["results"]["infill_toy"]["pass@3_fim,none"] <= 1
 
 
+def test_samples_may_differ_by_the_order_of_positions_alone(evaluate: Run) -> None:
+    """`alg=origin` draws which positions are filled next; each token is the most probable one."""
+    members = [{"name": "dllm", "model": "diffusion-infill", "args": {"preset": "tiny", "alg": "origin"}}]
+    arguments = {"members": members, "samples": 4, "store": "off"}
+    found = evaluate("ensemble-ppl", model_args=arguments, limit=6, batch_size=8)
+    texts = [{c["text"] for c in sample["selection"]["candidates"]} for sample in found["samples"]["infill_toy"]]
+    assert max(map(len, texts)) > 1
+
+
+def test_a_temperature_of_the_members_preset_counts() -> None:
+    """`preset=paper` draws. Its checkpoints are not here, so only the check is asked."""
+    lm = object.__new__(EnsemblePPL)
+    for args, fault in (({"preset": "paper"}, False), ({"preset": "paper", "greedy": True}, True), ({"preset": "tiny"}, True)):
+        members = [{"name": "qwen", "model": "hf-scored", "args": args}]
+        lm.config = EnsembleConfig.from_arguments({"members": members, "samples": 2})
+        with pytest.raises(ConfigError, match="decodes greedily") if fault else contextlib.nullcontext():
+            lm._refuse_identical_samples()
+
+
 def test_a_third_party_model_can_be_a_member(assets: Any, evaluate: Run) -> None:
     members = [
         {"name": "dllm", "model": "diffusion-infill", "args": {"preset": "tiny"}},
@@ -183,7 +204,8 @@ def test_scores_under_named_models_and_a_third_one(assets: Any, evaluate: Run) -
         ({"scorers": [{"name": "j", "model": "hf"}]}, r"\$\.scorers\[0\]\.model: got 'hf', expected"),
         ({"score": "casual"}, "Did you mean 'causal'"),
         ({"selector": "argmax"}, "Did you mean 'argmin'"),
-        ({"samples": 3}, "decodes greedily"),
+        ({"samples": 3}, r"'dllm' decodes greedily.*Set temperature= above 0. Or draw the order of positions: alg=origin"),
+        ({"samples": 3, "alg": "origin"}, "'fim' decodes greedily"),
         ({"length": "oracel"}, "Did you mean 'oracle'"),
         ({"steps": 0}, r"\$\.steps: got 0, expected >= 1"),
     ],

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from lm_eval_ensemble import config
-from lm_eval_ensemble.errors import ConfigError
+from lm_eval_ensemble.errors import ConfigError, HostError
 from lm_eval_ensemble.harness.ensemble_lm import EnsemblePPL
 from lm_eval_ensemble.harness.loading import LazyModel, Shelf
 from lm_eval_ensemble.harness.member import ForeignMember
@@ -80,6 +80,16 @@ def test_three_members_one_a_server_and_the_store(
     # Another temperature is another member.
     evaluate("ensemble-ppl", model_args={**arguments, "temperature": 1.1}, **options)
     assert len(server.payloads) > asked
+
+
+def test_a_server_that_fails_is_one_clear_error(evaluate: Run, server: CompletionsServer, remote: dict[str, Any]) -> None:
+    remote["args"]["max_retries"] = 1
+    server.failures = 100
+    try:
+        with pytest.raises(HostError, match=rf"server: the server at {server.url} gave no usable response .HTTPError"):
+            evaluate("ensemble-ppl", model_args={"members": [*OURS, remote], **SHORT, "store": "off"}, limit=1)
+    finally:
+        server.failures = 0
 
 
 def test_samples_of_a_greedy_server_are_refused_before_anything_is_generated(

@@ -136,6 +136,42 @@ def test_files_count_by_their_content(file: Path, tmp_path: Path, monkeypatch: p
         score_file(file, options)
 
 
+def test_changed_data_are_scored_again(
+    file: Path, tmp_path: Path, toy: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same ids and completions, but another program around the second gap: only that one is new."""
+    from lm_eval_ensemble.harness import scored_run
+
+    options = Options(tmp_path / "out", TINY, task="infill_toy", judge=None)
+    score_file(file, options)
+    changed = [{**d, "suffix": d["suffix"] + "\n# more\n"} if i == 1 else d for i, d in enumerate(toy)]
+    for place in (module, scored_run):
+        monkeypatch.setattr(place, "load_documents", lambda name, folder: changed)
+    asked: list[int] = []
+    original = scored_run.ScoredRun.samples
+    monkeypatch.setattr(
+        scored_run.ScoredRun,
+        "samples",
+        lambda self, gaps: asked.extend(gap.number for gap in gaps) or original(self, gaps),  # type: ignore[func-returns-value]
+    )
+    found = samples_of(score_file(file, options))
+    assert asked == [1]
+    assert [sample["doc"] for sample in found] == changed[:3]
+
+
+def test_half_an_emoji_is_scored_and_written(toy: list[dict[str, Any]], tmp_path: Path) -> None:
+    """JSON can spell it, no file or tokenizer can: it is scored as U+FFFD and stands in the record as it came."""
+    path = tmp_path / "halves.jsonl"
+    texts = ["    return '\ud83d'\n", "    return '\ufffd'\n"]
+    path.write_text("".join(json.dumps({"task_id": toy[0]["task_id"], "completion": text}) + "\n" for text in texts))
+    (sample,) = samples_of(score_file(path, Options(tmp_path / "out", TINY, task="infill_toy")))
+    half, whole = sample["selection"]["candidates"]
+    assert [half["text"], whole["text"]] == texts
+    assert half["scores"] == whole["scores"]
+    assert None not in half["scores"].values()
+    assert half["verdict"] == "fail"
+
+
 def test_bad_files_are_told(file: Path, tmp_path: Path, capsys: Any) -> None:
     bad = tmp_path / "bad.jsonl"
     options = Options(tmp_path / "out", TINY)

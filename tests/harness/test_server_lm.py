@@ -83,6 +83,78 @@ def test_a_server_without_logprobs_is_told_once(caplog: pytest.LogCaptureFixture
     assert caplog.text.count("sends no logprobs") == 1
 
 
+@pytest.mark.parametrize("options", [{}, {"num_concurrent": 2}], ids=["one by one", "concurrent"])
+@pytest.mark.parametrize("fault", ["500", "torn", "error", "fewer", "more", "text"])
+def test_a_failing_server_is_one_clear_error(checkpoint: str, fault: str, options: dict[str, Any]) -> None:
+    bodies: dict[str, Any] = {
+        "error": {"error": {"message": "model overloaded"}},
+        "fewer": {"choices": []},
+        "more": {"choices": [{"index": i, "text": "x", "logprobs": None} for i in (0, 1)]},
+        "text": {"choices": [{"index": 0, "text": ["x"], "logprobs": None}]},
+    }
+    with CompletionsServer(checkpoint) as server:
+        if fault in bodies:
+            server.answer = lambda payload: bodies[fault]  # type: ignore[method-assign]
+        server.failures, server.torn = 100 * (fault == "500"), 40 * (fault == "torn")
+        lm = ask(server, checkpoint, **options)
+        with pytest.raises(HostError) as error:
+            lm.generate_until(questions(PROMPTS[:1]))
+    assert server.url in str(error.value)
+    counts = {"fewer": "0 answers to 1 prompts", "more": "2 answers to 1 prompts"}
+    expected = {"error": "model overloaded", "text": "'text'", **counts}
+    assert expected.get(fault, "gave no usable response") in str(error.value)
+
+
+def test_a_server_that_recovers_is_asked_again(checkpoint: str, own: ScoredHF) -> None:
+    requests = questions(PROMPTS[:1])
+    with CompletionsServer(checkpoint, failures=1) as server:
+        lm = ask(server, checkpoint, record="topk:4", max_retries=2)
+        check_alike(traces(lm.generate_until(requests)), traces(own.generate_until(requests)), stops=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens", "expected"),
+    [
+        # parts of characters: each counts one in the sums that servers call offsets
+        ("日本 x", ["\ufffd", "\ufffd", "\ufffd", "本", " x", "\n"], (["", "", "日", "本", " x"], [-6.0])),
+        ("a 日", ["a", " ", "\ufffd", "\ufffd", "\ufffd", "\n"], (["a", " ", "", "", "日"], [-6.0])),
+        # the tokens of something else
+        ("日x", ["bytes:\\xe6", "bytes:\\x97\\xa5", "x"], None),
+        ("one", ["two", "\n"], None),
+    ],
+)
+@pytest.mark.parametrize("told", [False, True])
+def test_tokens_that_are_parts_of_characters(text: str, tokens: list[str], expected: Any, told: bool) -> None:
+    offsets = [sum(map(len, tokens[:i])) for i in range(len(tokens))] if told else None
+    values = [-float(i + 1) for i in range(len(tokens))]
+    listed = {"tokens": tokens, "token_logprobs": values, "text_offset": offsets}
+    found = read_choice("s", {"index": 0, "text": text, "finish_reason": "stop", "logprobs": listed}, {"\n", "y"})
+    if expected is None:
+        assert (found.raw, found.logprobs, found.tokens) == (text, None, None)
+        return
+    pieces, stop = expected
+    assert (list(found.tokens or ()), found.logprobs) == (pieces, tuple(values[: len(pieces)]))
+    assert found.info.get("stop_logprob") == sum(stop)
+
+
+def test_half_an_emoji_of_a_server_can_be_written() -> None:
+    listed = {"tokens": ["a", "\ud83d"], "token_logprobs": [-1.0, -2.0]}
+    found = read_choice("s", {"index": 0, "text": "a\ud83d", "finish_reason": "length", "logprobs": listed}, set())
+    assert (found.text, found.raw, found.tokens) == ("a\ufffd", "a\ufffd", ("a", "\ufffd"))
+
+
+@pytest.mark.parametrize("odd", [None, -math.inf, math.nan])
+def test_log_probabilities_that_are_none_leave_the_answer_without(odd: float | None) -> None:
+    def read(values: list[float | None]) -> Candidate:
+        listed = {"tokens": ["a", "b", "\n"], "token_logprobs": values}
+        return read_choice("s", {"index": 0, "text": "ab", "finish_reason": "stop", "logprobs": listed}, {"\n"})
+
+    assert read([-1.0, odd, -1.0]).logprobs is None
+    found = read([-1.0, -2.0, odd])
+    assert (found.logprobs, found.info["stop"]) == ((-1.0, -2.0), "stop_string")
+    assert "stop_logprob" not in found.info
+
+
 @pytest.mark.parametrize(
     ("choice", "expected"),
     [

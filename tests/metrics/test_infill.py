@@ -6,7 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from lm_eval_ensemble.metrics.infill import document_rows, higher_is_better, mean_defined, record, selection_accuracy
+from lm_eval_ensemble.metrics.infill import (
+    directions,
+    document_rows,
+    higher_is_better,
+    mean_defined,
+    record,
+    selection_accuracy,
+)
 from lm_eval_ensemble.types import RUN, Candidate, Scored, Selection
 
 DOC = {"middle": "x\n", "test": "def check(c): ...", "problem": "P/1"}
@@ -113,3 +120,7 @@ def test_directions() -> None:
     assert higher_is_better("pass@1_dllm")
     assert not higher_is_better("log_ppl_dllm")
     assert not higher_is_better("timeout_rate")
+    assert directions(["pass@1", "cut_rate", "layout", "length_mode", "pick_rate_fim", "agreement_rate"]) == {
+        "pass@1": True,
+        "cut_rate": False,
+    }

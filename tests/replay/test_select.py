@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -207,23 +209,36 @@ def test_a_document_counts_once_and_records_hold_text(tmp_path: Path) -> None:
         assert part in problem
 
 
-def test_right_where_no_candidate_is_cannot_be(tmp_path: Path) -> None:
+def test_a_row_that_contradicts_its_record_is_told_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Right where no candidate is, and wrong where the chosen one is right: `select`, `report` and `compare` are alike."""
     file = write_run(tmp_path)
     samples = read(file)
     i = next(i for i, s in enumerate(samples) if s["pass@1_oracle"] == 0)
-    samples[i]["pass@1"] = 1.0
+    k = next(i for i, s in enumerate(samples) if s["pass@1"] == 1 and s["pass@1_floor"] == 0)
+    samples[i]["pass@1"], samples[k]["pass@1"] = 1.0, 0.0
     write(file, samples)
-    with pytest.raises(DataError, match=f"doc_id {i}.*cannot be right where no candidate is"):
-        select_runs([tmp_path])
-    samples = read(write_run(tmp_path))
-    i = next(i for i, s in enumerate(samples) if s["pass@1"] == 1 and s["pass@1_floor"] == 0)
-    samples[i]["pass@1"] = 0.0
-    write(file, samples)
-    with pytest.raises(DataError, match=f"doc_id {i}.*the chosen candidates give 1"):
-        select_runs([tmp_path])
+    for command, count in (("select", "118 documents of"), ("report", "118 documents"), ("compare", "| 118 ")):
+        assert main([command, str(tmp_path), *(["--no_html"] if command == "report" else [])]) == 1
+        out, told = capsys.readouterr()
+        assert count in out, command
+        assert "pass@1 is 1, but no candidate that was chosen from allows more than 0" in told
+        assert "pass@1 is 0, but the chosen candidates give 1" in told
+    # By another measure the rows of this one do not matter.
+    assert main(["select", str(tmp_path), "--measure", "exact_match"]) == 0
 
 
-def test_a_run_without_records_says_what_to_do(tmp_path: Path) -> None:
+def test_many_faults_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write_run(tmp_path)
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*("{" for _ in range(30)), *lines[30:]]))
+    assert main(["select", str(tmp_path)]) == 1
+    out, told = capsys.readouterr()
+    assert "90 documents" in out
+    assert len(told.splitlines()) == 6
+    assert told.splitlines()[-1].endswith("25 more lines like these.")
+
+
+def test_a_run_without_records_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write_run(tmp_path / "one")
     file.unlink()
     with pytest.raises(DataError, match="--log_samples"):
@@ -232,9 +247,16 @@ def test_a_run_without_records_says_what_to_do(tmp_path: Path) -> None:
     write(file, [{k: v for k, v in sample.items() if k != "selection"} for sample in read(file)])
     with pytest.raises(DataError, match="--predict_only"):
         select_runs([tmp_path / "two"])
-    # Beside a run that has them it is a note.
-    write_run(tmp_path / "both")
-    santacoder(tmp_path / "both").unlink()
+    # Beside a run that has them it is told.
+    both = tmp_path / "both"
+    write_run(both)
+    file = santacoder(both)
+    # A sound run of another model is passed over, a missing file of samples is a fault.
+    write(file, [{k: v for k, v in sample.items() if k != "selection"} for sample in read(file)])
+    assert main(["select", str(both)]) == 0
+    assert "no record of candidates" in capsys.readouterr().err
+    file.unlink()
+    assert main(["select", str(both)]) == 1
     found, problems = select_runs([tmp_path / "both"])
     assert [one.recorded.task for one in found] == ["humaneval_infill"]
     assert "santacoder_fim" in problems[0]
@@ -346,12 +368,48 @@ def test_json_has_a_row_per_selector(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert all(row["p"] <= row["p_holm"] for row in task["rows"] if row["p_holm"] is not None)
 
 
+@pytest.mark.parametrize("command", ["select", "report", "compare"])
+def test_odd_names_are_shown_by_number(tmp_path: Path, command: str) -> None:
+    """Half of a surrogate pair in a name, and a terminal that knows ASCII only."""
+    file = write_run(tmp_path)
+    samples = read(file)
+    for sample in samples:
+        sample["doc"]["problem"] = sample["selection"]["problem"] = f"\ud800{sample['doc']['problem']}"
+    write(file, samples)
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-m", "lm_eval_ensemble", command, str(tmp_path)], capture_output=True, text=True, env=environment
+    )
+    assert "Error" not in done.stderr
+    assert "120 " in done.stdout
+
+
+def test_report_and_select_agree_on_every_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ties, near ties and blank texts included: one definition of what a score would choose."""
+
+    def close(i: int, random: Random) -> list[Scored]:
+        first, second = pair(i, random)
+        text = " \n" if i % 5 == 0 else second.candidate.text
+        gap = (0.0, 5e-5, -5e-5, 0.1)[i % 4]
+        near = {name: None if value is None else value + gap for name, value in first.scores.items()}
+        return [first, replace(second, candidate=replace(second.candidate, text=text, raw=text), scores=near)]
+
+    write_run(tmp_path, candidates=close)
+    assert main(["report", str(tmp_path), "--format", "json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    (found,), _ = select_runs([tmp_path])
+    rows = rows_of(found)
+    for name in ("fim", "onepass", "causal"):
+        assert told["figures"]["scorers"][name]["accuracy"] == pytest.approx(rows[f"argmin[{name}]"].s.mean), name
+    assert told["figures"]["scorers"][RULE]["accuracy"] == pytest.approx(rows["argmin"].s.mean)
+
+
 def test_a_number_of_another_kind_is_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write_run(tmp_path)
     samples = read(file)
     samples[0]["doc_id"] = {"a": 1}
     write(file, samples)
-    assert main(["select", str(tmp_path)]) == 0
+    assert main(["select", str(tmp_path)]) == 1
     out, told = capsys.readouterr()
     assert f"{len(samples) - 1} documents" in out
     assert "doc_id is neither a number nor a text" in told

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,9 @@ from scipy.stats import binomtest
 from lm_eval_ensemble.cli import main
 from lm_eval_ensemble.errors import DataError
 from lm_eval_ensemble.report.compare import Options, compare
-from lm_eval_ensemble.report.comparison import Comparison, Row, TaskComparison
+from lm_eval_ensemble.report.comparison import Comparison, Overlap, Row, TaskComparison
 from lm_eval_ensemble.report.load import load_runs
+from lm_eval_ensemble.report.tables import render
 from tests.report.helpers import DATE, FIXTURES, candidate, ensemble_sample, record, sample, write_run
 
 
@@ -106,6 +110,14 @@ def test_different_documents_are_not_paired_unless_asked(tmp_path: Path) -> None
     (table,) = compared(a, b).tasks
     assert row(table, "b").contrast is None
     assert row(table, "b").score == pytest.approx(0.5)
+    overlap = Overlap(shared=20, only_run=0, only_baseline=10, changed=0)
+    assert row(table, "b").overlap == overlap
+    (line,) = [line for line in render(compared(a, b), "md").splitlines() if "not compared" in line and line.startswith("|")]
+    assert line.startswith("| b ")
+    told = json.loads(render(compared(a, b), "json"))["tasks"][0]["rows"][1]
+    assert (told["contrast"], told["overlap"]) == (None, asdict(overlap))
+    (_, cells) = csv.DictReader(io.StringIO(render(compared(a, b), "csv")))
+    assert (cells["vs_shared"], cells["vs_only_baseline"]) == ("20", "10")
     (note,) = [note for note in table.notes if "--common" in note]
     assert "10 only in a (doc_id 20, 21, 22, 23, 24, 25, 26, 27, 28, 29)" in note
     (table,) = compared(a, b, common=True).tasks

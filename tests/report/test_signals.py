@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,10 @@ def test_a_scorer_as_selector_by_hand() -> None:
     ]
     entry = scorers(data, ["a", "b"])["fim"]
     assert entry["prefers"] == {"a": pytest.approx(0.5), "b": pytest.approx(0.5)}
-    assert (entry["accuracy"], entry["decisive"]) == (pytest.approx(0.5), 3)
+    # The tie goes to the smaller text, which is wrong, and to b, which is right, where that is preferred.
+    assert (entry["accuracy"], entry["decisive"]) == (pytest.approx(1 / 3), 3)
+    preferred = scorers([replace(choice, prefer="b") for choice in data], ["a", "b"])["fim"]
+    assert (preferred["accuracy"], preferred["prefers"]) == (pytest.approx(2 / 3), entry["prefers"])
 
 
 def test_margins() -> None:

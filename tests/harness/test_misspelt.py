@@ -1,0 +1,66 @@
+"""Names in ``--metadata`` that are none: told, unless an argument of the model can be meant."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lm_eval
+import pytest
+from lm_eval.tasks import TaskManager
+
+from lm_eval_ensemble import config
+from lm_eval_ensemble.harness import flags, question_task, task
+
+KNOWN = [task._SETTINGS, question_task._SETTINGS]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flags, "_told", set())
+
+
+def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == flags.__name__]
+
+
+@pytest.mark.parametrize("known", KNOWN, ids=["infill", "question"])
+def test_one_slip_in_any_name_is_told_with_the_right_one(known: set[str], caplog: pytest.LogCaptureFixture) -> None:
+    for name in sorted(known - {"k"}):
+        slips = {name[:-1] + name[-1] * 2, name[:2] + "x" + name[2:], name.replace("_", "-"), name.upper()} - known
+        for slip in slips:
+            caplog.clear()
+            flags.tell_misspelt([slip], known)
+            (message,) = warned(caplog)
+            assert message.startswith(f"--metadata {slip}: not a setting of the task")
+    caplog.clear()
+    flags.tell_misspelt(known, known)
+    assert warned(caplog) == []
+
+
+@pytest.mark.parametrize("known", KNOWN, ids=["infill", "question"])
+def test_no_argument_of_a_model_is_taken_for_a_misspelt_name(known: set[str], caplog: pytest.LogCaptureFixture) -> None:
+    """lm_eval puts the arguments of the model among the metadata of the task: those of its models, and ours."""
+    names = {field for kind in vars(config).values() for field in getattr(kind, "model_fields", ())}
+    for file in (Path(lm_eval.__file__).parent / "models").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+                names |= {argument.arg for argument in [*node.args.args, *node.args.kwonlyargs]}
+    assert {"pretrained", "max_gen_toks", "timeout", "samples", "members"} <= names
+    flags.tell_misspelt(names | {"version", "config_source", "gpu_memory_utilization"}, known)
+    assert warned(caplog) == []
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("infill_toy", "judge_timout"), ("svamp_uncertainty", "data-dri")])
+def test_the_tasks_ask(name: str, wrong: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    row = '{"ID": "%d", "Body": "One.", "Question": "How many are %d?", "Answer": "1"}\n'
+    (tmp_path / "svamp.jsonl").write_text("".join(row % (i, i) for i in range(7)))
+    metadata: dict[str, Any] = {wrong: 5, "pretrained": "x", "file": str(tmp_path / "svamp.jsonl")}
+    load: Callable[..., Any] = TaskManager(include_defaults=False, metadata=metadata).load
+    for _ in range(2):
+        load([name])
+    (message,) = warned(caplog)
+    assert wrong in message
+    assert "Did you mean" in message
