@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from lm_eval_ensemble.config import EnsembleConfig
 from lm_eval_ensemble.errors import ConfigError, HostError
 from lm_eval_ensemble.harness.ensemble_lm import EnsemblePPL
 
@@ -140,12 +139,10 @@ def test_samples_may_differ_by_the_order_of_positions_alone(evaluate: Run) -> No
 
 def test_a_temperature_of_the_members_preset_counts() -> None:
     """`preset=paper` draws. Its checkpoints are not here, so only the check is asked."""
-    lm = object.__new__(EnsemblePPL)
     for args, fault in (({"preset": "paper"}, False), ({"preset": "paper", "greedy": True}, True), ({"preset": "tiny"}, True)):
         members = [{"name": "qwen", "model": "hf-scored", "args": args}]
-        lm.config = EnsembleConfig.from_arguments({"members": members, "samples": 2})
         with pytest.raises(ConfigError, match="decodes greedily") if fault else contextlib.nullcontext():
-            lm._refuse_identical_samples()
+            EnsemblePPL.check({"members": members, "samples": 2})
 
 
 def test_a_third_party_model_can_be_a_member(assets: Any, evaluate: Run) -> None:
