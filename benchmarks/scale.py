@@ -63,7 +63,7 @@ def check_shared(documents: Sequence[int], asked: int) -> None:
     """:raises SystemExit: the processes did not share the documents: a rate of such a run would say nothing."""
     if sum(documents) != asked:
         raise SystemExit(
-            f"{len(documents)} processes were to share {asked} documents, but worked on {list(documents)}: no data parallel run."
+            f"{len(documents)} processes were to share {asked} documents, but worked on {list(documents)}: not data parallel."
         )
 
 
