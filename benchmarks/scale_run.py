@@ -222,7 +222,7 @@ def main() -> None:
         counted[0] += 1
         return rows(*given, **options)
 
-    task.InfillTask.process_results = counting
+    setattr(task.InfillTask, "process_results", counting)  # noqa: B010
     reset = product._reset_process
 
     def watched() -> bool:
