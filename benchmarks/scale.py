@@ -54,8 +54,17 @@ def run(folder: Path, arguments: Sequence[str], processes: int = 1) -> Run:
     ranks = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(processes)]
     for seen in ranks:  # after the last instrument was read
         seen["wall"]["lm_eval: end of the process"] = end - seen["end"]
+    check_shared([seen["documents"] for seen in ranks], int(arguments[list(arguments).index("--limit") + 1]))
     began, ended = (max(seen["evaluate"][i] for seen in ranks) for i in (0, 1))
     return {"ranks": ranks, "seconds": end - begin, "evaluating": ended - began, "cpu": sum(r["cpu_evaluating"] for r in ranks)}
+
+
+def check_shared(documents: Sequence[int], asked: int) -> None:
+    """:raises SystemExit: the processes did not share the documents: a rate of such a run would say nothing."""
+    if sum(documents) != asked:
+        raise SystemExit(
+            f"{len(documents)} processes were to share {asked} documents, but worked on {list(documents)}: not data parallel."
+        )
 
 
 def grouped(parts: Mapping[str, float]) -> dict[str, float]:

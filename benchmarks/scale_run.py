@@ -215,6 +215,14 @@ def main() -> None:
     held.after(task.InfillTask, "apply_filters", "judged")
     held.after(lm_eval.evaluator, "_process_results", "aggregated")
     held.after(EvaluationTracker, "save_results_samples", "saved")
+    counted, rows = [0], task.InfillTask.process_results
+
+    @functools.wraps(rows)
+    def counting(*given: Any, **options: Any) -> Any:
+        counted[0] += 1
+        return rows(*given, **options)
+
+    setattr(task.InfillTask, "process_results", counting)  # noqa: B010
     reset = product._reset_process
 
     def watched() -> bool:
@@ -230,6 +238,7 @@ def main() -> None:
     seen = {
         "wall": {name: value[0] for name, value in split.spent.items()},
         "cpu": {name: value[1] for name, value in split.spent.items()},
+        "documents": counted[0],
         "evaluate": [at[0] for at in times],
         "cpu_evaluating": times[1][1] - times[0][1],
         "memory": {**held.found, "peak": held.peak},

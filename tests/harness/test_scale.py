@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from benchmarks.scale import grouped, shares, synthetic, table
+from benchmarks.scale import check_shared, grouped, shares, synthetic, table
 from benchmarks.scale_run import PARTS, PHASES, Split
 
 
@@ -109,6 +109,13 @@ def test_shares_by_hand() -> None:
     values = {row[1].strip(): float(row[2]) for row in rows[2:]}
     assert values["**ours**"] == 5.0
     assert values["all"] == sum(parts.values()) == sum(v for name, v in values.items() if name.startswith("**"))
+
+
+def test_processes_that_do_not_share_the_documents_give_no_rate() -> None:
+    check_shared([12], 12)
+    check_shared([7, 6], 13)
+    with pytest.raises(SystemExit, match=r"2 processes were to share 12 documents, but worked on \[12, 12\]"):
+        check_shared([12, 12], 12)
 
 
 def test_a_part_of_no_group_is_an_error() -> None:
