@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 import hashlib
 import itertools
@@ -173,9 +174,11 @@ def _cell(
         owner = f"{place[0]}: {place[1]}.grid" if name in entry.grid else f"{grid.path}: $.grid"
         if (first := name.split(".")[0]) in RESERVED:
             faults.append(f"{owner}.{name}: not an axis; {RESERVED[first]}.")
-        _put(config, tuple(name.split(".")), value, f"{owner}.{name}", places, faults)
+        for path, leaf in _leaves_of(value, tuple(name.split("."))):
+            _put(config, path, leaf, f"{owner}.{'.'.join(path)}", places, faults)
     for override in overrides:
-        _put(config, override.path, override.value, override.place, places, faults)
+        for path, leaf in _leaves_of(override.value, override.path):
+            _put(config, path, leaf, override.place, places, faults)
     if not isinstance(config.get("model"), str):
         faults.append(f"{place[0]}: {place[1]}.model: missing, expected a model of lm_eval such as hf or ensemble-ppl.")
     arguments = config.setdefault("model_args", {})
@@ -191,11 +194,14 @@ def _cell(
 
 def _leaves(settings: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     for key, value in settings.items():
-        path = (*above, str(key))
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, path)
-        else:
-            yield path, value
+        yield from _leaves_of(value, (*above, str(key)))
+
+
+def _leaves_of(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if isinstance(value, Mapping) and value:
+        yield from _leaves(value, path)
+    else:
+        yield path, value
 
 
 def _put(
@@ -211,7 +217,7 @@ def _put(
             return
         here = inner
     if not (value == {} and isinstance(here.get(path[-1]), dict)):
-        here[path[-1]] = value
+        here[path[-1]] = copy.deepcopy(value)  # what one cell adds to it is not for the others
     places[".".join(path)] = place
     for depth in range(1, len(path)):
         inner = ".".join(path[depth:])

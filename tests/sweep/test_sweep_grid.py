@@ -24,6 +24,32 @@ def a_grid(**content: Any) -> Grid:
     return Grid("g", Path("g.yaml"), "", file, tuple(("g.yaml", f"$.models[{i}]") for i in range(len(file.models))))
 
 
+def test_mappings_on_an_axis_or_from_outside_join_too() -> None:
+    values = [{"temperature": 0}, {"temperature": 1, "do_sample": True}]
+    grid = a_grid(
+        defaults={"model": "hf-scored", "gen_kwargs": {"max_gen_toks": 5}},
+        models=[{"name": name, "model_args": {"pretrained": name}} for name in "ab"],
+        tasks=["t"],
+        grid={"gen_kwargs": values},
+    )
+    cells = make_cells(grid, [Override(("model_args",), {"dtype": "float16"}, "V")])
+    assert [cell.config["gen_kwargs"] for cell in cells] == [{"max_gen_toks": 5, **value} for value in values] * 2
+    assert [cell.config["model_args"] for cell in cells] == [{"pretrained": n, "dtype": "float16"} for n in "aabb"]
+
+
+def test_cells_share_nothing_that_one_of_them_could_change() -> None:
+    grid = a_grid(
+        defaults={"model": "ensemble-ppl", "metadata": {}},
+        models=[{"name": "a", "metadata": {"x": 1}}, {"name": "b", "metadata": {"y": 2}}, {"name": "c"}],
+        tasks=["t"],
+        grid={"model_args": [{"preset": "tiny"}]},
+    )
+    cells = make_cells(grid)
+    assert [cell.config["metadata"] for cell in cells] == [{"x": 1}, {"y": 2}, {}]
+    assert [cell.config["model_args"] for cell in cells] == [{"preset": "tiny", "pretrained": name} for name in "abc"]
+    assert grid.file.defaults["metadata"] == {} and grid.file.grid["model_args"] == ({"preset": "tiny"},)
+
+
 @given(st.integers(1, 3), st.integers(1, 3), st.lists(st.integers(1, 4), max_size=3))
 def test_cells_are_the_product_and_all_differ(models: int, tasks: int, axes: list[int]) -> None:
     grid = a_grid(
@@ -189,6 +215,9 @@ def test_a_key_that_stands_twice_is_a_fault(tmp_path: Path) -> None:
     path = tmp_path / "g.yaml"
     path.write_text("tasks: [t]\nmodels:\n  - name: a\n    model: hf\n    model: hf-scored\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="'model' stands there twice"):
+        load_grid(path)
+    path.write_text("tasks: [t]\n? [a, b]\n: 1\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="a key that is a list or a mapping.*line 2"):
         load_grid(path)
     path.write_text("tasks: [t\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="not YAML"):
