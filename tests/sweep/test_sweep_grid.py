@@ -259,9 +259,15 @@ def test_the_halves_of_the_families_are_the_whole() -> None:
 
 def test_variables_are_settings() -> None:
     prefix = "LM_EVAL_ENSEMBLE_SWEEP_"
-    given = {"LIMIT": "10", "MODEL_ARGS__DTYPE": "bfloat16", "GEN_KWARGS__TOP_P": "0.5", "JOBS": "2", "SEED": "[1, 2, 3, 4]"}
+    given = {
+        "LIMIT": "10",
+        "MODEL_ARGS__DTYPE": "bfloat16",
+        "GEN_KWARGS__TOP_P": "0.5",
+        "JOBS": "2",
+        "SEED": "[1, 2, 3, 4]",
+    } | {"OUTPUT": "2026"}
     overrides, options = from_environment({"HOME": "/", **{prefix + name: value for name, value in given.items()}})
-    assert options == {"jobs": 2}
+    assert options == {"jobs": 2, "output": "2026"}
     assert {override.path: override.value for override in overrides} == {
         ("limit",): 10,
         ("model_args", "dtype"): "bfloat16",
