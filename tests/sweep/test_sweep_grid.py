@@ -47,7 +47,8 @@ def test_cells_share_nothing_that_one_of_them_could_change() -> None:
     cells = make_cells(grid)
     assert [cell.config["metadata"] for cell in cells] == [{"x": 1}, {"y": 2}, {}]
     assert [cell.config["model_args"] for cell in cells] == [{"preset": "tiny", "pretrained": name} for name in "abc"]
-    assert grid.file.defaults["metadata"] == {} and grid.file.grid["model_args"] == ({"preset": "tiny"},)
+    assert grid.file.defaults["metadata"] == {}
+    assert grid.file.grid["model_args"] == ({"preset": "tiny"},)
 
 
 @given(st.integers(1, 3), st.integers(1, 3), st.lists(st.integers(1, 4), max_size=3))
@@ -217,7 +218,7 @@ def test_a_key_that_stands_twice_is_a_fault(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'model' stands there twice"):
         load_grid(path)
     path.write_text("tasks: [t]\n? [a, b]\n: 1\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match="a key that is a list or a mapping.*line 2"):
+    with pytest.raises(ConfigError, match=r"a key that is a list or a mapping.*line 2"):
         load_grid(path)
     path.write_text("tasks: [t\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="not YAML"):
