@@ -40,13 +40,14 @@ class Override:
 @dataclass(frozen=True)
 class Cell:
     """One run. ``config`` is complete but for the folder it writes to; ``places`` say where each setting was written
-    (dotted path -> file and path there); ``choices`` are its values on the axes of the grid."""
+    (dotted path -> file and path there); ``choices`` are its values on the axes of the grid, ``outside`` those of overrides."""
 
     model: str
     task: str
     choices: tuple[tuple[str, Any], ...]
     config: Mapping[str, Any]
     places: Mapping[str, str] = field(compare=False, repr=False)
+    outside: tuple[tuple[str, Any], ...] = ()
 
     @property
     def digest(self) -> str:
@@ -61,8 +62,9 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """Names it in tables, where the task stands elsewhere."""
-        return " ".join([self.model, *(f"{name}={_shown(value)}" for name, value in self.choices)])
+        """Names it in tables, where the task stands elsewhere. With what was overridden: a folder may hold a quick look
+        (``--limit``) beside the whole."""
+        return " ".join([self.model, *(f"{name}={_shown(value)}" for name, value in (*self.choices, *self.outside))])
 
     @property
     def name(self) -> str:
@@ -189,7 +191,8 @@ def _cell(
     ordered: dict[str, Any] = {key: config[key] for key in ("model", "model_args") if key in config}
     config = {**ordered, "tasks": [task], **{k: v for k, v in config.items() if k not in ordered}}
     choices = tuple((shorts[name], value) for name, value in axes.items())
-    return Cell(entry.name, task, choices, config, {"tasks": f"{grid.path}: $.tasks", **places})
+    outside = tuple((override.path[-1], override.value) for override in overrides)
+    return Cell(entry.name, task, choices, config, {"tasks": f"{grid.path}: $.tasks", **places}, outside)
 
 
 def _leaves(settings: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -132,6 +132,12 @@ def test_names_labels_and_what_ours_and_theirs_get(tmp_path: Path) -> None:
     assert resolved["use_cache"] == str(stock.folder(tmp_path).resolve() / "answers")
 
 
+def test_a_quick_look_is_labelled_as_one() -> None:
+    grid = a_grid(models=[{"name": "a", "model": "hf", "model_args": {"pretrained": "p"}}], tasks=["t"])
+    (full,), (quick,) = make_cells(grid), make_cells(grid, [Override(("limit",), 10, "--limit")])
+    assert (full.label, quick.label, full.name == quick.name) == ("a", "a limit=10", True)
+
+
 def test_axes_that_end_alike_keep_their_whole_name() -> None:
     grid = a_grid(
         models=[{"name": "m", "model": "hf", "model_args": {"pretrained": "p"}}],
