@@ -76,13 +76,16 @@ class Board:
             "environment": dict(overridden),
         }
         self.states: dict[str, str] = {cell.digest: state_of(cell, output)[0] for cell in cells}
+        #: of failed cells; where the disk is the fault, no record says it.
+        self.errors: dict[str, str] = {}
         for cell in cells:
             if self.states[cell.digest] == "done":
                 self.adopt(cell)
         waiting = [cell for cell in chosen if self.states[cell.digest] != "done"]
         # Only what is to be done counts for the time left.
         self._bar = tqdm(total=len(waiting), desc="cells", unit="cell", disable=None if waiting else True, file=sys.stderr)
-        self.save()
+        self._write()  # a folder that cannot be written is known before anything runs
+        self._unsaved = False
 
     def adopt(self, cell: Cell) -> None:
         """A finished cell whose record does not say so: its sweep was killed, it went on."""
@@ -118,6 +121,8 @@ class Board:
         """Tells how a cell ended; of a failure also where to look."""
         state = str(record.get("state"))
         self.states[cell.digest] = state
+        if state == "failed":
+            self.errors[cell.digest] = str(record.get("error") or "no message")
         self.save()
         if state == "interrupted":
             return
@@ -136,7 +141,15 @@ class Board:
             self._bar.update(1)
 
     def save(self) -> None:
-        """Writes the manifest; whoever reads it finds it whole."""
+        """Writes the manifest; whoever reads it finds it whole. A disk that is full by now does not stop the cells."""
+        try:
+            self._write()
+        except OSError as error:
+            if not self._unsaved:
+                self.say(f"{self.output / 'manifest.json'}: cannot be written ({error.strerror}); it lags behind.")
+            self._unsaved = True
+
+    def _write(self) -> None:
         with self._lock:
             rows = [self._row(cell) for cell in self.cells]
             path = self.output / "manifest.json"
@@ -154,6 +167,7 @@ class Board:
             "config": str((folder / "config.yaml").relative_to(self.output)),
             "state": self.states[cell.digest],
             **{name: record.get(name) for name in names},
+            **({"error": self.errors[cell.digest]} if cell.digest in self.errors else {}),
             "results": f"{folder.name}/{record['results']}" if record.get("results") else None,
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 import hashlib
 import itertools
@@ -39,13 +40,14 @@ class Override:
 @dataclass(frozen=True)
 class Cell:
     """One run. ``config`` is complete but for the folder it writes to; ``places`` say where each setting was written
-    (dotted path -> file and path there); ``choices`` are its values on the axes of the grid."""
+    (dotted path -> file and path there); ``choices`` are its values on the axes of the grid, ``outside`` those of overrides."""
 
     model: str
     task: str
     choices: tuple[tuple[str, Any], ...]
     config: Mapping[str, Any]
     places: Mapping[str, str] = field(compare=False, repr=False)
+    outside: tuple[tuple[str, Any], ...] = ()
 
     @property
     def digest(self) -> str:
@@ -60,8 +62,9 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """Names it in tables, where the task stands elsewhere."""
-        return " ".join([self.model, *(f"{name}={_shown(value)}" for name, value in self.choices)])
+        """Names it in tables, where the task stands elsewhere. With what was overridden: a folder may hold a quick look
+        (``--limit``) beside the whole."""
+        return " ".join([self.model, *(f"{name}={_shown(value)}" for name, value in (*self.choices, *self.outside))])
 
     @property
     def name(self) -> str:
@@ -173,9 +176,11 @@ def _cell(
         owner = f"{place[0]}: {place[1]}.grid" if name in entry.grid else f"{grid.path}: $.grid"
         if (first := name.split(".")[0]) in RESERVED:
             faults.append(f"{owner}.{name}: not an axis; {RESERVED[first]}.")
-        _put(config, tuple(name.split(".")), value, f"{owner}.{name}", places, faults)
+        for path, leaf in _leaves_of(value, tuple(name.split("."))):
+            _put(config, path, leaf, f"{owner}.{'.'.join(path)}", places, faults)
     for override in overrides:
-        _put(config, override.path, override.value, override.place, places, faults)
+        for path, leaf in _leaves_of(override.value, override.path):
+            _put(config, path, leaf, override.place, places, faults)
     if not isinstance(config.get("model"), str):
         faults.append(f"{place[0]}: {place[1]}.model: missing, expected a model of lm_eval such as hf or ensemble-ppl.")
     arguments = config.setdefault("model_args", {})
@@ -186,16 +191,20 @@ def _cell(
     ordered: dict[str, Any] = {key: config[key] for key in ("model", "model_args") if key in config}
     config = {**ordered, "tasks": [task], **{k: v for k, v in config.items() if k not in ordered}}
     choices = tuple((shorts[name], value) for name, value in axes.items())
-    return Cell(entry.name, task, choices, config, {"tasks": f"{grid.path}: $.tasks", **places})
+    outside = tuple((override.path[-1], override.value) for override in overrides)
+    return Cell(entry.name, task, choices, config, {"tasks": f"{grid.path}: $.tasks", **places}, outside)
 
 
 def _leaves(settings: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     for key, value in settings.items():
-        path = (*above, str(key))
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, path)
-        else:
-            yield path, value
+        yield from _leaves_of(value, (*above, str(key)))
+
+
+def _leaves_of(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if isinstance(value, Mapping) and value:
+        yield from _leaves(value, path)
+    else:
+        yield path, value
 
 
 def _put(
@@ -211,7 +220,7 @@ def _put(
             return
         here = inner
     if not (value == {} and isinstance(here.get(path[-1]), dict)):
-        here[path[-1]] = value
+        here[path[-1]] = copy.deepcopy(value)  # what one cell adds to it is not for the others
     places[".".join(path)] = place
     for depth in range(1, len(path)):
         inner = ".".join(path[depth:])

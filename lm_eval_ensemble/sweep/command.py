@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lm_eval_ensemble.errors import ConfigError, EnsembleError, did_you_mean
+from lm_eval_ensemble.errors import ConfigError, DataError, EnsembleError, did_you_mean
 from lm_eval_ensemble.sweep.attempt import Children, How
 from lm_eval_ensemble.sweep.board import Board, state_of
 from lm_eval_ensemble.sweep.cells import Cell, Override, chosen, make_cells
@@ -89,8 +89,15 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return 0
     launcher = _launcher(arguments, options)
-    output.mkdir(parents=True, exist_ok=True)
-    return _sweep(Board(grid, cells, asked, output, told), options, launcher)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        return _sweep(Board(grid, cells, asked, output, told), options, launcher)
+    except BrokenPipeError:  # nobody reads the output any more
+        raise
+    except OSError as error:
+        raise DataError(
+            f"--output {output}: cannot be written ({error}). Finished cells are kept: give the same command again when it can."
+        ) from None
 
 
 def _list() -> int:
@@ -223,7 +230,7 @@ def _verdict(board: Board, files: Sequence[Path], caught: Sequence[int], submitt
     written = ", ".join(map(str, [board.output / "manifest.json", *files]))
     print(f"\n{states.count('done')} of {len(states)} cells done; {written}")
     for cell in failed:
-        print(f"failed: {cell.name}: {cell.record(board.output).get('error')}\n        {cell.folder(board.output) / 'log.txt'}")
+        print(f"failed: {cell.name}: {board.errors.get(cell.digest)}\n        {cell.folder(board.output) / 'log.txt'}")
     if caught:
         left = submitter.left_running() if submitter is not None else "No cell is running."
         print(f"Stopped by {signal.Signals(caught[0]).name}. {left} The same command goes on where it stopped.")

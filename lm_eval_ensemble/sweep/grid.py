@@ -213,6 +213,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key that is a list or a mapping", key.start_mark)
             name = key.value
             if key.tag != "tag:yaml.org,2002:merge" and name in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} stands there twice", key.start_mark)

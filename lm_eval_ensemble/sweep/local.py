@@ -38,8 +38,13 @@ def run_here(board: Board, how: How, jobs: int, children: Children) -> None:
                 if _done_meanwhile(cell, board):
                     lock.release()
                     continue
+                try:
+                    cell.write(board.output)
+                except OSError as error:
+                    lock.release()
+                    board.ended(cell, _broken(error))
+                    continue
                 slot = free.popleft()
-                cell.write(board.output)
                 board.started(cell)
                 facts, own = facts_of(cell, board.grid), replace(how, gpus=gpus[slot])
                 future = pool.submit(run_cell, cell.folder(board.output), facts, own, children, lock.fd)
@@ -53,8 +58,7 @@ def run_here(board: Board, how: How, jobs: int, children: Children) -> None:
                 free.append(slot)
                 fault = future.exception()
                 # A full disk, say: the cell's misfortune, and its record may not have been written.
-                line = f"{type(fault).__name__}: {fault}"
-                board.ended(cell, {"state": "failed", "error": line} if fault else future.result())
+                board.ended(cell, _broken(fault) if fault else future.result())
 
 
 def _take(waiting: deque[Cell], board: Board, told: set[str]) -> tuple[Cell, CellLock] | None:
@@ -62,7 +66,12 @@ def _take(waiting: deque[Cell], board: Board, told: set[str]) -> tuple[Cell, Cel
     for _ in range(len(waiting)):
         cell = waiting.popleft()
         lock = CellLock(cell.folder(board.output))
-        if lock.take():
+        try:
+            free = lock.take()
+        except OSError as error:
+            board.ended(cell, _broken(error))
+            continue
+        if free:
             return cell, lock
         waiting.append(cell)
         if cell.digest not in told:
@@ -70,6 +79,10 @@ def _take(waiting: deque[Cell], board: Board, told: set[str]) -> tuple[Cell, Cel
             board.states[cell.digest] = "running"
             board.say(f"running {cell.name}  ({owner(cell.folder(board.output))}; others first, then its results are taken)")
     return None
+
+
+def _broken(fault: BaseException) -> dict[str, Any]:
+    return {"state": "failed", "error": f"{type(fault).__name__}: {fault}"}
 
 
 def _done_meanwhile(cell: Cell, board: Board) -> bool:

@@ -59,7 +59,10 @@ def is_taken(folder: Path) -> bool:
     for name, kind in ((_MAIN, fcntl.LOCK_SH), (_WORKERS, fcntl.LOCK_EX)):
         if not (folder / name).exists():
             continue
-        fd = _open(folder / name)
+        try:
+            fd = _open(folder / name)
+        except OSError:  # not ours to write: a look is enough
+            fd = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC)
         try:
             if not _lock(fd, kind, folder):
                 return True

@@ -36,7 +36,8 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> tuple[list[
         if not all(path):
             faults.append(f"{variable}: expected {PREFIX}SETTING, or {PREFIX}SETTING__INNER for a setting inside another.")
         elif path[0] in OPTIONS and len(path) == 1:
-            options[path[0]] = value
+            # A folder may be called 2026, or [a].
+            options[path[0]] = environment[variable] if path[0] == "output" else value
         elif path[0] in (*RESERVED, "model", "models", "grid"):
             faults.append(f"{variable}: {path[0]} belongs to the grid; use --only, or a grid of your own.")
         else:

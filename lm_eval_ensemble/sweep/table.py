@@ -54,7 +54,7 @@ def results_tables(board: Board) -> tuple[str, list[Path], list[str]]:
             continue
         try:
             texts.append(make(chosen, board.output, files, problems))
-        except DataError as error:
+        except (DataError, OSError) as error:
             problems.append(f"no table of {kind}: {error}")
     return "\n\n".join(texts), files, problems
 

@@ -173,6 +173,37 @@ def test_half_written_results_are_run_again_and_kept_aside(write_grid: Write, tm
     assert len(list(half.parent.glob("results_*.json"))) == 1
 
 
+def test_a_folder_that_cannot_be_made_fails_alone(write_grid: Write, tmp_path: Path, start: Start) -> None:
+    path, output = write_grid(), go(tmp_path / "out")
+    broken = make_cells(load_grid(path))[0]
+    broken.folder(output).touch()
+    status, text = ended(start(path, output))
+    assert (status, "3 of 4 cells done" in text) == (1, True)
+    assert f"failed: {broken.name}: FileExistsError" in text
+    rows = json.loads((output / "manifest.json").read_text(encoding="utf-8"))["cells"]
+    assert [row["state"] for row in rows] == ["failed", "done", "done", "done"]
+    assert "FileExistsError" in rows[0]["error"]
+
+
+def test_a_manifest_that_cannot_be_written(write_grid: Write, tmp_path: Path, start: Start) -> None:
+    """Known at the start it is a refusal; later the cells go on."""
+    path, output = write_grid(), go(tmp_path / "out")
+    (output / "manifest.json").mkdir()
+    status, text = ended(start(path, output))
+    assert (status, "Traceback" in text) == (2, False)
+    assert "DataError: --output" in text
+    (output / "manifest.json").rmdir()
+    (output / "go").unlink()
+    sweep = start(path, output)
+    until(lambda: running(output))
+    (output / "manifest.json").unlink()
+    (output / "manifest.json").mkdir()
+    (output / "go").touch()
+    status, text = ended(sweep)
+    assert (status, text.count("it lags behind")) == (0, 1)
+    assert "4 of 4 cells done" in text
+
+
 def test_two_sweeps_at_once_share_the_work(write_grid: Write, tmp_path: Path, start: Start) -> None:
     grid, output = write_grid(), tmp_path / "out"
     both = [start(grid, output), start(grid, output)]

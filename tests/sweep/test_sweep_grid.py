@@ -24,6 +24,33 @@ def a_grid(**content: Any) -> Grid:
     return Grid("g", Path("g.yaml"), "", file, tuple(("g.yaml", f"$.models[{i}]") for i in range(len(file.models))))
 
 
+def test_mappings_on_an_axis_or_from_outside_join_too() -> None:
+    values = [{"temperature": 0}, {"temperature": 1, "do_sample": True}]
+    grid = a_grid(
+        defaults={"model": "hf-scored", "gen_kwargs": {"max_gen_toks": 5}},
+        models=[{"name": name, "model_args": {"pretrained": name}} for name in "ab"],
+        tasks=["t"],
+        grid={"gen_kwargs": values},
+    )
+    cells = make_cells(grid, [Override(("model_args",), {"dtype": "float16"}, "V")])
+    assert [cell.config["gen_kwargs"] for cell in cells] == [{"max_gen_toks": 5, **value} for value in values] * 2
+    assert [cell.config["model_args"] for cell in cells] == [{"pretrained": n, "dtype": "float16"} for n in "aabb"]
+
+
+def test_cells_share_nothing_that_one_of_them_could_change() -> None:
+    grid = a_grid(
+        defaults={"model": "ensemble-ppl", "metadata": {}},
+        models=[{"name": "a", "metadata": {"x": 1}}, {"name": "b", "metadata": {"y": 2}}, {"name": "c"}],
+        tasks=["t"],
+        grid={"model_args": [{"preset": "tiny"}]},
+    )
+    cells = make_cells(grid)
+    assert [cell.config["metadata"] for cell in cells] == [{"x": 1}, {"y": 2}, {}]
+    assert [cell.config["model_args"] for cell in cells] == [{"preset": "tiny", "pretrained": name} for name in "abc"]
+    assert grid.file.defaults["metadata"] == {}
+    assert grid.file.grid["model_args"] == ({"preset": "tiny"},)
+
+
 @given(st.integers(1, 3), st.integers(1, 3), st.lists(st.integers(1, 4), max_size=3))
 def test_cells_are_the_product_and_all_differ(models: int, tasks: int, axes: list[int]) -> None:
     grid = a_grid(
@@ -103,6 +130,12 @@ def test_names_labels_and_what_ours_and_theirs_get(tmp_path: Path) -> None:
     resolved = stock.resolved(tmp_path)
     assert Path(resolved["model_args"]["pretrained"], "config.json").is_file()
     assert resolved["use_cache"] == str(stock.folder(tmp_path).resolve() / "answers")
+
+
+def test_a_quick_look_is_labelled_as_one() -> None:
+    grid = a_grid(models=[{"name": "a", "model": "hf", "model_args": {"pretrained": "p"}}], tasks=["t"])
+    (full,), (quick,) = make_cells(grid), make_cells(grid, [Override(("limit",), 10, "--limit")])
+    assert (full.label, quick.label, full.name == quick.name) == ("a", "a limit=10", True)
 
 
 def test_axes_that_end_alike_keep_their_whole_name() -> None:
@@ -190,6 +223,9 @@ def test_a_key_that_stands_twice_is_a_fault(tmp_path: Path) -> None:
     path.write_text("tasks: [t]\nmodels:\n  - name: a\n    model: hf\n    model: hf-scored\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="'model' stands there twice"):
         load_grid(path)
+    path.write_text("tasks: [t]\n? [a, b]\n: 1\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"a key that is a list or a mapping.*line 2"):
+        load_grid(path)
     path.write_text("tasks: [t\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="not YAML"):
         load_grid(path)
@@ -230,9 +266,15 @@ def test_the_halves_of_the_families_are_the_whole() -> None:
 
 def test_variables_are_settings() -> None:
     prefix = "LM_EVAL_ENSEMBLE_SWEEP_"
-    given = {"LIMIT": "10", "MODEL_ARGS__DTYPE": "bfloat16", "GEN_KWARGS__TOP_P": "0.5", "JOBS": "2", "SEED": "[1, 2, 3, 4]"}
+    given = {
+        "LIMIT": "10",
+        "MODEL_ARGS__DTYPE": "bfloat16",
+        "GEN_KWARGS__TOP_P": "0.5",
+        "JOBS": "2",
+        "SEED": "[1, 2, 3, 4]",
+    } | {"OUTPUT": "2026"}
     overrides, options = from_environment({"HOME": "/", **{prefix + name: value for name, value in given.items()}})
-    assert options == {"jobs": 2}
+    assert options == {"jobs": 2, "output": "2026"}
     assert {override.path: override.value for override in overrides} == {
         ("limit",): 10,
         ("model_args", "dtype"): "bfloat16",
