@@ -120,8 +120,10 @@ class Store:
     def _others(self) -> list[Path]:
         """The files of other machines, and that of runs on one, if this is not it."""
         known = re.compile(rf"{re.escape(self._base.stem)}(\.machine\d+)?{re.escape(self._base.suffix)}")
-        folder = self._base.parent
-        found = [path for path in folder.iterdir() if known.fullmatch(path.name)] if folder.is_dir() else []
+        try:
+            found = [path for path in self._base.parent.iterdir() if known.fullmatch(path.name)]
+        except OSError:  # a folder that may be entered but not listed, a network that is away
+            return []
         return sorted(path for path in found if path != self.path and path.is_file())
 
     def write(self, rows: Mapping[str, Candidate]) -> None:

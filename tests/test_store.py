@@ -399,3 +399,12 @@ def test_records_are_json(path: Path) -> None:
         (record,) = connection.execute("SELECT record FROM candidates").fetchone()
     connection.close()
     assert set(json.loads(record)) == {"text", "raw", "logprobs", "tokens", "info"}
+
+
+def test_a_folder_that_cannot_be_listed_does_not_stop_a_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Path) -> Any:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    assert len(Remembered(Counter(), Store(path)).propose(asked(3))) == 3
+    assert Store(path).count() == 3

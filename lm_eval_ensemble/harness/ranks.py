@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import defaultdict
 from datetime import timedelta
 from typing import Any
 
@@ -90,13 +91,22 @@ class Ranked:
     def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
         if self._world_size <= 1:
             return tensor
-        found: list[Any] = [None] * self._world_size
-        self._together(torch.distributed.all_gather_object, found, tensor.cpu())
-        return torch.cat([part.reshape(1) if part.ndim == 0 else part for part in found])
+        return torch.cat([part.reshape(1) if part.ndim == 0 else part for part in self.all_told(tensor.cpu())])
+
+    def all_told(self, value: Any) -> list[Any]:
+        """What every process says, by its number."""
+        found: list[Any] = [value] * self._world_size
+        if self._world_size > 1:
+            self._together(torch.distributed.all_gather_object, found, value)
+        return found
 
     def gather_object(self, value: Any, dst: int = 0) -> list[Any] | None:
         if self._world_size <= 1:
             return [value]
+        if isinstance(value, dict):
+            # lm_eval asks every process for each row that the first one has, and stops with a KeyError where none of the
+            # documents of one has it (answers without log-probabilities, say). Lists of samples pass as they are.
+            value = {task: defaultdict(list, rows) if isinstance(rows, dict) else rows for task, rows in value.items()}
         found: list[Any] | None = [None] * self._world_size if self._rank == dst else None
         self._together(torch.distributed.gather_object, value, found, dst=dst)
         return found

@@ -54,6 +54,7 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
         settings["generation_kwargs"] = {"until": list(self.layout.stops), **settings.get("generation_kwargs", {})}
         super().__init__(config=settings)
         self._rows: dict[str, None] = {}
+        self._partial: frozenset[str] = frozenset()
         self._judged: dict[int, Instance] = {}
         self._ks()
 
@@ -131,6 +132,7 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
         # The task's metadata is saved with the results.
         self.config.metadata = {**(self.config.metadata or {}), "executed_in": sandbox, "prompt_layout": self.layout.name}
         verdicts = iter(judged)
+        kinds: set[frozenset[str]] = set()
         for instance, selections in zip(self._instances, kept, strict=True):
             found = [replace(s, candidates=tuple(next(verdicts) for _ in s.candidates)) for s in selections]
             completions = [Completion(s.chosen.text, s) for s in found]
@@ -139,7 +141,16 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
             instance.resps = list(map(str, instance.resps))
             instance.filtered_resps["none"] = answer = completions[0] if len(completions) == 1 else completions
             self._judged[id(answer)] = instance
+            kinds.add(frozenset(infill.document_rows(instance.doc, found, self._ks())))
+        self._agree_on_rows(kinds)
         return None
+
+    def _agree_on_rows(self, kinds: set[frozenset[str]]) -> None:
+        """The rows that only some documents have (after a route, say) are None in the others, here and in every process:
+        lm_eval takes the rows that the first process met, and asks all processes for each."""
+        joined = next((lm for lm in live_models if lm.world_size > 1), None)
+        kinds = kinds.union(*joined.all_told(kinds)) if joined else kinds
+        self._partial = frozenset[str]().union(*kinds).difference(frozenset.intersection(*kinds))
 
     def process_results(self, doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, Any]:
         if "bypass" in self._metric_fn_list:
@@ -148,6 +159,7 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
         rows = infill.document_rows(
             doc, [s for completion in completions for s in _as_selections(completion, doc, self.layout.name)], self._ks()
         )
+        rows |= dict.fromkeys(sorted(self._partial - rows.keys()))
         self._rows.update(dict.fromkeys(rows))
         if (instance := self._judged.pop(id(results[0]), None)) is not None:
             texts = list(map(str, completions))
@@ -155,7 +167,7 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
         return rows
 
     def aggregation(self) -> dict[str, Callable[..., Any]]:
-        return {**super().aggregation(), **{name: row_aggregation(name) for name in self._rows}}
+        return {**super().aggregation(), **{name: row_aggregation(name, name in self._partial) for name in self._rows}}
 
     def higher_is_better(self) -> dict[str, bool]:
         return {**super().higher_is_better(), **infill.directions(self._rows)}
@@ -203,12 +215,15 @@ def _as_selections(answer: str, doc: Mapping[str, Any], layout: str) -> Sequence
     return [Selection((Scored(Candidate("", text, str(answer), info={"layout": layout}), {}),), 0, "single", "none")]
 
 
-def row_aggregation(name: str) -> Callable[..., Any]:
-    """How the values of a row become one: lm_eval's mean, or one of ours."""
+def row_aggregation(name: str, partial: bool = False) -> Callable[..., Any]:
+    """How the values of a row become one: lm_eval's mean, or one of ours.
+
+    :param partial: some documents do not have the row.
+    """
     if name == "selection":
         return infill.selection_accuracy
     if name in ("length_mode", "layout"):
         return infill.single_value
     # lm_eval gives a standard error to its own mean only.
-    aggregation: Callable[..., Any] = infill.mean_defined if name.startswith("log_ppl_") else mean
+    aggregation: Callable[..., Any] = infill.mean_defined if partial or name.startswith("log_ppl_") else mean
     return aggregation

@@ -166,9 +166,9 @@ def mean_defined(values: Sequence[float | None]) -> float | None:
     return _mean(defined) if defined else None
 
 
-def single_value(values: Sequence[str]) -> str:
-    """The one value all share, or all of them joined by ``+``."""
-    return "+".join(dict.fromkeys(values))
+def single_value(values: Sequence[str | None]) -> str:
+    """The one value all share, or all of them in alphabetical order, joined by ``+``."""
+    return "+".join(sorted({value for value in values if value is not None}))
 
 
 def higher_is_better(name: str) -> bool | None:

@@ -145,7 +145,7 @@ def read_documents(run: TaskRun, metric: str, filter_name: str, problems: list[s
             found.informed |= {str(c["member"]) for c in record["candidates"] if c.get("length_mode")}
         if mode := _mode(sample, record):
             modes[mode] = None
-    found.length_modes = list(modes)
+    found.length_modes = sorted(modes)
     peaks = run.config.get("peak_memory_mib")
     sizes = {str(name): as_number(size) for name, size in peaks.items()} if isinstance(peaks, Mapping) else {}
     found.memory = {name: size for name, size in sizes.items() if size is not None}

@@ -7,6 +7,7 @@ neither number divides.
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,8 @@ def cases(folder: Path, checkpoint: str, url: str) -> dict[str, dict[str, Any]]:
         "greedy": {"lm": "ensemble-ppl", **gap, **short},
         "sampled": {"lm": "ensemble-ppl", **gap, "metadata": {"repeats": 2}, **short, "temperature": 0.6, "samples": 2},
         "members": {"lm": "ensemble-ppl", **gap, "limit": 4, "members": trio, "max_new_tokens": 16, "store": "off"},
+        # Documents with different rows (no length where no diffusion model was asked): 2, 1 and 2, with three processes 1 each.
+        "route": {"lm": "ensemble-ppl", **gap, **short, "limit": 3, "route": "suffix_empty?fim:dllm"},
         "diffusion": {"lm": "diffusion-infill", **gap, "preset": "tiny", **fill},
         "questions": {"lm": "hf-scored", **asked, **plain, "max_new_tokens": 8, "n_samples": 2},
         "second pass": {"lm": "rescored", **asked, "inner": "hf", **plain},
@@ -90,7 +93,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, assets: Path) -> Any:
     return SimpleNamespace(one=one, two=two, three=three, failed=failed, told=done, store=folder / "store.sqlite")
 
 
-@pytest.mark.parametrize("case", ["greedy", "sampled", "members", "diffusion", "questions", "second pass", "server"])
+@pytest.mark.parametrize("case", ["greedy", "sampled", "members", "route", "diffusion", "questions", "second pass", "server"])
 def test_the_number_of_processes_changes_nothing(runs: Any, case: str) -> None:
     one, two, three = runs.one[case], runs.two[case], runs.three[case]
     assert [row["doc_id"] for row in one["samples"]] == list(range(len(one["samples"])))
@@ -109,8 +112,8 @@ def test_the_cases_test_something(runs: Any) -> None:
 
 def test_the_first_process_speaks(runs: Any) -> None:
     # Once a task; the machine's other processes hold their tongue once the models are built.
-    assert runs.told.stderr.count("sandbox: split judge") == 4
-    assert runs.told.stderr.count("is told the true length of every gap") == 4
+    assert runs.told.stderr.count("sandbox: split judge") == 5
+    assert runs.told.stderr.count("is told the true length of every gap") == 5
 
 
 def test_one_failing_process_ends_the_run_with_its_message_and_loses_nothing(runs: Any) -> None:
@@ -196,6 +199,19 @@ def test_a_peer_that_ended_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(torch.distributed, "barrier", closed)
     with pytest.raises(HostError, match=r"Process 1 of 2 waited for the others, and one of them has ended"):
         lm.barrier()
+
+
+def test_a_row_that_no_document_of_a_process_has_is_empty_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Any] = []
+    lm = ranks.Ranked()
+    lm._rank, lm._world_size = 0, 2
+    monkeypatch.setattr(torch.distributed, "gather_object", lambda value, found, dst: sent.append(value))
+    lm.gather_object({"task": {("accuracy", "none"): [1.0]}})
+    lm.gather_object({"task": [{"doc_id": 0}]})
+    rows, samples = pickle.loads(pickle.dumps(sent))
+    assert rows == {"task": {("accuracy", "none"): [1.0]}}
+    assert rows["task"]["auroc", "none"] == []
+    assert samples == {"task": [{"doc_id": 0}]}
 
 
 def test_one_model_computed_by_all_processes_is_refused_in_an_ensemble(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from lm_eval_ensemble.metrics.infill import (
     mean_defined,
     record,
     selection_accuracy,
+    single_value,
 )
 from lm_eval_ensemble.types import RUN, Candidate, Scored, Selection
 
@@ -124,3 +125,7 @@ def test_directions() -> None:
         "pass@1": True,
         "cut_rate": False,
     }
+
+
+def test_text_rows_do_not_depend_on_the_order_of_documents() -> None:
+    assert single_value(["search", None, "ar", "search"]) == single_value(["ar", "search", None]) == "ar+search"
