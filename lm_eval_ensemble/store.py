@@ -2,10 +2,8 @@
 
 One sqlite file (WAL), one JSON record per candidate. The key is a hash of all that decides an answer: the member's
 fingerprint, the request (with sample and variant, which name the random stream), and the version of our own code. Batch size is
-not part of it (it moves log-probabilities by about 1e-6); the kind of device is. Every record has a checksum.
-
-In a run of several machines each has a file of its own, and reads all of them. These have a rollback journal: WAL needs memory
-that machines do not share, on a network file system too.
+not part of it (it moves log-probabilities by about 1e-6); the kind of device is. Every record has a checksum. In a run of
+several machines each has a file of its own, with a rollback journal (WAL needs memory they share), and reads all of them.
 
 The store never stops a run that has begun: where it cannot be read or written, one warning says so and the run goes on
 without it. A file that is not ours is refused at the start and left as it is; only a damaged store of ours is set aside.
@@ -46,7 +44,6 @@ _SQLITE = b"SQLite format 3\0"  # how a file of sqlite begins; bytes 68 to 71 ar
 _NOT_OURS = "store={}: {}, which is left as it is; expected a new file or one of our stores. Give another path, or store=off."
 _PATIENCE = 30.0  # seconds to wait for another process that writes
 _CHUNK = 16
-
 _UNKNOWN = object()
 _inherited: list[sqlite3.Connection] = []
 

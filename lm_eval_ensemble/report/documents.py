@@ -19,6 +19,7 @@ __all__ = [
     "choose_metric",
     "contradiction",
     "label_of",
+    "order_of",
     "problem_of",
     "read_documents",
     "record_of",
@@ -60,7 +61,7 @@ class Documents:
             return self.numbers
         seen: Counter[str | None] = Counter()
         found: list[tuple[Any, ...]] = [()] * len(self.ids)
-        for i in sorted(range(len(self.ids)), key=lambda i: _order(self.ids[i])):
+        for i in sorted(range(len(self.ids)), key=lambda i: order_of(self.ids[i])):
             found[i] = (self.hashes[i], seen[self.hashes[i]])
             seen[self.hashes[i]] += 1
         return found
@@ -264,5 +265,6 @@ def _hashable(value: Any) -> Any:
     return value if isinstance(value, str | int | float) else repr(value)
 
 
-def _order(value: Any) -> tuple[int, Any]:
+def order_of(value: Any) -> tuple[int, Any]:
+    """By which documents are sorted: numbers first. Lines of a run by several processes stand in another order."""
     return (0, value) if isinstance(value, int | float) else (1, str(value))

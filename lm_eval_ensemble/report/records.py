@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lm_eval_ensemble.report.documents import as_number, contradiction, problem_of, record_of
+from lm_eval_ensemble.report.documents import as_number, contradiction, order_of, problem_of, record_of
 
 __all__ = ["Answer", "Choice", "Option", "read_rows", "rule_score"]
 
@@ -67,7 +67,7 @@ class Answer:
 def read_rows(
     samples: Iterable[tuple[int, Mapping[str, Any]]], metric: str, filter_name: str, where: str, problems: list[str]
 ) -> list[Answer]:
-    """The rows of numbered samples; damaged ones are told with file and line, and left out.
+    """The rows of numbered samples, sorted by document; damaged ones are told with file and line, and left out.
 
     :param where: the file, for the messages.
     """
@@ -96,7 +96,7 @@ def read_rows(
             f"{where}, line {line}: no record of candidates as in other lines; the sample is left out." for line in lost
         ]
         numbered = [(line, row) for line, row in numbered if row.choices]
-    return [row for _, row in numbered]
+    return sorted((row for _, row in numbered), key=lambda row: order_of(row.number))
 
 
 def rule_score(option: Option, rule: str) -> float | None:

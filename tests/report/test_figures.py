@@ -124,6 +124,14 @@ def test_real_runs(name: str, sections: set[str]) -> None:
         json.dumps(found, allow_nan=False)
 
 
+def test_lines_of_several_processes_tell_the_same() -> None:
+    (run,) = load_runs([FIXTURES / "ensemble"])[0]
+    samples = list(run.samples())
+    dealt = [*samples[0::3], *samples[1::3], *samples[2::3]]
+    assert dealt != samples
+    assert computed(dealt) == computed(samples)
+
+
 def test_figures_of_a_real_ensemble_are_the_rows_of_lm_eval() -> None:
     (run,) = load_runs([FIXTURES / "ensemble"])[0]
     found, rows = report_of(run, [])["figures"], run.results
