@@ -20,7 +20,9 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+
+from lm_eval_ensemble.harness.reading import cache_name
 
 __all__ = ["CompletionsServer"]
 
@@ -132,10 +134,10 @@ class CompletionsServer:
         temperature = float(payload.get("temperature", 1.0))
         seed = hash((payload.get("seed") or 0, *stream)) % 2**31
         generator = torch.Generator().manual_seed(seed)
-        found, ids, past = _Generated(), torch.tensor([prompt]), None
+        found, ids = _Generated(), torch.tensor([prompt])
+        lent = {str(cache_name(self.model)): DynamicCache(config=self.model.config)}
         for _ in range(int(payload.get("max_tokens", 16))):
-            out = self.model(input_ids=ids, past_key_values=past, use_cache=True)
-            past, logits = out.past_key_values, out.logits[0, -1].double()
+            logits = self.model(input_ids=ids, use_cache=True, **lent).logits[0, -1].double()
             if temperature > 0:
                 token = int(torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator))
             else:

@@ -23,6 +23,7 @@ __all__ = [
     "NO_CHAT",
     "InfillLM",
     "alone",
+    "cached_answers",
     "default_device",
     "default_dtype",
     "live_models",
@@ -89,9 +90,23 @@ def alone(candidate: Candidate, samples: Sequence[Candidate] = ()) -> Completion
     return Completion(candidate.text, Selection(found, 0, "single", "none"))
 
 
+def cached_answers(cache_hook: CacheHook) -> Any:
+    """The answers that ``--use_cache`` keeps, a mapping; None without it.
+
+    :raises HostError: this lm_eval keeps them elsewhere, so that nobody could say whose they are.
+    """
+    try:
+        return cache_hook.dbdict
+    except AttributeError:
+        raise HostError(
+            f"lm_eval's {type(cache_hook).__name__} has no 'dbdict': this release of lm_eval keeps cached answers in a way that "
+            "lm_eval_ensemble does not know. Install a release that it was tested with (pip install 'lm-eval>=0.4.13,<0.5')."
+        ) from None
+
+
 def refuse_cached_repeats(cache_hook: CacheHook, requests: Sequence[InfillRequest]) -> None:
     """:raises HostError: lm_eval's cache holds one answer per prompt, so that all repeats would become the same one."""
-    if getattr(cache_hook, "dbdict", None) is not None and any(request.sample for request in requests):
+    if cached_answers(cache_hook) is not None and any(request.sample for request in requests):
         raise HostError(
             "--use_cache keeps one answer per prompt and would serve it for every repeat of a document. Run repeats without it."
         )
@@ -104,7 +119,7 @@ def own_cache(cache_hook: CacheHook, identity: Mapping[str, Any]) -> None:
     :param identity: the model and all settings that decide an answer and its record.
     :raises HostError: the cache holds answers given by something else.
     """
-    answers = getattr(cache_hook, "dbdict", None)
+    answers = cached_answers(cache_hook)
     if answers is None:
         return
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()

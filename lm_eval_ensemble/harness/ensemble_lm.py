@@ -25,7 +25,7 @@ from lm_eval_ensemble.config import (
 )
 from lm_eval_ensemble.diffusion.algorithms import find_algorithm
 from lm_eval_ensemble.errors import ConfigError, HostError
-from lm_eval_ensemble.harness.base import InfillLM, default_device
+from lm_eval_ensemble.harness.base import InfillLM, cached_answers, default_device
 from lm_eval_ensemble.harness.loading import LazyModel, Shelf
 from lm_eval_ensemble.harness.member import as_member, build_lm, find_kinds
 from lm_eval_ensemble.harness.memory import Metered
@@ -113,7 +113,7 @@ class EnsemblePPL(InfillLM):
         return list(completions)
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
-        if getattr(cache_hook, "dbdict", None) is not None:
+        if cached_answers(cache_hook) is not None:
             raise HostError(
                 "--use_cache stores answers under their prompt alone: after any change of members, decoding or score it "
                 "would serve the old answers. Run ensemble-ppl without it: candidates are kept by store=PATH (on by default), "

@@ -46,7 +46,7 @@ def add_models(module: ModuleType) -> None:
 def add_tasks(module: ModuleType) -> None:
     """After ``lm_eval.tasks.manager``: every ``TaskManager`` also looks into our folder, before the user's own."""
     original = module.TaskManager.__init__
-    if hasattr(original, "__wrapped__"):
+    if getattr(original, "of_lm_eval_ensemble", False):
         return
 
     @functools.wraps(original)
@@ -54,6 +54,7 @@ def add_tasks(module: ModuleType) -> None:
         given = include_path if isinstance(include_path, list | tuple) else [include_path] if include_path else []
         original(self, verbosity, [str(tasks_folder()), *given], *args, **kwargs)
 
+    with_our_tasks.of_lm_eval_ensemble = True  # type: ignore[attr-defined]
     module.TaskManager.__init__ = with_our_tasks
 
 

@@ -9,20 +9,26 @@ Letters: B = rows, T = tokens, V = vocabulary.
 from __future__ import annotations
 
 import inspect
+import logging
 from array import array
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from lm_eval_ensemble.batching import Batcher
 from lm_eval_ensemble.scoring.base import Span
 from lm_eval_ensemble.tokens import pack
 
-__all__ = ["SpanReader", "pad_left"]
+__all__ = ["SpanReader", "cache_name", "pad_left"]
+
+logger = logging.getLogger(__name__)
+#: What the argument for keys and values is called: from transformers 5.24 on, and before it (taken until 5.40).
+_CACHE_NAMES = ("cache", "past_key_values")
 
 
 @dataclass(frozen=True)
@@ -47,17 +53,29 @@ class _Group:
 
 
 class SpanReader:
-    """:param share: read a prompt that several spans have in common once; None: wherever the model's cache is plain."""
+    """Reads spans with one model.
 
-    def __init__(self, model: Any, pad_id: int, device: Any, share: bool | None = None) -> None:
+    ``obstacle`` says why a prompt that several spans have in common cannot be read once for all of them; None: it can. The
+    first call of ``read`` that would have gained by it says so in the log: the numbers are the same, the time is not.
+
+    :param share: False: read every span by itself all the same.
+    """
+
+    def __init__(self, model: Any, pad_id: int, device: Any, share: bool = True) -> None:
         self.model, self.pad_id, self.device = model, pad_id, device
-        self._selects = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self.share = _has_plain_cache(model) if share is None else share
+        self._selects = "logits_to_keep" in _parameters(model)
+        self._cache_name = cache_name(model)
+        self.obstacle = _obstacle(model, self._cache_name)
+        self.share = share and self.obstacle is None
+        self._told = not share
 
     @torch.no_grad()
     def read(self, spans: Sequence[Span], batcher: Batcher, *, title: str = "", quiet: bool = False) -> list[array[float]]:
         """Log-probability (nats, untempered, float32) of each token ``ids[start:]`` given all before it."""
-        shared = [group for group in _grouped(spans) if len(group.numbers) > 1] if self.share else []
+        shared = [group for group in _grouped(spans) if len(group.numbers) > 1]
+        if shared and not self.share:
+            self._tell(len(shared))
+            shared = []
         grouped = {number for group in shared for number in group.numbers}
         apart = [number for number in range(len(spans)) if number not in grouped]
         single = batcher.run([spans[i] for i in apart], lambda s: len(s.ids), self._read, title=title, quiet=quiet)
@@ -72,6 +90,17 @@ class SpanReader:
         for group, rows in zip(shared, lists, strict=True):
             found.update(zip(group.numbers, rows, strict=True))
         return [found[i] for i in range(len(spans))]
+
+    def _tell(self, prompts: int) -> None:
+        if not self._told:
+            self._told = True
+            logger.warning(
+                "%s: %s. A prompt that candidates have in common is read once for each of them (%d such prompts here): scoring "
+                "takes longer, its numbers are the same.",
+                _inner(self.model).__class__.__name__,
+                self.obstacle,
+                prompts,
+            )
 
     def _read(self, spans: Sequence[Span]) -> list[array[float]]:
         sizes = [len(span.ids) - span.start for span in spans]
@@ -120,11 +149,10 @@ class SpanReader:
     def _forward(self, ids: Tensor, mask: Tensor, keep: int, cache: Any = None) -> Tensor:
         """Logits of the last ``keep`` columns."""
         positions = (mask.cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
-        extra = {"logits_to_keep": keep} if self._selects else {}
-        cached = {"past_key_values": cache} if cache is not None else {}
-        output = self.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=cache is not None, **cached, **extra
-        )
+        extra: dict[str, Any] = {"logits_to_keep": keep} if self._selects else {}
+        if cache is not None:
+            extra |= {self._cache_name: cache}
+        output = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=cache is not None, **extra)
         logits: Tensor = output.logits[:, -keep:]
         return logits
 
@@ -154,12 +182,29 @@ def _lend(cache: Any, rows: Tensor) -> Any:
     return lent
 
 
-def _has_plain_cache(model: Any) -> bool:
-    """Whether keys and values are all that a model remembers, for every token: no recurrent state, no sliding window."""
-    if getattr(model, "_is_stateful", False) or "past_key_values" not in inspect.signature(model.forward).parameters:
-        return False
-    layers = DynamicCache(config=model.config).layers
-    return all(type(layer).__name__ == "DynamicLayer" for layer in layers)
+def _inner(model: Any) -> Any:
+    """The model under an adapter, whose own ``forward`` names no arguments."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _parameters(model: Any) -> Collection[str]:
+    return inspect.signature(_inner(model).forward).parameters.keys()
+
+
+def cache_name(model: Any) -> str | None:
+    """The argument of ``forward`` that takes keys and values; None if the model takes none."""
+    taken = _parameters(model)
+    return next((name for name in _CACHE_NAMES if name in taken), None)
+
+
+def _obstacle(model: Any, argument: str | None) -> str | None:
+    """Why keys and values of a prompt cannot be lent; None where they are all that the model remembers, for every token."""
+    if getattr(model, "_is_stateful", False):
+        return "it keeps a recurrent state"
+    if argument is None:
+        return f"its forward takes no cache (looked for {' and '.join(_CACHE_NAMES)})"
+    others = {type(layer).__name__ for layer in DynamicCache(config=model.config).layers if type(layer) is not DynamicLayer}
+    return f"its cache has layers that forget ({', '.join(sorted(others))})" if others else None
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad_id: int, device: Any) -> tuple[Tensor, Tensor]:

@@ -41,6 +41,8 @@ def extend(logger: type) -> None:
     for name, wrap in _WRAPPERS.items():
         if (original := getattr(logger, name, None)) is not None:
             setattr(logger, name, _wrapped(original, wrap))
+        else:
+            _LOG.warning("lm_eval's %s has no %s: our part of what it logs is missing in W&B.", logger.__name__, name)
 
 
 def flat(figures: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import transformers
+from transformers import AutoModelForCausalLM
 
 from lm_eval_ensemble.batching import Batcher
-from lm_eval_ensemble.harness.reading import SpanReader
+from lm_eval_ensemble.harness.reading import SpanReader, cache_name
 from lm_eval_ensemble.scoring import SCORES, Statistic
 from lm_eval_ensemble.scoring.base import Span
+from tests.standins import ARCHITECTURES, save_standin
 
 #: P(next | current) of a language of three tokens.
 BIGRAM = torch.tensor([[0.5, 0.25, 0.25], [0.125, 0.5, 0.375], [0.25, 0.625, 0.125]])
@@ -60,5 +64,90 @@ def test_a_shared_prompt_changes_no_number(scored: Any, size: int) -> None:
         assert one == pytest.approx(other, abs=1e-4)
 
 
-def test_models_that_remember_otherwise_share_nothing() -> None:
-    assert not SpanReader(Bigram(), 0, "cpu").share
+def test_stock_models_share_under_whatever_name_this_transformers_gives_the_cache(scored: Any, tmp_path: Path) -> None:
+    assert scored._reader.share
+    for architecture in ARCHITECTURES:
+        model = AutoModelForCausalLM.from_pretrained(save_standin(tmp_path / architecture, architecture))
+        assert SpanReader(model, 0, "cpu").obstacle is None, architecture
+
+
+class Older:
+    """A stock model that takes its cache under the name of transformers before 5.24, as remote code may for long."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.config, self.lent = model, model.config, 0
+
+    def forward(self, input_ids: Any, past_key_values: Any = None, logits_to_keep: int = 0, **others: Any) -> Any:
+        self.lent += past_key_values is not None
+        name = str(cache_name(self.model))
+        return self.model(input_ids=input_ids, **{name: past_key_values}, logits_to_keep=logits_to_keep, **others)
+
+    __call__ = forward
+
+
+class Newer(Older):
+    """The same under the name of 5.24 and later."""
+
+    def forward(self, input_ids: Any, cache: Any = None, logits_to_keep: int = 0, **others: Any) -> Any:
+        return super().forward(input_ids, cache, logits_to_keep, **others)
+
+    __call__ = forward
+
+
+@pytest.mark.parametrize("kind", [Older, Newer])
+def test_either_name_of_the_cache_is_found_and_used(scored: Any, kind: type[Older]) -> None:
+    spans = [Span(scored.encoder.encode(text), 3) for text in ("def f(x):\n    return x\n", "def f(x):\n    pass\n")]
+    assert spans[0].ids[:3] == spans[1].ids[:3]
+    model = kind(scored.model)
+    shared = SpanReader(model, 0, scored.device).read(spans, Batcher(4))
+    assert model.lent == 2  # the prompt once, and what follows it once for both
+    for one, other in zip(SpanReader(model, 0, scored.device, share=False).read(spans, Batcher(4)), shared, strict=True):
+        assert one == pytest.approx(other, abs=1e-4)
+    assert model.lent == 2
+
+
+class Adapted:
+    """What wraps a model for an adapter: its own ``forward`` names nothing."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.config = model, model.config
+
+    def get_base_model(self) -> Any:
+        return self.model
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return self.model(*arguments, **named)
+
+
+def test_a_model_under_an_adapter_shares(scored: Any) -> None:
+    assert SpanReader(Adapted(scored.model), 0, "cpu").obstacle is None
+
+
+def test_models_that_share_nothing_say_why_once(caplog: pytest.LogCaptureFixture) -> None:
+    reader = SpanReader(Bigram(), 0, "cpu")
+    assert not reader.share
+    reader.read([Span([0, 1], 1), Span([1, 2], 1)], Batcher(2))
+    assert not caplog.messages  # nothing to share, nothing to say
+    for _ in range(2):
+        reader.read([Span([0, 1], 1), Span([0, 2], 1)], Batcher(2))
+    assert [record.message for record in caplog.records] == [
+        "Bigram: its forward takes no cache (looked for cache and past_key_values). A prompt that candidates have in common is "
+        "read once for each of them (1 such prompts here): scoring takes longer, its numbers are the same."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "own", "reason"),
+    [
+        ("Mamba", {"state_size": 4, "num_hidden_layers": 1}, "recurrent state"),
+        (
+            "Mistral",
+            {"sliding_window": 8, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2},
+            "layers that forget",
+        ),
+    ],
+)
+def test_what_forgets_is_not_lent(kind: str, own: dict[str, Any], reason: str) -> None:
+    config = getattr(transformers, f"{kind}Config")(vocab_size=16, hidden_size=16, **own)
+    model = getattr(transformers, f"{kind}ForCausalLM")(config)
+    assert reason in str(SpanReader(model, 0, "cpu").obstacle)
