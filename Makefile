@@ -1,39 +1,66 @@
-# The three doors: make demo, make test, make check. Each sets the environment up when it is missing.
+# The doors: make demo, make test, make check, make docs. Each sets its environment up when it is missing.
 PYTHON ?= python3
 # The version tested. The package itself asks for a range.
 TORCH ?= torch==2.13.0
-VENV := .venv
-BIN := $(VENV)/bin
+VENV ?= .venv
+RUN := "$(VENV)/bin/python" -m
+ENVIRONMENT := $(PYTHON) scripts/environment.py --torch "$(TORCH)"
+PYTEST := -m pytest -ra --durations=10 -n 2 --dist loadfile
+CHECKED := $(RUN) check_jsonschema --quiet --builtin-schema
+TESTED := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
-.PHONY: demo test check format docs clean
+.PHONY: demo test test-lowest test-latest check format help-blocks docs dist lock environment clean
 
-$(VENV)/installed: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
-	touch $@
+environment:  ## the versions of requirements.lock, in VENV
+	@command -v "$(PYTHON)" >/dev/null || { echo "There is no $(PYTHON) here; name a Python 3.10 or newer: make PYTHON=..." >&2; exit 1; }
+	@$(ENVIRONMENT) locked --venv "$(VENV)"
 
-demo: $(VENV)/installed  ## the embedded pair on infill_toy: members, ensemble, oracle and floor in one table
-	HF_HUB_OFFLINE=1 $(BIN)/lm_eval --model ensemble-ppl --model_args preset=tiny,pretrained=tiny \
+demo: environment  ## the embedded pair on infill_toy: members, ensemble, oracle and floor in one table
+	HF_HUB_OFFLINE=1 $(RUN) lm_eval --model ensemble-ppl --model_args preset=tiny,pretrained=tiny \
 	  --tasks infill_toy --batch_size auto --confirm_run_unsafe_code
 
-test: $(VENV)/installed  ## all tests; those on real data need LM_EVAL_ENSEMBLE_DATA
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -ra --durations=10 -n 2 --dist loadfile
+test: environment  ## all tests; those on real data need LM_EVAL_ENSEMBLE_DATA
+	$(TESTED) "$(VENV)/bin/python" $(PYTEST)
 
-check: $(VENV)/installed  ## lint, format, types, structure, documentation
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_structure.py
-	$(BIN)/python scripts/docs_help.py --check
+test-lowest:  ## the same with the lowest versions that pyproject.toml admits
+	@$(ENVIRONMENT) lowest --venv .venv-lowest
+	$(TESTED) .venv-lowest/bin/python $(PYTEST)
 
-format: $(VENV)/installed
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
+test-latest:  ## the same with the newest; ends with the deprecations that calls of ours raise
+	@$(ENVIRONMENT) latest --venv .venv-latest
+	$(TESTED) .venv-latest/bin/python $(PYTEST)
 
-docs: $(VENV)/installed  ## write the --help blocks anew
-	$(BIN)/python scripts/docs_help.py
+check: environment  ## lint, format, types, structure, --help in the docs, workflows and forms
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+	$(RUN) pytest tests/test_structure.py
+	$(RUN) scripts.docs_help --check
+	$(CHECKED) vendor.github-workflows .github/workflows/*.yml
+	$(CHECKED) vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/wish.yml
+	$(CHECKED) vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(CHECKED) vendor.dependabot .github/dependabot.yml
+	$(CHECKED) vendor.citation-file-format CITATION.cff
+	"$(VENV)/bin/zizmor" --offline --quiet .github
+
+format: environment
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+help-blocks: environment  ## write the --help blocks of the documentation anew
+	$(RUN) scripts.docs_help
+
+docs: environment  ## the documentation site, in build/docs; a warning is a failure
+	$(RUN) sphinx --fresh-env --fail-on-warning --keep-going --quiet docs build/docs
+	@echo "build/docs/index.html"
+
+dist: environment  ## wheel and sdist, in dist, as they would be published
+	rm -rf dist
+	$(RUN) hatchling build -d dist
+	$(RUN) twine check --strict dist/*
+
+lock: environment  ## renew requirements.lock and say what changed
+	@$(ENVIRONMENT) lock --venv "$(VENV)"
 
 clean:
-	rm -rf $(VENV) dist out
+	rm -rf "$(VENV)" .venv-lowest .venv-latest build dist out

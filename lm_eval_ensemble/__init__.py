@@ -4,4 +4,4 @@ Kept empty on purpose: the interpreter imports this package at every start (see 
 must cost nothing. Import what you need from its rooms, e.g. ``from lm_eval_ensemble.execution import judge``.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

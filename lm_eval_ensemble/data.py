@@ -36,6 +36,7 @@ __all__ = [
     "DataSet",
     "Source",
     "check_document",
+    "fetch",
     "find_file",
     "find_rows",
     "load_documents",
@@ -57,13 +58,11 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True)
 class Source:
-    """One file that holds a data set: its path under the data folder, its sha256, and its public address.
-
-    ``sha256`` is None where only the address is pinned; what is read from there is then checked by its number of rows.
-    """
+    """One file that holds a data set: its path under the data folder, its sha256, and its public address (None: it has none
+    of its own, as a file that was cut out of a published one)."""
 
     path: str
-    sha256: str | None
+    sha256: str
     url: str | None
 
 
@@ -307,7 +306,7 @@ def _installed_copy(data_set: DataSet) -> Path | None:
 
 def _checked(content: bytes, source: Source, where: str) -> bytes:
     found = hashlib.sha256(content).hexdigest()
-    if source.sha256 is not None and found != source.sha256:
+    if found != source.sha256:
         raise DataError(
             f"{where}: sha256 is {found}, expected {source.sha256}. The file is damaged or not the published one; "
             "fetch it again."
@@ -324,19 +323,28 @@ def _download(source: Source) -> bytes:
     """The file from the cache or its public address. Honours the Hub's offline switches."""
     if source.url is None:
         raise OSError("no public address")
-    cached = _cache_folder() / source.path
-    if cached.is_file():
-        return _checked(cached.read_bytes(), source, str(cached))
     for switch in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
-        if os.environ.get(switch, "").lower() in ("1", "true", "yes", "on"):
+        if os.environ.get(switch, "").lower() in ("1", "true", "yes", "on") and not (_cache_folder() / source.path).is_file():
             raise OSError(f"not tried: {switch} is set")
-    with urllib.request.urlopen(source.url, timeout=60) as response:
-        content = _checked(response.read(), source, source.url)
-    cached.parent.mkdir(parents=True, exist_ok=True)
+    return fetch(source, _cache_folder())
+
+
+def fetch(source: Source, folder: Path) -> bytes:
+    """The content of a file that has a public address; it is kept under ``folder``, and read there the next time.
+
+    :raises DataError: what is there, or what the address gives, is not the published file.
+    :raises OSError: the address gives nothing, or the folder cannot be written.
+    """
+    path = folder / source.path
+    if path.is_file():
+        return _checked(path.read_bytes(), source, str(path))
+    with urllib.request.urlopen(str(source.url), timeout=60) as response:
+        content = _checked(response.read(), source, str(source.url))
+    path.parent.mkdir(parents=True, exist_ok=True)
     # Written beside and moved, so that two ranks downloading at once never see half a file.
-    with tempfile.NamedTemporaryFile(dir=cached.parent, delete=False) as part:
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as part:
         part.write(content)
-    Path(part.name).replace(cached)
+    Path(part.name).replace(path)
     return content
 
 

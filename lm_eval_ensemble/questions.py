@@ -55,7 +55,7 @@ QUESTION_SETS: dict[str, QuestionSet] = {
                 ),
                 Source(
                     "triviaqa/triviaqa_sm_sub.jsonl",
-                    None,
+                    "e3e8222e94cae291d7ab132e59f09c4f51580ed3e23639cf29c2926b4c8284e9",
                     _RAW + "mosaicml/llm-foundry/8c8dd48f72168c5d51e2f7b151595892a8fba43d/"
                     "scripts/eval/local_data/world_knowledge/triviaqa_sm_sub.jsonl",
                 ),
@@ -72,7 +72,7 @@ QUESTION_SETS: dict[str, QuestionSet] = {
                 ),
                 Source(
                     "squad_v2/dev-v2.0.json",
-                    None,
+                    "80a5225e94905956a6446d296ca1093975c4d3b3260f1d6c8f68bc2ab77182d8",
                     _RAW + "rajpurkar/SQuAD-explorer/e0c66cfec263165fb3c15cb76a22175e371b71d7/dataset/dev-v2.0.json",
                 ),
             ),
@@ -88,7 +88,7 @@ QUESTION_SETS: dict[str, QuestionSet] = {
                 ),
                 Source(
                     "nq_open/NQ-open.dev.jsonl",
-                    None,
+                    "f15567f38099f3615f5b8a685c0aef449c11ad90d3da3735e8d1b98115b40616",
                     _RAW + "google-research-datasets/natural-questions/fb26a3073b1fe636c97302890a27b491d6530130/"
                     "nq_open/NQ-open.dev.jsonl",
                 ),
@@ -99,7 +99,11 @@ QUESTION_SETS: dict[str, QuestionSet] = {
             1000,
             (
                 Source("svamp/SVAMP.jsonl.gz", "b7055973d041ba3d1d9136cb418da2c03be7aa39351c587992f7a0a2dfaca338", None),
-                Source("svamp/SVAMP.json", None, _RAW + "arkilpatel/SVAMP/689d7ccac74b9983a2ac7cc3b264f441b99e7c53/SVAMP.json"),
+                Source(
+                    "svamp/SVAMP.json",
+                    "5be77703a6d891ae476d7c082787ad361392aa02453b132516cdd5f4e7934e3e",
+                    _RAW + "arkilpatel/SVAMP/689d7ccac74b9983a2ac7cc3b264f441b99e7c53/SVAMP.json",
+                ),
             ),
         ),
         QuestionSet("bioasq"),

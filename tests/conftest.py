@@ -9,13 +9,23 @@ from typing import Any
 
 import pytest
 
+from tests.warned import Watch
+
 # Before any library reads them: nothing in the tests reaches a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Nor do they read or fill the candidates of the account that runs them.
 os.environ["LM_EVAL_ENSEMBLE_STORE"] = "off"
 
+# Programs that a test starts find this checkout, and lm_eval indexes our tasks alone (site/sitecustomize.py).
+_FIRST = [str(Path(__file__).parent / "site"), str(Path(__file__).parent.parent)]
+os.environ["PYTHONPATH"] = os.pathsep.join([*_FIRST, *filter(None, [os.environ.get("PYTHONPATH")])])
+
 DATA = os.environ.get("LM_EVAL_ENSEMBLE_DATA")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Watch())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

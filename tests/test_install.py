@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+import lm_eval_ensemble
+
 ROOT = Path(__file__).resolve().parent.parent
+VERSION = lm_eval_ensemble.__version__
 
 FIND = """
 import lm_eval.models
@@ -24,24 +27,18 @@ print(sorted(n for n in ("ensemble-ppl", "hf-scored") if n in registry.model_reg
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with wheel and sdist, as ``make dist`` builds them."""
     if not (ROOT / "pyproject.toml").is_file():
         pytest.fail("run the tests from a checkout")
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        str(folder),
-        str(ROOT),
-    ]
-    subprocess.run(command, check=True)
-    return next(folder.glob("*.whl"))
+    folder = tmp_path_factory.mktemp("dist")
+    subprocess.run([sys.executable, "-m", "hatchling", "build", "-d", str(folder)], check=True, cwd=ROOT, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Path:
+    return next(built.glob("*.whl"))
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +60,24 @@ def run(python: Path, *arguments: str) -> str:
     done = subprocess.run([python, *arguments], capture_output=True, text=True, check=False, cwd=python.parent, env=clean)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_what_is_published_passes_twine_and_names_its_version(built: Path) -> None:
+    files = sorted(path.name for path in built.iterdir())
+    assert files == [f"lm_eval_ensemble-{VERSION}-py3-none-any.whl", f"lm_eval_ensemble-{VERSION}.tar.gz"]
+    command = [sys.executable, "-m", "twine", "check", "--strict", *map(str, built.iterdir())]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("PASSED") == 2
+
+
+def test_the_sdist_gives_the_same_wheel(built: Path, wheel: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
+    subprocess.run([*command, str(next(built.glob("*.tar.gz")))], check=True)
+    again, first = (
+        {info.filename: info.CRC for info in zipfile.ZipFile(path).infolist()} for path in (next(tmp_path.glob("*.whl")), wheel)
+    )
+    assert again == first
 
 
 def test_the_wheel_holds_tasks_weights_presets_and_the_hook(wheel: Path) -> None:

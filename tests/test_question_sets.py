@@ -128,13 +128,13 @@ def test_faults_name_the_place(tmp_path: Path) -> None:
         load_questions("bioasq")
 
 
-def test_a_file_of_the_wrong_length_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Public files whose digest is not known are checked by their rows."""
+def test_a_file_that_is_not_the_published_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(data.DATA_VARIABLE, str(tmp_path))
     (tmp_path / "svamp").mkdir()
     write(tmp_path / "svamp" / "SVAMP.json", [{"ID": "1", "Body": "b", "Question": "q", "Answer": 1.0}])
-    with pytest.raises(DataError, match="found 1 rows, expected 1000"):
+    with pytest.raises(DataError, match=r"SVAMP\.json: sha256 is .* not the published one"):
         load_questions("svamp")
+    assert [q["target"] for q in load_questions("svamp", file=str(tmp_path / "svamp" / "SVAMP.json"))] == ["1"]
 
 
 @pytest.mark.data

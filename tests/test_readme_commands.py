@@ -15,13 +15,6 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 TINY = "preset=tiny,pretrained=tiny"
 DOCUMENTS = 3
-#: Python runs it at the start of every process: an index of all tasks of lm_eval, thousands of files, takes longer than a run.
-OUR_TASKS_ALONE = """
-import pathlib
-
-glob = pathlib.Path.glob
-pathlib.Path.glob = lambda self, *a, **k: iter(()) if self.parts[-2:] == ("lm_eval", "tasks") else glob(self, *a, **k)
-"""
 
 
 def commands() -> list[str]:
@@ -72,10 +65,7 @@ def test_the_section_has_the_four_ways() -> None:
 def test_a_command_runs_with_the_processes_it_says(command: str, tmp_path: Path) -> None:
     typed, machines, processes = smaller(command)
     search = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(OUR_TASKS_ALONE)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PATH": search}
-    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path / "site"), str(ROOT)])
     environment |= {"LM_EVAL_ENSEMBLE_STORE": str(tmp_path / "store.sqlite")}
     started = [
         subprocess.Popen(["sh", "-ec", typed], cwd=tmp_path, env=environment, stdout=-1, stderr=-1, text=True)

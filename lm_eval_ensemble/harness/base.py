@@ -99,8 +99,8 @@ def cached_answers(cache_hook: CacheHook) -> Any:
         return cache_hook.dbdict
     except AttributeError:
         raise HostError(
-            f"lm_eval's {type(cache_hook).__name__} has no 'dbdict': this release of lm_eval keeps cached answers in a way that "
-            "lm_eval_ensemble does not know. Install a release that it was tested with (pip install 'lm-eval>=0.4.13,<0.5')."
+            f"lm_eval's {type(cache_hook).__name__} has no 'dbdict': this release keeps cached answers in a way that "
+            "lm_eval_ensemble does not know. Install one that it was tested with (pip install 'lm-eval>=0.4.13,<0.5')."
         ) from None
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from lm_eval_ensemble.data import tasks_folder
 from lm_eval_ensemble.errors import EnsembleError
+from lm_eval_ensemble.extensions import load_extensions
 
 __all__ = ["HOOKS", "MODELS", "register"]
 
@@ -36,11 +37,11 @@ def add_models(module: ModuleType) -> None:
     _plain_errors()
     # Our messages appear like lm_eval's own, at the verbosity it was asked for.
     logging.getLogger("lm_eval_ensemble").parent = logging.getLogger("lm_eval")
-    if hasattr(registry, "load_plugins"):
-        return  # this release reads our entry points by itself
-    for name, target in MODELS.items():
-        if name not in registry.model_registry:
-            registry.model_registry.register(name, target=target)
+    if not hasattr(registry, "load_plugins"):  # later releases read our entry points by themselves
+        for name, target in MODELS.items():
+            if name not in registry.model_registry:
+                registry.model_registry.register(name, target=target)
+    load_extensions()
 
 
 def add_tasks(module: ModuleType) -> None:

@@ -150,8 +150,8 @@ class SpanReader:
         """Logits of the last ``keep`` columns."""
         positions = (mask.cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
         extra: dict[str, Any] = {"logits_to_keep": keep} if self._selects else {}
-        if cache is not None:
-            extra |= {self._cache_name: cache}
+        if cache is not None and self._cache_name is not None:
+            extra[self._cache_name] = cache
         output = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=cache is not None, **extra)
         logits: Tensor = output.logits[:, -keep:]
         return logits

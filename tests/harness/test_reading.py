@@ -71,31 +71,37 @@ def test_stock_models_share_under_whatever_name_this_transformers_gives_the_cach
         assert SpanReader(model, 0, "cpu").obstacle is None, architecture
 
 
-class Older:
-    """A stock model that takes its cache under the name of transformers before 5.24, as remote code may for long."""
+class Lent:
+    """A stock model, counting how often it is lent a cache."""
 
     def __init__(self, model: Any) -> None:
         self.model, self.config, self.lent = model, model.config, 0
 
-    def forward(self, input_ids: Any, past_key_values: Any = None, logits_to_keep: int = 0, **others: Any) -> Any:
-        self.lent += past_key_values is not None
-        name = str(cache_name(self.model))
-        return self.model(input_ids=input_ids, **{name: past_key_values}, logits_to_keep=logits_to_keep, **others)
+    def _answer(self, cache: Any, named: dict[str, Any]) -> Any:
+        self.lent += cache is not None
+        return self.model(**{str(cache_name(self.model)): cache}, **named)
+
+
+class Older(Lent):
+    """Takes it under the name of transformers before 5.24, as remote code may for long."""
+
+    def forward(self, past_key_values: Any = None, logits_to_keep: int = 0, **named: Any) -> Any:
+        return self._answer(past_key_values, {"logits_to_keep": logits_to_keep, **named})
 
     __call__ = forward
 
 
-class Newer(Older):
-    """The same under the name of 5.24 and later."""
+class Newer(Lent):
+    """Takes it under the name of 5.24 and later."""
 
-    def forward(self, input_ids: Any, cache: Any = None, logits_to_keep: int = 0, **others: Any) -> Any:
-        return super().forward(input_ids, cache, logits_to_keep, **others)
+    def forward(self, cache: Any = None, logits_to_keep: int = 0, **named: Any) -> Any:
+        return self._answer(cache, {"logits_to_keep": logits_to_keep, **named})
 
     __call__ = forward
 
 
 @pytest.mark.parametrize("kind", [Older, Newer])
-def test_either_name_of_the_cache_is_found_and_used(scored: Any, kind: type[Older]) -> None:
+def test_either_name_of_the_cache_is_found_and_used(scored: Any, kind: type[Lent]) -> None:
     spans = [Span(scored.encoder.encode(text), 3) for text in ("def f(x):\n    return x\n", "def f(x):\n    pass\n")]
     assert spans[0].ids[:3] == spans[1].ids[:3]
     model = kind(scored.model)

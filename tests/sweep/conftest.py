@@ -38,7 +38,7 @@ def start() -> Iterator[Start]:
 
     def run(grid: Path, output: Path, *options: str, **variables: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "tests.sweep.stub", "sweep", str(grid), "--output", str(output), *options]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", **variables}
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **variables}
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
         )
