@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 RUN := "$(VENV)/bin/python" -m
 ENVIRONMENT := $(PYTHON) scripts/environment.py --torch "$(TORCH)"
-PYTEST := -m pytest -ra --durations=10 -n 2 --dist loadfile
+PYTEST := -m pytest -ra --durations=10 -n 2 --dist loadfile --no-loadscope-reorder
 CHECKED := $(RUN) check_jsonschema --quiet --builtin-schema
 TESTED := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 

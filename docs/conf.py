@@ -13,7 +13,7 @@ author = "The lm_eval_ensemble contributors"
 release = version = lm_eval_ensemble.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 html_theme = "furo"
-html_title = f"lm_eval_ensemble {release}"
+html_title = f"Ensembles in lm_eval, {release}"
 # Links lead to headings by the anchors that GitHub gives them.
 myst_heading_anchors = 4
 autodoc_member_order = "bysource"

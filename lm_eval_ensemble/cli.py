@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from lm_eval_ensemble import __version__
 from lm_eval_ensemble.errors import EnsembleError
-from lm_eval_ensemble.extensions import load_extensions
+from lm_eval_ensemble.startup import hide_deprecations, load_extensions
 
 __all__ = ["COMMANDS", "Command", "build_parser", "main"]
 
@@ -147,6 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given[:1] == ["run"]:
             return _run(given[1:])
+        hide_deprecations()
         load_extensions()
         parsed = build_parser(given[0] if given else None).parse_args(given)
         status = int(parsed.handler(parsed))

@@ -19,7 +19,7 @@ NAME = "lm_eval_ensemble"
 
 # Each room may import from its own level and those before it, never from a later one.
 LEVELS = [
-    {"types", "errors", "extensions", "_autoload"},
+    {"types", "errors", "startup", "_autoload"},
     {"values", "faults"},
     {"config", "data", "tokens", "fim", "sampling", "batching"},
     {"diffusion", "metrics", "execution", "selection"},

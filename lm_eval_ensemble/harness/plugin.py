@@ -14,7 +14,7 @@ from typing import Any
 
 from lm_eval_ensemble.data import tasks_folder
 from lm_eval_ensemble.errors import EnsembleError
-from lm_eval_ensemble.extensions import load_extensions
+from lm_eval_ensemble.startup import load_extensions
 
 __all__ = ["HOOKS", "MODELS", "register"]
 

@@ -18,6 +18,7 @@ from accelerate import PartialState
 from transformers.utils.logging import disable_progress_bar
 
 from lm_eval_ensemble.errors import HostError
+from lm_eval_ensemble.startup import hide_deprecations
 
 __all__ = ["Ranked", "detach", "join_ranks", "machine", "own_gpu", "own_gpus"]
 
@@ -85,6 +86,7 @@ class Ranked:
 
     def join(self, device: str | None = None) -> None:
         """Take part in the run; lm_eval then gives this process its share of the documents."""
+        hide_deprecations()
         state = join_ranks(device)
         self._rank, self._world_size = state.process_index, state.num_processes
 

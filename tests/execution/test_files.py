@@ -142,8 +142,7 @@ def test_the_command_prints_the_report(tmp_path: Path, toy: list[dict[str, Any]]
         files.main(parser.parse_args([str(path), "--task", "infil_toy"]))
 
 
-@pytest.mark.data
-@pytest.mark.skipif(not DATA, reason="LM_EVAL_ENSEMBLE_DATA is not set")
+@pytest.mark.data("replays/gpt-4o-mini_random-span.jsonl.gz")
 def test_all_recorded_verdicts_of_a_real_model(tmp_path: Path) -> None:
     """gpt-4o-mini, 2 x (1640 random-span + 164 light), judged with OpenAI's evaluator by others."""
     source = Path(DATA or "") / "replays" / "gpt-4o-mini_random-span.jsonl.gz"

@@ -1,7 +1,7 @@
 """Any number of processes tells the same: texts, winners, reasons, verdicts to the letter, scores within 1e-4.
 
-One run of each case in this process; the same cases by torch.distributed.run in two and in three, on five documents, which
-neither number divides.
+One run of each case in this process; the same cases by torch.distributed.run in two, and some of them in three, on five
+documents, which neither number divides.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from tests.servers import CompletionsServer
 
 QUESTIONS = [(f"What is {a} plus {b}?", str(a + b)) for a in range(4) for b in range(3)]
 TOLERANCE = 1e-4
+#: The cases that three processes run too.
+UNEVEN = ("sampled", "route")
 
 
 def cases(folder: Path, checkpoint: str, url: str) -> dict[str, dict[str, Any]]:
@@ -89,16 +91,18 @@ def runs(tmp_path_factory: pytest.TempPathFactory, assets: Path) -> Any:
         three, done = launch(3, work, folder)
         one = {name: answer(**case) for name, case in work.items()}
     assert done.returncode == 0, done.stderr[-3000:]
-    assert set(one) == set(two) == set(three), failed.stderr[-3000:]
+    assert set(one) == set(two), failed.stderr[-3000:]
+    assert set(three) == set(UNEVEN)
     return SimpleNamespace(one=one, two=two, three=three, failed=failed, told=done, store=folder / "store.sqlite")
 
 
 @pytest.mark.parametrize("case", ["greedy", "sampled", "members", "route", "diffusion", "questions", "second pass", "server"])
 def test_the_number_of_processes_changes_nothing(runs: Any, case: str) -> None:
-    one, two, three = runs.one[case], runs.two[case], runs.three[case]
+    one, two = runs.one[case], runs.two[case]
     assert [row["doc_id"] for row in one["samples"]] == list(range(len(one["samples"])))
     assert differences(one, two) == []
-    assert differences(one, three) == []
+    if case in UNEVEN:
+        assert differences(one, runs.three[case]) == []
 
 
 def test_the_cases_test_something(runs: Any) -> None:
@@ -112,8 +116,8 @@ def test_the_cases_test_something(runs: Any) -> None:
 
 def test_the_first_process_speaks(runs: Any) -> None:
     # Once a task; the machine's other processes hold their tongue once the models are built.
-    assert runs.told.stderr.count("sandbox: split judge") == 5
-    assert runs.told.stderr.count("is told the true length of every gap") == 5
+    assert runs.told.stderr.count("sandbox: split judge") == 2
+    assert runs.told.stderr.count("is told the true length of every gap") == 2
 
 
 def test_one_failing_process_ends_the_run_with_its_message_and_loses_nothing(runs: Any) -> None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import os
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -225,24 +223,21 @@ MEMBERS = [
 ]
 
 
-def test_config_with_nested_members(tmp_path: Path) -> None:
-    """Also ``python -m lm_eval``, with its whole index of tasks."""
+def test_config_with_nested_members(cli: Run, tmp_path: Path) -> None:
     config = {
         "model": "ensemble-ppl",
         "model_args": {"members": MEMBERS, "prefer": "dllm", "pretrained": "nested"},
         "tasks": ["infill_toy"],
         "limit": 1,
         "confirm_run_unsafe_code": True,
-        "output_path": str(tmp_path),
     }
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(config))
-    done = subprocess.run([sys.executable, "-m", "lm_eval", "run", "--config", str(path)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    results = json.loads(next((tmp_path / "nested").glob("results_*.json")).read_text())
+    results, _ = cli("run", "--config", str(path))
     assert results["results"]["infill_toy"]["length_mode,none"] == "fixed:4"
     assert results["config"]["ensemble"]["members"][0]["args"]["steps"] == 2
     assert results["config"]["ensemble"]["prefer"] == "dllm"
+    assert list((tmp_path / "nested").glob("results_*.json"))
 
 
 def test_faults_in_a_config_come_together_and_without_a_traceback(cli: Run, tmp_path: Path) -> None:
@@ -272,31 +267,6 @@ def test_trust_remote_code_reaches_our_members(cli: Run) -> None:
     results, _ = cli(*ENSEMBLE, "--limit", "1", "--trust_remote_code")
     members = results["config"]["ensemble"]["members"]
     assert [member["args"]["trust_remote_code"] for member in members] == [True, True]
-
-
-WANDB = """
-import functools, logging, sys, warnings
-import lm_eval.tasks
-lm_eval.tasks.TaskManager = functools.partial(lm_eval.tasks.TaskManager, include_defaults=False)
-from lm_eval.__main__ import cli_evaluate
-for model, arguments in (("ensemble-ppl", "preset=tiny,pretrained=tiny"), ("hf", "pretrained=" + sys.argv[1])):
-    flags = "--tasks infill_toy --confirm_run_unsafe_code --limit 2 --gen_kwargs max_gen_toks=8 --output_path out --log_samples"
-    sys.argv = ["lm_eval", "--model", model, "--model_args", arguments, *flags.split(), "--wandb_args", "project=p"]
-    cli_evaluate()
-"""
-
-
-def test_wandb_logs_results_and_samples_of_ours_and_of_stock_models(assets: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}
-    command = [sys.executable, "-c", WANDB, str(assets / "fim")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert "Logging to W&B failed" not in done.stderr
-    runs = sorted((tmp_path / "wandb").glob("offline-run-*"))
-    assert len(runs) == 2
-    for run in runs:
-        # The table of samples, logged after the results: what fails first when a metric of the list has no value.
-        assert list(run.rglob("infill_toy_eval_results*.table.json"))
 
 
 def test_the_python_api_with_a_name_and_with_an_object(ensemble_lm: EnsemblePPL) -> None:

@@ -29,12 +29,12 @@ lm_eval.tasks.TaskManager = functools.partial(lm_eval.tasks.TaskManager, include
 from lm_eval.__main__ import cli_evaluate
 import wandb
 
-def run(name, *more):
+def run(name, *more, model="ensemble-ppl", arguments="preset=tiny,pretrained=tiny"):
     flags = "--tasks infill_toy --confirm_run_unsafe_code --limit 3 --gen_kwargs max_gen_toks=8 --log_samples"
-    sys.argv = ["lm_eval", "--model", "ensemble-ppl", "--model_args", "preset=tiny,pretrained=tiny", *flags.split(),
-                "--output_path", "out/" + name, *more]
+    sys.argv = ["lm_eval", "--model", model, "--model_args", arguments, *flags.split(), "--output_path", "out/" + name, *more]
     cli_evaluate()
 
+run("stock", "--wandb_args", "project=p,name=stock", model="hf", arguments="pretrained=" + CHECKPOINT)
 run("logged", "--wandb_args", "project=p,name=logged")
 run("plain")
 assert wandb.run is None
@@ -106,12 +106,12 @@ def read_back(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def offline(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def offline(tmp_path_factory: pytest.TempPathFactory, assets: Path) -> tuple[Path, str]:
     """Runs the program once; every way out leads to a listener of ours, which nobody may call."""
     folder = tmp_path_factory.mktemp("wandb")
     (results,) = ANSWERS.rglob("results_*.json")
     (samples,) = ANSWERS.rglob("samples_*.jsonl")
-    program = f"ANSWERS_RESULTS, ANSWERS_SAMPLES = {str(results)!r}, {str(samples)!r}\n" + PROGRAM
+    given = f"ANSWERS_RESULTS, ANSWERS_SAMPLES, CHECKPOINT = {str(results)!r}, {str(samples)!r}, {str(assets / 'fim')!r}\n"
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
         proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), address)
@@ -123,7 +123,7 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
             "WANDB_DIR": str(folder),
             "WANDB_SILENT": "true",
         }
-        command = [sys.executable, "-c", program]
+        command = [sys.executable, "-c", given + PROGRAM]
         done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
         listener.setblocking(False)
@@ -174,7 +174,15 @@ def test_table_figures_and_plots_are_in_the_run(offline: tuple[Path, str]) -> No
 def test_without_the_flag_there_is_no_run(offline: tuple[Path, str]) -> None:
     folder, _ = offline
     assert list((folder / "out" / "plain").rglob("results_*.json"))
-    assert len(runs(folder)) == 3
+    assert len(runs(folder)) == 4
+
+
+@pytest.mark.parametrize("name", ["logged", "stock"])
+def test_results_and_lm_evals_own_table_of_samples_are_there(offline: tuple[Path, str], name: str) -> None:
+    folder, said = offline
+    assert said.count("Logging to W&B failed") == 0
+    # The table of samples is logged after the results: what fails first when a metric of the list has no value.
+    assert list(named(folder, name).rglob("infill_toy_eval_results*.table.json"))
 
 
 def test_a_failure_costs_a_warning_and_no_results(offline: tuple[Path, str]) -> None:

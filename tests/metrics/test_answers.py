@@ -43,7 +43,7 @@ def test_rouge_l_by_hand() -> None:
     assert rouge_l("", ["Paris"]) == 0.0
 
 
-@pytest.mark.data
+@pytest.mark.data("replays/squad_v2_predictions.jsonl.gz", "squad_v2/validation.jsonl.gz")
 def test_published_predictions_get_their_published_figures() -> None:
     folder = Path(os.environ["LM_EVAL_ENSEMBLE_DATA"])
     with gzip.open(folder / "squad_v2" / "validation.jsonl.gz", "rt", encoding="utf-8") as lines:

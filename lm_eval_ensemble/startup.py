@@ -1,11 +1,14 @@
-"""Scores, selectors and members of other packages: imported where the commands, or lm_eval, begin (docs/api.md)."""
+"""What every command, and lm_eval with our models, begins with: scores, selectors and members of other packages
+(docs/api.md), and no talk between libraries."""
 
 from __future__ import annotations
 
 import logging
+import sys
+import warnings
 from importlib.metadata import entry_points
 
-__all__ = ["GROUP", "load_extensions"]
+__all__ = ["GROUP", "hide_deprecations", "load_extensions"]
 
 #: The group of entry points whose modules register something.
 GROUP = "lm_eval_ensemble"
@@ -28,3 +31,11 @@ def load_extensions() -> None:
                 type(error).__name__,
                 error,
             )
+
+
+def hide_deprecations() -> None:
+    """What libraries tell programmers about their next releases is nothing that a user can act on. Who asks for warnings
+    (``python -W``, ``PYTHONWARNINGS``) gets them."""
+    if not sys.warnoptions:
+        for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", category)

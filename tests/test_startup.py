@@ -1,4 +1,4 @@
-"""A package of a stranger is found by the commands and by lm_eval; a broken one is told and harms nobody."""
+"""What every command begins with: a package of a stranger is found, a broken one is told and harms nobody."""
 
 from __future__ import annotations
 
@@ -67,3 +67,16 @@ def test_lm_eval_finds_the_member_and_the_score(stranger: dict[str, str]) -> Non
     done = run(stranger, "-c", LOOK)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["Stranger", "True"]
+
+
+TALK = """
+import warnings
+from lm_eval_ensemble.harness.base import InfillLM
+InfillLM("cpu")
+warnings.warn_explicit("torch: this will move", FutureWarning, "torch/moves.py", 1)
+"""
+
+
+def test_users_do_not_see_deprecations_unless_they_ask() -> None:
+    assert "this will move" not in run({**os.environ}, "-c", TALK).stderr
+    assert "FutureWarning: torch: this will move" in run({**os.environ}, "-W", "default", "-c", TALK).stderr
