@@ -113,7 +113,7 @@ def test_what_was_finished_before_the_end_is_not_asked_again(path: Path, kind: t
         {"member": {"weights": "abd"}},
         {"member": {"dtype": "bfloat16"}},
         {"member": {"temperature": 0.7}},
-        {"release": "0.2.0"},
+        {"release": "99.0"},
         {"algorithm": module.ALGORITHM + 1},
     ],
     ids=str,
