@@ -12,7 +12,8 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from tqdm import tqdm
 
 from lm_eval_ensemble.errors import ConfigError, SandboxError, did_you_mean
 from lm_eval_ensemble.execution.clock import HARD_WALL
-from lm_eval_ensemble.execution.handle import Worker, WorkerHungError, WorkerLostError
-from lm_eval_ensemble.execution.jobs import LOST, Job, Verdict
+from lm_eval_ensemble.execution.handle import Worker, WorkerLostError
+from lm_eval_ensemble.execution.jobs import LOST, MODES, Job, Mode, Verdict
 
 __all__ = ["SANDBOXES", "Judge", "judge", "usable_workers"]
 
@@ -29,6 +30,7 @@ SANDBOXES = ("auto", "strict", "off")
 _STRICT = ("landlock", "seccomp")
 _MARGIN = 5.0  # seconds beyond the worker's own hard wall before it is taken for hung
 _LONGEST = 3600.0  # seconds
+_STARTS = 20  # of a worker in one place, those that were killed from outside included
 FOLDER_PREFIX = "lm-eval-ensemble-judge-"
 
 
@@ -39,6 +41,7 @@ def judge(
     timeout: float = 3.0,
     sandbox: str = "auto",
     sandbox_command: str | Sequence[str] | None = None,
+    mode: Mode = "split",
     progress: bool = True,
 ) -> list[Verdict]:
     """Judge programs, each in its own process, and give the verdicts in the order of the jobs.
@@ -46,13 +49,15 @@ def judge(
     :param workers: processes to use; default: the usable processors, shared among the ranks of this machine.
     :param timeout: seconds a job may take, program and tests together, measured fairly (see ``clock``).
     :param sandbox: ``auto`` uses every layer that works here, ``strict`` refuses to run without Landlock and
-        seccomp, ``off`` sets resource limits only. The verdict is safe with each.
+        seccomp, ``off`` only sets resource limits and drops capabilities (see docs/judge.md for what that leaves).
     :param sandbox_command: a command that each worker is started under, e.g. ``docker run -i --network none
         python:3.11 python``.
+    :param mode: ``split`` keeps the tests away from the program, whose verdict cannot be forged then; ``together`` runs
+        both in one process, as other harnesses do: for tests that need more than plain values, of models one trusts.
     :raises SandboxError: the judge cannot run here, or a promised layer is missing.
     """
     with Judge(workers, timeout, sandbox, sandbox_command, progress=progress) as pool:
-        return pool.run(jobs)
+        return pool.run(jobs, mode)
 
 
 def usable_workers() -> int:
@@ -92,7 +97,7 @@ class Judge:
         self._command = _words(sandbox_command)
         self._verdicts: dict[str, Verdict] = {}
         self._turn = threading.Lock()
-        folder = tempfile.mkdtemp(prefix=FOLDER_PREFIX)
+        folder = _own_folder()
         self._settings: dict[str, Any] = {"sandbox": sandbox, "timeout": timeout, "folder": folder}
         self._staff = _Staff(folder)
         self._clean_up = weakref.finalize(self, self._staff.dismiss)  # also runs when the interpreter exits
@@ -125,8 +130,10 @@ class Judge:
         self._staff.kill = kill
         self._clean_up()
 
-    def run(self, jobs: Iterable[Job]) -> list[Verdict]:
+    def run(self, jobs: Iterable[Job], mode: Mode = "split") -> list[Verdict]:
         """The verdicts in the order of the jobs. Equal jobs are judged once, also across calls."""
+        if mode not in MODES:
+            raise ConfigError(f"judge: unknown mode {mode!r}.{did_you_mean(str(mode), MODES)}")
         if not self._clean_up.alive:
             raise SandboxError("The judge is closed; make a new one.")
         total = len(jobs) if isinstance(jobs, Sized) else None
@@ -135,7 +142,7 @@ class Judge:
                 self._turn,
                 tqdm(total=total, desc="judging", unit="sample", disable=None if self._progress else True) as bar,
             ):
-                return _Round(self, bar).run(jobs)
+                return _Round(self, mode, bar).run(jobs)
         except BaseException:
             self.close(kill=True)
             raise
@@ -145,94 +152,103 @@ class Judge:
             self._slots.append(_Slot(self))
         return self._slots[index]
 
-    def _key(self, job: Job) -> str:
+    def _key(self, message: Mapping[str, Any]) -> str:
         # Timeout and sandbox are the pool's and cannot change; so is this memory.
-        return hashlib.sha256(json.dumps(job.message()).encode("ascii")).hexdigest()
+        return hashlib.sha256(json.dumps(message, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+_Item = tuple[str, Mapping[str, Any]]  # a job's key and message
 
 
 class _Round:
-    """One call of ``Judge.run``: a bounded queue, a thread per worker, then the timeouts one by one."""
+    """One call of ``Judge.run``: a bounded queue and a thread per worker; then what timed out or was lost once more."""
 
-    def __init__(self, pool: Judge, bar: tqdm[Any]) -> None:
-        self._pool, self._bar = pool, bar
-        self._waiting: queue.Queue[tuple[str, Job] | None] = queue.Queue(maxsize=2 * pool.workers)
-        self._threads: list[threading.Thread] = []
-        self._timeouts: list[tuple[str, Job]] = []
-        self._failure: BaseException | None = None
+    def __init__(self, pool: Judge, mode: Mode, bar: tqdm[Any]) -> None:
+        self._pool, self._mode, self._bar = pool, mode, bar
         self._lock = threading.Lock()
+        self._failure: BaseException | None = None
+        self._again: list[_Item] = []
 
     def run(self, jobs: Iterable[Job]) -> list[Verdict]:
+        keys: list[str] = []
+        self._pass(self._new(jobs, keys))
+        # A busy machine is no reason to fail, nor is a process that somebody killed: these get a second run, side by
+        # side, with nothing else beside them.
+        if self._again:
+            self._bar.set_postfix_str(f"{len(self._again)} timed out or lost: once more")
+            self._pass(iter(self._again), final=True)
+        return [self._pool._verdicts[key] for key in keys]
+
+    def _new(self, jobs: Iterable[Job], keys: list[str]) -> Iterator[_Item]:
+        """What has not been judged before; the keys of all go to ``keys``."""
+        seen = set(self._pool._verdicts)
+        for job in jobs:
+            message = job.message(self._mode)
+            keys.append(key := self._pool._key(message))
+            if key in seen:
+                self._count()
+            else:
+                seen.add(key)
+                yield key, message
+
+    def _pass(self, items: Iterator[_Item], *, final: bool = False) -> None:
+        """Have items judged by all workers. After the first failure nothing new is begun."""
+        waiting: queue.Queue[_Item | None] = queue.Queue(maxsize=2 * self._pool.workers)
+        threads: list[threading.Thread] = []
         try:
-            keys = self._feed(jobs)
+            for item in items:
+                if len(threads) < self._pool.workers:
+                    threads.append(self._hire(len(threads), waiting, final))
+                waiting.put(item)
+                if self._failure:
+                    break
         except BaseException as error:
             self._failure = error
             self._pool.close(kill=True)
-            self._finish()
-            raise
-        self._finish()
-        self._confirm_timeouts()
-        return [self._pool._verdicts[key] for key in keys]
-
-    def _feed(self, jobs: Iterable[Job]) -> list[str]:
-        """Put what is new on the queue; the keys of all jobs."""
-        keys = []
-        seen = set(self._pool._verdicts)
-        for job in jobs:
-            keys.append(key := self._pool._key(job))
-            if key in seen:
-                self._count(1)
-                continue
-            seen.add(key)
-            self._hire()
-            self._waiting.put((key, job))
-            if self._failure:
-                break
-        return keys
-
-    def _hire(self) -> None:
-        if len(self._threads) < self._pool.workers:
-            slot = self._pool._slot(len(self._threads))
-            self._threads.append(threading.Thread(target=self._work, args=(slot,), daemon=True))
-            self._threads[-1].start()
-
-    def _work(self, slot: _Slot) -> None:
-        """A thread: drives one worker until the queue says stop. After a failure it only empties the queue."""
-        while (item := self._waiting.get()) is not None:
-            if self._failure:
-                continue
-            try:
-                self._record(*item, slot.run(item[1]))
-            except BaseException as error:
-                # The first failure is the one to tell: closing the pool makes the other workers fail too.
-                self._failure = self._failure or error
-
-    def _record(self, key: str, job: Job, verdict: Verdict) -> None:
-        with self._lock:
-            self._pool._verdicts[key] = verdict
-            if verdict.status == "timeout":
-                self._timeouts.append((key, job))
-            self._bar.update(1)
-
-    def _count(self, jobs: int) -> None:
-        with self._lock:
-            self._bar.update(jobs)
-
-    def _finish(self) -> None:
-        for _ in self._threads:
-            self._waiting.put(None)
-        for thread in self._threads:
+        for _ in threads:
+            waiting.put(None)
+        for thread in threads:
             thread.join()
         if self._failure:
             raise self._failure
 
-    def _confirm_timeouts(self) -> None:
-        """A busy machine is no reason to fail: each timeout gets a second run with nothing beside it."""
-        for index, (key, job) in enumerate(self._timeouts):
-            self._bar.set_postfix_str(f"confirming timeout {index + 1}/{len(self._timeouts)}")
-            verdict = self._pool._slot(0).run(job)
-            if verdict.status == "timeout":
-                verdict = Verdict("timeout", f"{verdict.why}, confirmed alone")
-            self._pool._verdicts[key] = verdict
+    def _hire(self, index: int, waiting: queue.Queue[_Item | None], final: bool) -> threading.Thread:
+        thread = threading.Thread(target=self._work, args=(self._pool._slot(index), waiting, final), daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise SandboxError(f"The judge cannot start a thread ({error}). {_NO_PROCESS}") from None
+        return thread
+
+    def _work(self, slot: _Slot, waiting: queue.Queue[_Item | None], final: bool) -> None:
+        """A thread: drives one worker until the queue says stop. After a failure it only empties the queue."""
+        while (item := waiting.get()) is not None:
+            if self._failure:
+                continue
+            try:
+                self._record(item, slot.run(item[1]), final)
+            except BaseException as error:
+                # The first failure is the one to tell: closing the pool makes the other workers fail too.
+                self._failure = self._failure or error
+
+    def _record(self, item: _Item, verdict: Verdict, final: bool) -> None:
+        with self._lock:
+            if not final:
+                self._bar.update(1)
+                if verdict.status == "timeout" or verdict.why == LOST:
+                    self._again.append(item)
+            elif verdict.status == "timeout":
+                verdict = replace(verdict, why=f"{verdict.why}, confirmed")
+            elif verdict.why == LOST:
+                self._pool.lost += 1
+            self._pool._verdicts[item[0]] = verdict
+
+    def _count(self) -> None:
+        with self._lock:
+            self._bar.update(1)
+
+
+_NO_PROCESS = "Is the limit on processes (ulimit -u) reached?"
 
 
 class _Slot:
@@ -246,9 +262,10 @@ class _Slot:
         self._worker: Worker | None = None
 
     def start(self) -> Worker:
-        """The worker, started if there is none. A machine in trouble gets three attempts."""
-        complaint = ""
-        for _ in range(3):
+        """The worker, started if there is none. A machine in trouble gets three attempts; those that somebody killed
+        do not count (up to a point)."""
+        complaint, failures = "", 0
+        for _ in range(_STARTS):
             if self._worker is not None:
                 return self._worker
             worker = self._staff.hire(self._command)
@@ -256,35 +273,31 @@ class _Slot:
                 worker.greet(self._settings)
             except WorkerLostError as error:
                 self._staff.leave(worker)
-                complaint = str(error)
+                failures += not worker.was_killed
+                complaint = str(error) or complaint
+                if failures == 3:
+                    break
                 continue
             self._worker = worker
         if self._worker is not None:
             return self._worker
         raise SandboxError(
-            f"The judge's worker ended while starting, three times. It said:\n  {complaint or '(nothing)'}\n"
-            "Check sandbox_command, and that a folder for temporary files can be written."
+            f"The judge's worker ended while starting, again and again. It said:\n  {complaint or '(nothing)'}\n"
+            "Check sandbox_command, that a folder for temporary files can be written (TMPDIR: neither full nor out of "
+            "inodes), and that processes may be started (ulimit -u)."
         )
 
-    def run(self, job: Job) -> Verdict:
-        """Judge one job; once more if the worker was lost under it."""
-        for _ in range(2):
-            worker = self._checked()
-            try:
-                reply = worker.run(job.message(), self._wall)
-            except WorkerHungError:
-                self._replace(worker)
-                return Verdict("timeout", f"no answer after {self._wall:g} s")
-            except WorkerLostError:
-                hung = worker.ended_by_its_alarm()
-                self._replace(worker)
-                if hung:
-                    return Verdict("timeout", "the tests did not come back from the program's values")
-                continue
-            if reply.get("status") in ("pass", "fail", "timeout"):
-                return Verdict(reply["status"], str(reply.get("why", "")))
-        self._pool.lost += 1
-        return Verdict("fail", LOST)
+    def run(self, message: Mapping[str, Any]) -> Verdict:
+        """Judge one job. ``why`` is LOST if that could not be done: its worker, or a process of it, was killed."""
+        worker = self._checked()
+        try:
+            reply = worker.run(message, self._wall)
+        except WorkerLostError:
+            self._replace(worker)
+            return Verdict("fail", LOST, message["mode"])
+        if reply.get("status") in ("pass", "fail", "timeout"):
+            return Verdict(reply["status"], str(reply.get("why", "")), message["mode"])
+        return Verdict("fail", LOST, message["mode"])
 
     def _checked(self) -> Worker:
         """The worker; a replacement must hold at least the layers that were promised."""
@@ -343,8 +356,13 @@ def _check_layers(hello: Mapping[str, Any], sandbox: str) -> tuple[tuple[str, ..
     missing = dict(hello["missing"])
     for layer, act in hello["broken"]:
         if not layer:
-            raise SandboxError(f"The judge cannot run here: a guest under its sandbox {act}; try sandbox=off.")
+            raise SandboxError(f"The judge cannot run here: a guest under its sandbox {act}.{_REMEDIES.get(act, '')}")
         missing[layer] = f"accepted by the kernel, but a guest {act}"
+    if hello["root"] and "capabilities" in missing:
+        raise SandboxError(
+            f"The judge does not run as root here: a program would keep root's powers ({missing['capabilities']}). Run as "
+            "another user."
+        )
     layers = tuple(layer for layer in hello["layers"] if layer.partition("(")[0] not in missing)
     if sandbox == "strict":
         for name in _STRICT:
@@ -354,6 +372,22 @@ def _check_layers(hello: Mapping[str, Any], sandbox: str) -> tuple[tuple[str, ..
                     "or sandbox=auto inside a container or virtual machine that you trust to hold."
                 )
     return layers, missing
+
+
+_REMEDIES = {
+    "could not import a module of the standard library": " Is the interpreter installed where only you may read? If so, try "
+    "sandbox=off, or an interpreter elsewhere.",
+}
+
+
+def _own_folder() -> str:
+    try:
+        return tempfile.mkdtemp(prefix=FOLDER_PREFIX)
+    except OSError as error:
+        raise SandboxError(
+            f"The judge needs a folder for temporary files and cannot make one: {error.strerror or error}. Set TMPDIR to a "
+            "folder with some space (and inodes) left."
+        ) from None
 
 
 def _words(command: str | Sequence[str] | None) -> list[str]:
