@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from lm_eval_ensemble.execution.suite import CANNOT
+from lm_eval_ensemble.types import WORKER_LOST, is_of_the_judge
 
-__all__ = ["LOST", "MODES", "Job", "Mode", "Status", "Verdict", "is_of_the_judge"]
+__all__ = ["LOST", "MODES", "Job", "Mode", "Status", "Verdict"]
 
 Status = Literal["pass", "fail", "timeout"]
 Mode = Literal["split", "together"]
 MODES: tuple[Mode, ...] = get_args(Mode)
-LOST = "worker lost"
+LOST = WORKER_LOST
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,13 @@ class Verdict:
 
     A ``fail`` whose ``why`` is ``worker lost`` (its process was killed from outside, twice) or begins with ``cannot
     judge`` (the test needs what this mode does not offer, or is broken) says nothing about the program: ``judged`` is
-    False. ``mode`` says how it was judged; what was judged ``together`` can be forged by the program.
+    False. ``mode`` says how it was judged; what was judged ``together`` can be forged by the program, and what is
+    ``unjudgeable`` fails its own reference in both modes (``auto`` only).
     """
 
     status: Status
     why: str = ""
-    mode: Mode = "split"
+    mode: Mode | Literal["unjudgeable"] = "split"
 
     @property
     def passed(self) -> bool:
@@ -76,11 +77,6 @@ class Verdict:
     @property
     def judged(self) -> bool:
         return not is_of_the_judge(self.why)
-
-
-def is_of_the_judge(why: str) -> bool:
-    """Whether a reason says something about the judge or the test instead of the program."""
-    return why == LOST or why.startswith(CANNOT)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -23,10 +23,18 @@ from lm_eval_ensemble.errors import ConfigError, SandboxError, did_you_mean
 from lm_eval_ensemble.execution.clock import HARD_WALL
 from lm_eval_ensemble.execution.handle import Worker, WorkerLostError
 from lm_eval_ensemble.execution.jobs import LOST, MODES, Job, Mode, Verdict
+from lm_eval_ensemble.types import CANNOT_JUDGE
 
-__all__ = ["SANDBOXES", "Judge", "judge", "usable_workers"]
+__all__ = ["JUDGES", "SANDBOXES", "Judge", "judge", "usable_workers"]
 
 SANDBOXES = ("auto", "strict", "off")
+#: what tasks and commands offer, and how it is told
+_WAYS = {
+    "split": "split judge",
+    "together": "program and test together (a program can forge its verdict)",
+    "auto": "split judge, together where the reference needs that (a program can forge its verdict there)",
+}
+JUDGES = tuple(_WAYS)
 _STRICT = ("landlock", "seccomp")
 _MARGIN = 5.0  # seconds beyond the worker's own hard wall before it is taken for hung
 _LONGEST = 3600.0  # seconds
@@ -112,7 +120,11 @@ class Judge:
     @property
     def description(self) -> str:
         """One line for logs and results."""
-        line = "sandbox: " + ", ".join(("split judge", *self.layers))
+        return self.describe("split")
+
+    def describe(self, judge: str) -> str:
+        """That line for one of ``JUDGES``."""
+        line = "sandbox: " + ", ".join((_WAYS[judge], *self.layers))
         if self._command:
             line += f", under {Path(self._command[0]).name}"
         if self._missing:
@@ -147,6 +159,30 @@ class Judge:
             self.close(kill=True)
             raise
 
+    def run_as(self, judge: str, jobs: Sequence[Job], references: Sequence[Job]) -> list[Verdict]:
+        """The verdicts of one of ``JUDGES``.
+
+        ``auto`` judges the references first, apart, and together those that fail so. A job is then judged as its reference
+        passed; if it never passes the job is ``unjudgeable``, whatever its program does.
+
+        :param references: for ``auto``, the job of the right answer for each job.
+        """
+        if judge not in JUDGES:
+            raise ConfigError(f"judge: unknown value {judge!r}.{did_you_mean(str(judge), JUDGES)}")
+        if judge != "auto":
+            return self.run(jobs, "together" if judge == "together" else "split")
+        found: dict[Job, Verdict] = {}
+        for mode in MODES:
+            left = [job for job in dict.fromkeys(references) if job not in found or not found[job].passed]
+            found |= {job: _second(found.get(job), verdict) for job, verdict in zip(left, self.run(left, mode), strict=True)}
+        ways = [found[reference] for reference in references]
+        verdicts = [replace(way, status="fail", mode="unjudgeable") for way in ways]
+        for mode in MODES:
+            chosen = [index for index, way in enumerate(ways) if way.passed and way.mode == mode]
+            for index, verdict in zip(chosen, self.run([jobs[index] for index in chosen], mode), strict=True):
+                verdicts[index] = verdict
+        return verdicts
+
     def _slot(self, index: int) -> _Slot:
         while len(self._slots) <= index:
             self._slots.append(_Slot(self))
@@ -155,6 +191,14 @@ class Judge:
     def _key(self, message: Mapping[str, Any]) -> str:
         # Timeout and sandbox are the pool's and cannot change; so is this memory.
         return hashlib.sha256(json.dumps(message, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _second(apart: Verdict | None, verdict: Verdict) -> Verdict:
+    """The verdict of a reference; one that fails together too is told with both reasons."""
+    if apart is None or verdict.passed:
+        return verdict
+    apart_why, why = (v.why.removeprefix(CANNOT_JUDGE) for v in (apart, verdict))
+    return replace(verdict, why=f"{CANNOT_JUDGE}the reference itself fails its tests (split: {apart_why}; together: {why})")
 
 
 _Item = tuple[str, Mapping[str, Any]]  # a job's key and message

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["PACKAGES", "mute", "package_folders", "settle"]
+__all__ = ["PACKAGES", "mute", "package_folders", "seed_random", "settle"]
 
 # What honest programs import besides the standard library, and what these import in turn.
 PACKAGES = (
@@ -41,6 +41,11 @@ def mute() -> None:
     sys.argv = [""]
 
 
+def seed_random() -> None:
+    """Have ``random`` seeded when it is imported, so that whoever draws numbers draws the same in every run."""
+    sys.meta_path.insert(0, _SeededRandom())
+
+
 def package_folders() -> list[str]:
     """Where packages are installed."""
     return [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
@@ -54,6 +59,26 @@ class _GrantedFinder(importlib.machinery.FileFinder):
         if name in PACKAGES or f"{name}.py" in PACKAGES:
             return super().find_spec(fullname, target)
         return None
+
+
+class _SeededRandom:
+    """Importing it beforehand would be simpler, but then every fork seeds it anew from the system, which takes longer than
+    all else that a fork does.
+    """
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
+        if fullname != "random":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.origin is not None:
+            spec.loader = _SeededLoader(fullname, spec.origin)
+        return spec
+
+
+class _SeededLoader(importlib.machinery.SourceFileLoader):
+    def exec_module(self, module: Any) -> None:
+        super().exec_module(module)
+        module.seed(0)
 
 
 def _loaders() -> list[tuple[type, list[str]]]:

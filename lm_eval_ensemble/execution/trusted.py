@@ -15,9 +15,9 @@ import functools
 import gc
 import opcode
 import os
-import random
 import socket
-import threading
+import sys
+from _thread import RLock, allocate_lock  # not threading, whose care for forks costs each of them 0.3 ms
 from collections.abc import Callable, Iterator
 from types import CodeType
 from typing import Any, NoReturn
@@ -118,7 +118,7 @@ class _Guest:
 
     def __init__(self, channel: Channel, give_up: Callable[[str, bool], NoReturn]) -> None:
         self._channel, self._give_up = channel, give_up
-        self._turn = threading.RLock()
+        self._turn = RLock()
         self._opaque: dict[int, Opaque] = {}
         self.namespace: dict[str, Any] = {}
         self.calls = self.answers = 0
@@ -250,7 +250,7 @@ class _Examination:
         self._worker = worker
         self._guest = _Guest(Channel(guest_fd, guest_fd, limit=MAX_REPLY), self._give_up)
         self._again = False
-        self._said = threading.Lock()
+        self._said = allocate_lock()
 
     def _give_up(self, why: str, closed: bool) -> NoReturn:
         self._say("fail", why, closed=closed)
@@ -263,7 +263,8 @@ class _Examination:
 
     def run(self, job: dict[str, Any]) -> bool:
         """Whether this process can be used again."""
-        random.seed(0)
+        if "random" in sys.modules:
+            sys.modules["random"].seed(0)
         try:
             why = self._together(job) if job["mode"] == "together" else self._apart(job)
         except BaseException as error:
@@ -286,7 +287,7 @@ class _Examination:
         head, _ = suite.compiled(job["head"], "<head>"), suite.compiled(job["test"], "<test>")
         if not guest.start(job):
             return f"the program does not define {entry}"
-        self._again = _leaves_no_trace(job["head"], "<head>") and _leaves_no_trace(job["test"], "<test>")
+        self._again = _leave_no_trace(job["head"], job["test"], entry)
 
         def candidate(*arguments: Any, **keywords: Any) -> Any:
             return guest.call(None, arguments, keywords)
@@ -333,7 +334,7 @@ tuple zip append extend insert pop remove index count sort reverse copy keys val
 union intersection difference join split rsplit strip lstrip rstrip lower upper title replace startswith endswith find
 isdigit isalpha islower isupper encode decode hexdigest Exception AssertionError ValueError TypeError __name__ __doc__
 math pi e inf nan sqrt ceil floor fabs isclose isnan gcd prod log exp deepcopy string hashlib md5 re collections
-random randint uniform randrange choice shuffle seed typing List Tuple Dict Set Optional Any Union Callable Iterable
+random Random randint uniform randrange choice shuffle seed typing List Tuple Dict Set Optional Any Union Callable Iterable
 ascii_lowercase ascii_uppercase ascii_letters digits
 """
 _HARMLESS = frozenset(_WORDS.split())
@@ -342,16 +343,20 @@ _STORE_NAME = opcode.opmap["STORE_NAME"]
 
 
 @functools.lru_cache(maxsize=512)
-def _leaves_no_trace(source: str, name: str) -> bool:
-    """Whether a text can only calculate, so that nothing of it outlives it in this process. Doubtful means no."""
-    code = suite.compiled(source, name)
-    own = {
-        code.co_names[where] for what, where in zip(code.co_code[::2], code.co_code[1::2], strict=True) if what == _STORE_NAME
-    }
-    return len(code.co_names) < 256 and _only_calculates(code, own | _HARMLESS)
+def _leave_no_trace(head: str, test: str, entry: str) -> bool:
+    """Whether texts can only calculate, so that nothing of them outlives them in this process. Doubtful means no."""
+    codes = [suite.compiled(head, "<head>"), suite.compiled(test, "<test>")]
+    stores = [
+        (code.co_names, where)
+        for code in codes
+        for what, where in zip(code.co_code[::2], code.co_code[1::2], strict=True)
+        if what == _STORE_NAME
+    ]
+    names = {names[where] for names, where in stores} | _HARMLESS | {entry}
+    return all(len(code.co_names) < 256 and _only_calculates(code, names) for code in codes)
 
 
-def _only_calculates(code: CodeType, names: set[str] | frozenset[str]) -> bool:
+def _only_calculates(code: CodeType, names: set[str]) -> bool:
     if _TRACES & set(code.co_code[::2]) or not names.issuperset(code.co_names):
         return False
     return all(_only_calculates(inner, names) for inner in code.co_consts if isinstance(inner, CodeType))

@@ -49,6 +49,7 @@ def main(settings: dict[str, Any]) -> None:
     """Serve jobs from standard input until it ends. The bootstrap calls this."""
     for name in PRELOAD:
         __import__(name)
+    surroundings.seed_random()
     folder = scratch.create(settings.get("folder"))
     bounded = scratch.bound(folder)
     try:

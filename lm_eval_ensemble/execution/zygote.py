@@ -107,6 +107,7 @@ def _become_zygote(link: socket.socket, judge: int, settings: dict[str, Any], sc
     lock = lockdown.GuestLock(settings["timeout"], layers)
     link = socket.socket(fileno=_LAST_FD)
     link.sendall(json.dumps({"layers": layers, "missing": missing, "broken": _probe(lock, layers, scratch)}).encode())
+    guest.rehearse()
     gc.collect()
     gc.freeze()  # untouched by the collector, the pages stay shared with every guest
     gc.disable()

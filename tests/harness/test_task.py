@@ -116,7 +116,7 @@ def test_prompts_are_never_served_from_the_request_cache(
         ({"repeats": 0}, "repeats=0"),
         ({"k": ["a"]}, "k="),
         ({"sandbox": "on", "judge_timeout": 0}, "sandbox='on'.*judge_timeout=0"),
-        ({"judge": "mine"}, "'split' or 'reference'"),
+        ({"judge": "mine"}, "'auto' or 'reference'"),
     ],
 )
 def test_bad_metadata_is_one_clear_error(evaluate: Run, scripted: Run, metadata: dict[str, Any], message: str) -> None:
