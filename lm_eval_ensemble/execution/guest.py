@@ -209,7 +209,8 @@ class _Desk:
         base = next(c for c in kind.__mro__ if getattr(builtins, c.__name__, None) is c)
         arguments: Any = []
         try:
-            arguments = Writer(_refuse).write(list(error.args))
+            file = error.filename if isinstance(error, OSError) else None  # it is kept apart from the others
+            arguments = Writer(_refuse).write([*error.args, *([] if file is None else [file])])
             has_text = kind.__str__ is not base.__str__
         except BaseException:
             has_text = True

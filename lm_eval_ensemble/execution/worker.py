@@ -34,7 +34,7 @@ from typing import Any, NoReturn
 from lm_eval_ensemble.execution import lockdown, scratch, suite, surroundings, trusted
 from lm_eval_ensemble.execution.clock import FIRST_LOOK, NEXT_LOOKS, FairClock, open_delay, read_delay
 from lm_eval_ensemble.execution.wire import Channel, ClosedError
-from lm_eval_ensemble.execution.zygote import Zygote
+from lm_eval_ensemble.execution.zygote import Zygote, ZygoteLostError
 
 __all__ = ["main"]
 
@@ -56,6 +56,8 @@ def main(settings: dict[str, Any]) -> None:
         zygote = _first_fork(settings, folder)  # before any job has arrived
         _Worker(settings, folder, zygote, bounded).serve()
         zygote.close()
+    except ZygoteLostError:  # somebody killed it; let that look like what it is
+        os.kill(os.getpid(), signal.SIGKILL)
     finally:
         scratch.remove(folder)
 
