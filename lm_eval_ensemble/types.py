@@ -115,7 +115,7 @@ WORKER_LOST, CANNOT_JUDGE = "worker lost", "cannot judge: "
 
 def is_of_the_judge(why: str) -> bool:
     """Whether a ``fail`` blames the judge or the test: its process was lost, or the test cannot be run in this way."""
-    return why == WORKER_LOST or why.startswith(CANNOT_JUDGE)
+    return why.startswith((WORKER_LOST, CANNOT_JUDGE))
 
 
 @dataclass(frozen=True, slots=True)

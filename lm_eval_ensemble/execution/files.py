@@ -224,7 +224,9 @@ def _finished(target: Path, rows: Sequence[Row], settings: Mapping[str, Any]) ->
         for row, text in zip(rows, file, strict=False):
             try:
                 line = json.loads(text)
-                holds = line == _line(row, line["status"], line["why"], line["judge"], settings) and line["why"] != LOST
+                holds = line == _line(row, line["status"], line["why"], line["judge"], settings) and not line["why"].startswith(
+                    LOST
+                )
             except (ValueError, KeyError, TypeError):
                 break  # the last line of an interrupted run may be torn
             if not holds:

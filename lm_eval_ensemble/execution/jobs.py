@@ -94,7 +94,9 @@ def _head(prompt: str, entry: str) -> str:
         for cut in (start, *_starts_before(prompt, start, only="@")):
             if _is_whole(prompt[:cut]):
                 return prompt[:cut]
-    ends = (len(prompt), *_starts_before(prompt, len(prompt)))
+    # A statement that the prompt leaves off in may go on in the completion.
+    goes_on = not prompt.endswith("\n") or (prompt.rstrip().rpartition("\n")[2][:1].isspace() and not prompt.endswith("\n\n"))
+    ends = (*(() if goes_on else (len(prompt),)), *_starts_before(prompt, len(prompt)))
     return next((prompt[:cut] for cut in ends if _is_whole(prompt[:cut])), "")
 
 

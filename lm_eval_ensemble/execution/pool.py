@@ -279,11 +279,11 @@ class _Round:
         with self._lock:
             if not final:
                 self._bar.update(1)
-                if verdict.status == "timeout" or verdict.why == LOST:
+                if verdict.status == "timeout" or verdict.why.startswith(LOST):
                     self._again.append(item)
             elif verdict.status == "timeout":
                 verdict = replace(verdict, why=f"{verdict.why}, confirmed")
-            elif verdict.why == LOST:
+            elif verdict.why.startswith(LOST):
                 self._pool.lost += 1
             self._pool._verdicts[item[0]] = verdict
 
@@ -341,7 +341,8 @@ class _Slot:
             return Verdict("fail", LOST, message["mode"])
         if reply.get("status") in ("pass", "fail", "timeout"):
             return Verdict(reply["status"], str(reply.get("why", "")), message["mode"])
-        return Verdict("fail", LOST, message["mode"])
+        why = str(reply.get("why", ""))
+        return Verdict("fail", f"{LOST}: {why}" if why else LOST, message["mode"])
 
     def _checked(self) -> Worker:
         """The worker; a replacement must hold at least the layers that were promised."""

@@ -51,9 +51,8 @@ def main(settings: dict[str, Any]) -> None:
         __import__(name)
     surroundings.seed_random()
     folder = scratch.create(settings.get("folder"))
-    bounded = scratch.bound(folder)
     try:
-        zygote = _first_fork(settings, folder)  # before any job has arrived
+        bounded, zygote = _first_forks(settings, folder)  # before any job has arrived
         _Worker(settings, folder, zygote, bounded).serve()
         zygote.close()
     except ZygoteLostError:  # somebody killed it; let that look like what it is
@@ -62,9 +61,9 @@ def main(settings: dict[str, Any]) -> None:
         scratch.remove(folder)
 
 
-def _first_fork(settings: dict[str, Any], folder: str) -> Zygote:
+def _first_forks(settings: dict[str, Any], folder: str) -> tuple[str, Zygote]:
     try:
-        return Zygote(settings, folder)
+        return scratch.bound(folder), Zygote(settings, folder)
     except OSError as error:
         sys.exit(f"cannot start a process: {error.strerror}. Is the limit on processes (ulimit -u) reached?")
 
@@ -112,7 +111,7 @@ class _Worker:
             examiner = self._staffed()
             sock, pid = self._zygote.fork_guest()
         except OSError as error:
-            return {"status": "lost", "why": f"no process could be started: {error.strerror}"}
+            return {"status": "lost", "why": f"no process could be started ({error.strerror}; see ulimit -u)"}
         with sock:
             verdict = None
             with contextlib.suppress(OSError, ClosedError):  # the examiner ended: see below
@@ -126,7 +125,7 @@ class _Worker:
             ended_by = examiner.end()
             self._examiner = None
         if is_lost or (verdict is None and ended_by == signal.SIGKILL):  # a signal that comes from outside only
-            return {"status": "lost", "why": "a process of the judge was killed from outside"}
+            return {"status": "lost", "why": ""}
         if verdict is None:
             how = f"signal {ended_by} ended" if ended_by else "the test ended"
             return {"status": "fail", "why": f"{suite.CANNOT}{how} the process of the tests"}
