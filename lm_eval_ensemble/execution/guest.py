@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from lm_eval_ensemble.execution import suite
-from lm_eval_ensemble.execution.wire import Channel, ClosedError, NotPlainError, Reader, Snapshot, Writer
+from lm_eval_ensemble.execution.plain import Writer
+from lm_eval_ensemble.execution.rebuild import Reader, Snapshot
+from lm_eval_ensemble.execution.wire import Channel, ClosedError, NotPlainError
 
 __all__ = ["GUEST_FD", "rehearse", "serve"]
 

@@ -24,7 +24,7 @@ START_SECONDS = 120.0  # a loaded machine and a container may both be slow to st
 
 # In the order of their imports.
 _MODULES = (
-    *("wire", "clock", "syscalls", "seccomp", "surroundings", "landlock", "lockdown", "scratch"),
+    *("wire", "plain", "rebuild", "clock", "syscalls", "seccomp", "surroundings", "landlock", "lockdown", "scratch"),
     *("probe", "suite", "guest", "zygote", "trusted", "worker"),
 )
 _PACKAGE = "lm_eval_ensemble.execution"

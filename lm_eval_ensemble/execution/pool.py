@@ -7,9 +7,7 @@ import json
 import os
 import queue
 import shlex
-import shutil
 import sys
-import tempfile
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
@@ -20,9 +18,8 @@ from typing import Any
 from tqdm import tqdm
 
 from lm_eval_ensemble.errors import ConfigError, SandboxError, did_you_mean
-from lm_eval_ensemble.execution.clock import HARD_WALL
-from lm_eval_ensemble.execution.handle import Worker, WorkerLostError
 from lm_eval_ensemble.execution.jobs import LOST, MODES, Job, Mode, Verdict
+from lm_eval_ensemble.execution.staff import Slot, Staff, check_layers, own_folder
 from lm_eval_ensemble.types import CANNOT_JUDGE
 
 __all__ = ["JUDGES", "SANDBOXES", "Judge", "judge", "usable_workers"]
@@ -35,11 +32,7 @@ _WAYS = {
     "auto": "split judge, together where the reference needs that (a program can forge its verdict there)",
 }
 JUDGES = tuple(_WAYS)
-_STRICT = ("landlock", "seccomp")
-_MARGIN = 5.0  # seconds beyond the worker's own hard wall before it is taken for hung
 _LONGEST = 3600.0  # seconds
-_STARTS = 20  # of a worker in one place, those that were killed from outside included
-FOLDER_PREFIX = "lm-eval-ensemble-judge-"
 
 
 def judge(
@@ -102,16 +95,16 @@ class Judge:
         self.timeout = timeout
         self.lost = 0
         self._progress = progress
-        self._command = _words(sandbox_command)
+        self.command = _words(sandbox_command)
         self._verdicts: dict[str, Verdict] = {}
         self._turn = threading.Lock()
-        folder = _own_folder()
-        self._settings: dict[str, Any] = {"sandbox": sandbox, "timeout": timeout, "folder": folder}
-        self._staff = _Staff(folder)
-        self._clean_up = weakref.finalize(self, self._staff.dismiss)  # also runs when the interpreter exits
+        folder = own_folder()
+        self.settings: dict[str, Any] = {"sandbox": sandbox, "timeout": timeout, "folder": folder}
+        self.staff = Staff(folder)
+        self._clean_up = weakref.finalize(self, self.staff.dismiss)  # also runs when the interpreter exits
         try:
-            first = _Slot(self)
-            self.layers, self._missing = _check_layers(first.start().hello, sandbox)
+            first = Slot(self)
+            self.layers, self._missing = check_layers(first.start().hello, sandbox)
         except BaseException:
             self.close()
             raise
@@ -125,8 +118,8 @@ class Judge:
     def describe(self, judge: str) -> str:
         """That line for one of ``JUDGES``."""
         line = "sandbox: " + ", ".join((_WAYS[judge], *self.layers))
-        if self._command:
-            line += f", under {Path(self._command[0]).name}"
+        if self.command:
+            line += f", under {Path(self.command[0]).name}"
         if self._missing:
             line += "; without " + ", ".join(f"{name} ({reason})" for name, reason in self._missing.items())
         return line
@@ -139,7 +132,7 @@ class Judge:
 
     def close(self, *, kill: bool = False) -> None:
         """End the workers (at once if ``kill``) and remove their folder. May be called twice."""
-        self._staff.kill = kill
+        self.staff.kill = kill
         self._clean_up()
 
     def run(self, jobs: Iterable[Job], mode: Mode = "split") -> list[Verdict]:
@@ -183,9 +176,9 @@ class Judge:
                 verdicts[index] = verdict
         return verdicts
 
-    def _slot(self, index: int) -> _Slot:
+    def _slot(self, index: int) -> Slot:
         while len(self._slots) <= index:
-            self._slots.append(_Slot(self))
+            self._slots.append(Slot(self))
         return self._slots[index]
 
     def _key(self, message: Mapping[str, Any]) -> str:
@@ -201,6 +194,7 @@ def _second(apart: Verdict | None, verdict: Verdict) -> Verdict:
     return replace(verdict, why=f"{CANNOT_JUDGE}the reference itself fails its tests (split: {apart_why}; together: {why})")
 
 
+_NO_PROCESS = "Is the limit on processes (ulimit -u) reached?"
 _Item = tuple[str, Mapping[str, Any]]  # a job's key and message
 
 
@@ -264,7 +258,7 @@ class _Round:
             raise SandboxError(f"The judge cannot start a thread ({error}). {_NO_PROCESS}") from None
         return thread
 
-    def _work(self, slot: _Slot, waiting: queue.Queue[_Item | None], final: bool) -> None:
+    def _work(self, slot: Slot, waiting: queue.Queue[_Item | None], final: bool) -> None:
         """A thread: drives one worker until the queue says stop. After a failure it only empties the queue."""
         while (item := waiting.get()) is not None:
             if self._failure:
@@ -290,149 +284,6 @@ class _Round:
     def _count(self) -> None:
         with self._lock:
             self._bar.update(1)
-
-
-_NO_PROCESS = "Is the limit on processes (ulimit -u) reached?"
-
-
-class _Slot:
-    """The place of one worker: whoever sits in it is replaced when lost."""
-
-    def __init__(self, pool: Judge) -> None:
-        # Not the pool itself: that would keep it alive, and its clean-up waiting.
-        self._command, self._settings, self._staff = pool._command, pool._settings, pool._staff
-        self._pool = weakref.proxy(pool)
-        self._wall = HARD_WALL * pool.timeout + _MARGIN
-        self._worker: Worker | None = None
-
-    def start(self) -> Worker:
-        """The worker, started if there is none. A machine in trouble gets three attempts; those that somebody killed
-        do not count (up to a point)."""
-        complaint, failures = "", 0
-        for _ in range(_STARTS):
-            if self._worker is not None:
-                return self._worker
-            worker = self._staff.hire(self._command)
-            try:
-                worker.greet(self._settings)
-            except WorkerLostError as error:
-                self._staff.leave(worker)
-                failures += not worker.was_killed
-                complaint = str(error) or complaint
-                if failures == 3:
-                    break
-                continue
-            self._worker = worker
-        if self._worker is not None:
-            return self._worker
-        raise SandboxError(
-            f"The judge's worker ended while starting, again and again. It said:\n  {complaint or '(nothing)'}\n"
-            "Check sandbox_command, that a folder for temporary files can be written (TMPDIR: neither full nor out of "
-            "inodes), and that processes may be started (ulimit -u)."
-        )
-
-    def run(self, message: Mapping[str, Any]) -> Verdict:
-        """Judge one job. ``why`` is LOST if that could not be done: its worker, or a process of it, was killed."""
-        worker = self._checked()
-        try:
-            reply = worker.run(message, self._wall)
-        except WorkerLostError:
-            self._replace(worker)
-            return Verdict("fail", LOST, message["mode"])
-        if reply.get("status") in ("pass", "fail", "timeout"):
-            return Verdict(reply["status"], str(reply.get("why", "")), message["mode"])
-        why = str(reply.get("why", ""))
-        return Verdict("fail", f"{LOST}: {why}" if why else LOST, message["mode"])
-
-    def _checked(self) -> Worker:
-        """The worker; a replacement must hold at least the layers that were promised."""
-        if self._worker is not None and not self._worker.is_alive:  # it died idle: no attempt of a job is lost
-            self._replace(self._worker)
-        is_new = self._worker is None
-        worker = self.start()
-        if is_new:
-            layers, _ = _check_layers(worker.hello, self._settings["sandbox"])
-            lacking = set(self._pool.layers) - set(layers)
-            if lacking:
-                raise SandboxError(f"A new worker lacks {', '.join(sorted(lacking))}, which the first one had.")
-        return worker
-
-    def _replace(self, worker: Worker) -> None:
-        self._staff.leave(worker)
-        self._worker = None
-
-
-class _Staff:
-    """Every living worker and the folder they share; outlives the pool just long enough to clean up."""
-
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-        self._workers: list[Worker] = []
-        self._lock = threading.Lock()
-        self._closed = False
-        self.kill = False
-
-    def hire(self, command: Sequence[str]) -> Worker:
-        """Start a worker; under the lock, so that none starts unseen while ``dismiss`` runs."""
-        with self._lock:
-            if self._closed:
-                raise SandboxError("The judge is closed; make a new one.")
-            self._workers.append(worker := Worker(command, self._folder))
-            return worker
-
-    def leave(self, worker: Worker) -> None:
-        with self._lock:
-            if worker in self._workers:
-                self._workers.remove(worker)
-        worker.forget()
-
-    def dismiss(self) -> None:
-        with self._lock:
-            self._closed, workers, self._workers = True, self._workers, []
-        for worker in workers:
-            if not self.kill:
-                worker.close()
-            worker.forget()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _check_layers(hello: Mapping[str, Any], sandbox: str) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The layers that hold and, with reasons, those that do not. Refuses what ``sandbox`` does not put up with."""
-    missing = dict(hello["missing"])
-    for layer, act in hello["broken"]:
-        if not layer:
-            raise SandboxError(f"The judge cannot run here: a guest under its sandbox {act}.{_REMEDIES.get(act, '')}")
-        missing[layer] = f"accepted by the kernel, but a guest {act}"
-    if hello["root"] and "capabilities" in missing:
-        raise SandboxError(
-            f"The judge does not run as root here: a program would keep root's powers ({missing['capabilities']}). Run as "
-            "another user."
-        )
-    layers = tuple(layer for layer in hello["layers"] if layer.partition("(")[0] not in missing)
-    if sandbox == "strict":
-        for name in _STRICT:
-            if name in missing:
-                raise SandboxError(
-                    f"sandbox=strict: {name} is missing ({missing[name]}). Use a kernel that has it (5.13 or newer), "
-                    "or sandbox=auto inside a container or virtual machine that you trust to hold."
-                )
-    return layers, missing
-
-
-_REMEDIES = {
-    "could not import a module of the standard library": " Is the interpreter installed where only you may read? If so, try "
-    "sandbox=off, or an interpreter elsewhere.",
-}
-
-
-def _own_folder() -> str:
-    try:
-        return tempfile.mkdtemp(prefix=FOLDER_PREFIX)
-    except OSError as error:
-        raise SandboxError(
-            f"The judge needs a folder for temporary files and cannot make one: {error.strerror or error}. Set TMPDIR to a "
-            "folder with some space (and inodes) left."
-        ) from None
 
 
 def _words(command: str | Sequence[str] | None) -> list[str]:

@@ -23,17 +23,10 @@ from types import CodeType
 from typing import Any, NoReturn
 
 from lm_eval_ensemble.execution import lockdown, suite
+from lm_eval_ensemble.execution.plain import Writer
+from lm_eval_ensemble.execution.rebuild import Reader, write_back
 from lm_eval_ensemble.execution.suite import CANNOT, CannotJudgeError
-from lm_eval_ensemble.execution.wire import (
-    MAX_REPLY,
-    Channel,
-    ClosedError,
-    MalformedError,
-    NotPlainError,
-    Reader,
-    Writer,
-    write_back,
-)
+from lm_eval_ensemble.execution.wire import MAX_REPLY, Channel, ClosedError, MalformedError, NotPlainError
 
 __all__ = ["serve"]
 

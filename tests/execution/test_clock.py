@@ -71,10 +71,10 @@ def test_a_timeout_says_its_limit_and_that_it_was_confirmed() -> None:
 
 
 def test_a_timeout_is_forgiven_when_its_second_run_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lm_eval_ensemble.execution import Verdict, pool
+    from lm_eval_ensemble.execution import Verdict, staff
 
     answers = iter([Verdict("timeout", "busy"), Verdict("pass")])
-    monkeypatch.setattr(pool._Slot, "run", lambda self, job: next(answers))
+    monkeypatch.setattr(staff.Slot, "run", lambda self, job: next(answers))
     with Judge(1, progress=False) as judge:
         assert judge.run([job("    return x + 1\n")]) == [Verdict("pass")]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lm_eval_ensemble.errors import SandboxError
-from lm_eval_ensemble.execution import Judge, pool, seccomp, syscalls
+from lm_eval_ensemble.execution import Judge, seccomp, staff, syscalls
 from tests.execution.helpers import job, needs_layers
 
 _HEADERS = {
@@ -71,22 +71,22 @@ _FULL = {
 def test_strict_refuses_a_missing_layer() -> None:
     hello = {"layers": ["rlimits", "seccomp"], "missing": {"landlock": "not in this kernel"}, "broken": [], "root": False}
     with pytest.raises(SandboxError, match=r"sandbox=strict: landlock is missing \(not in this kernel\)"):
-        pool._check_layers(hello, "strict")
-    assert pool._check_layers(hello, "auto") == (("rlimits", "seccomp"), {"landlock": "not in this kernel"})
+        staff.check_layers(hello, "strict")
+    assert staff.check_layers(hello, "auto") == (("rlimits", "seccomp"), {"landlock": "not in this kernel"})
 
 
 def test_a_layer_that_does_not_hold_is_no_layer() -> None:
     hello = {**_FULL, "broken": [("landlock", "listed /")]}
-    layers, missing = pool._check_layers(hello, "auto")
+    layers, missing = staff.check_layers(hello, "auto")
     assert "landlock(7)" not in layers
     assert missing == {"landlock": "accepted by the kernel, but a guest listed /"}
     with pytest.raises(SandboxError, match="listed /"):
-        pool._check_layers(hello, "strict")
+        staff.check_layers(hello, "strict")
 
 
 def test_a_sandbox_that_nothing_can_run_in_is_refused() -> None:
     with pytest.raises(SandboxError, match="could not write to its scratch folder"):
-        pool._check_layers({**_FULL, "broken": [("", "could not write to its scratch folder")]}, "auto")
+        staff.check_layers({**_FULL, "broken": [("", "could not write to its scratch folder")]}, "auto")
 
 
 def test_a_replacement_must_hold_what_the_first_worker_held(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,7 +105,7 @@ def test_fifteen_kills_at_the_start_lose_nothing() -> None:
 def _kill_anyone(room: Judge, chance: random.Random, killed: list[int], stop: threading.Event) -> None:
     while not stop.is_set() and len(killed) < 15:
         time.sleep(chance.uniform(0.02, 0.15))
-        family = [worker.pid for worker in list(room._staff._workers)]
+        family = [worker.pid for worker in list(room.staff._workers)]
         for pid in list(family):
             for child in _children(pid):
                 family += [child, *_children(child)]
@@ -323,7 +323,7 @@ def _kill_workers(room: Judge, chance: random.Random, killed: list[int], stop: t
     """
     while not stop.is_set() and len(killed) < 40:
         time.sleep(chance.uniform(0.02, 0.15))
-        ripe = [worker.pid for worker in list(room._staff._workers) if worker.pid in busy]
+        ripe = [worker.pid for worker in list(room.staff._workers) if worker.pid in busy]
         if ripe:
             killed.append(pid := chance.choice(ripe))
             os.killpg(pid, signal.SIGKILL)

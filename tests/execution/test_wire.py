@@ -16,14 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lm_eval_ensemble.execution import wire
-from lm_eval_ensemble.execution.wire import Channel, ClosedError, MalformedError, NotPlainError, Reader, Snapshot, Writer
+from lm_eval_ensemble.execution.plain import Keep, Writer
+from lm_eval_ensemble.execution.rebuild import Reader, Snapshot, write_back
+from lm_eval_ensemble.execution.wire import Channel, ClosedError, MalformedError, NotPlainError
 
 
 def _refuse(value: Any) -> Any:
     raise NotPlainError(type(value).__name__)
 
 
-def encode(value: Any, keep: wire.Keep = _refuse, *, strict: bool = False) -> Any:
+def encode(value: Any, keep: Keep = _refuse, *, strict: bool = False) -> Any:
     return Writer(keep, strict=strict).write(value)
 
 
@@ -215,7 +217,7 @@ def test_what_a_call_changed_is_written_into_the_same_objects() -> None:
     reader = Reader(objects=ours.objects)
     assert reader.read(_through_json(result)) is inner
     for number, content in _through_json(changes):
-        wire.write_back(ours.objects[number], reader.read(content))
+        write_back(ours.objects[number], reader.read(content))
     assert inner == [1, argument, inner]
     assert inner[1] is argument
     assert argument[1:4] == [{2, 20}, {"k": inner}, bytearray(b"40")]
