@@ -59,7 +59,7 @@ def rehearse() -> None:
             desk.answer(request)
 
 
-_REHEARSALS = 20  # the interpreter makes code fast that has run some eight times
+_REHEARSALS = 10  # the interpreter makes code fast that has run some eight times
 _REQUESTS: list[dict[str, Any]] = [
     {"do": "call", "of": None, "with": given, "by": {}}
     for given in ([3], ["text"], [[1, 2]], [1, {"t": [1, [2.5]]}], [[["a"]], 2], ["a b", {"d": [["k", 1]]}])
