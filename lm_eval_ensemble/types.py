@@ -25,7 +25,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 __all__ = [
+    "CANNOT_JUDGE",
     "RUN",
+    "WORKER_LOST",
     "Candidate",
     "Completion",
     "Cut",
@@ -33,6 +35,7 @@ __all__ = [
     "Scored",
     "Selection",
     "cut_line",
+    "is_of_the_judge",
     "normalise",
     "split_runs",
     "unbroken",
@@ -106,12 +109,21 @@ class Candidate:
 RUN = "run"
 
 
+#: Reasons of a verdict that say something about the judge or the test instead of the text; see ``is_of_the_judge``.
+WORKER_LOST, CANNOT_JUDGE = "worker lost", "cannot judge: "
+
+
+def is_of_the_judge(why: str) -> bool:
+    """Whether a ``fail`` blames the judge or the test: its process was lost, or the test cannot be run in this way."""
+    return why.startswith((WORKER_LOST, CANNOT_JUDGE))
+
+
 @dataclass(frozen=True, slots=True)
 class Scored:
     """A candidate with its scores: name -> number (lower is better), None where undefined (empty text).
 
     ``verdict`` is pass, fail or timeout once the judge has run it, and ``why`` the reason for the last two. ``facts`` holds
-    what goes with the scores, as JSON (``scoring.sheets``).
+    what goes with the scores, as JSON (``scoring.sheets``), and how it was judged if not by the split judge (``judge``).
     """
 
     candidate: Candidate

@@ -143,7 +143,7 @@ def test_a_judge_that_cannot_run(
 
 def test_a_judge_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     class Wrong(Judge):
-        def run(self, jobs: Any) -> Any:
+        def run(self, jobs: Any, mode: Any = "split") -> Any:
             return super().run(list(jobs)[:1] * 2)
 
     monkeypatch.setattr(doctor, "Judge", Wrong)

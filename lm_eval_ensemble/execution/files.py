@@ -21,9 +21,9 @@ from typing import Any
 from lm_eval_ensemble.data import SETS, Document, load_documents, on_disk
 from lm_eval_ensemble.errors import ConfigError, DataError, did_you_mean
 from lm_eval_ensemble.execution.jobs import LOST, Job
-from lm_eval_ensemble.execution.pool import SANDBOXES, Judge
+from lm_eval_ensemble.execution.pool import JUDGES, SANDBOXES, Judge
 from lm_eval_ensemble.metrics.passk import pass_at_k
-from lm_eval_ensemble.types import Cut, normalise
+from lm_eval_ensemble.types import Cut, is_of_the_judge, normalise
 
 __all__ = ["TASKS", "Report", "Row", "add_arguments", "judge_file", "main", "read_completions"]
 
@@ -60,11 +60,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """What a run found. Rates are of completions; ``pass_at`` maps k to the mean over tasks (None: too few samples)."""
+    """What a run found. Rates are of completions; ``pass_at`` maps k to the mean over tasks (None: too few samples), those
+    left out that are ``unjudgeable``."""
 
     path: Path
     verdicts: Path
     tasks: int
+    unjudgeable: int
     completions: int
     resumed: int
     pass_at: Mapping[int, float | None]
@@ -74,6 +76,8 @@ class Report:
 
     def as_text(self) -> str:
         lines = [f"{self.completions} completions of {self.tasks} tasks ({self.resumed} verdicts were there already)"]
+        if self.unjudgeable:
+            lines.append(f"{self.unjudgeable} tasks cannot be judged, and do not count: their own reference fails (see why)")
         for k, value in self.pass_at.items():
             lines.append(f"pass@{k:<4} {'(some task has fewer samples)' if value is None else f'{value:.5f}'}")
         lines += [f"timeouts  {self.timeout_rate:.5f}", f"judge errors {self.judge_error_rate:.5f}", self.sandbox]
@@ -90,6 +94,7 @@ def judge_file(
     timeout: float = 3.0,
     sandbox: str = "auto",
     sandbox_command: str | Sequence[str] | None = None,
+    judge: str = "split",
     overwrite: bool = False,
     progress: bool = True,
 ) -> Report:
@@ -97,6 +102,7 @@ def judge_file(
 
     :param task: the data set or task the ids belong to; default: every set that is found on disk.
     :param k: which pass@k to compute.
+    :param judge: one of ``JUDGES``; ``auto`` takes the documents' own middles as references.
     :param overwrite: judge everything again.
     :raises DataError: a line that is not of the expected form, an id that no set has.
     """
@@ -104,17 +110,18 @@ def judge_file(
     rows = list(read_completions(path))
     documents = _documents(rows, path, task, data_dir)
     target = path.with_name(path.name + ".verdicts.jsonl")
-    settings = {"timeout": timeout, "documents": _digest_documents(documents)}
+    settings = {"timeout": timeout, "documents": _digest_documents(documents)} | ({"asked": judge} if judge != "split" else {})
     done = [] if overwrite else _finished(target, rows, settings)
-    with Judge(workers, timeout, sandbox, sandbox_command, progress=progress) as judge, _opened(target, done) as file:
+    with Judge(workers, timeout, sandbox, sandbox_command, progress=progress) as pool, _opened(target, done) as file:
         verdicts = list(done)
         for chunk in _chunks(rows[len(done) :]):
-            found = judge.run([_job(documents[row.task_id], row.completion) for row in chunk])
-            for row, verdict in zip(chunk, found, strict=True):
-                verdicts.append(_line(row, verdict.status, verdict.why, settings))
+            jobs = [_job(documents[row.task_id], row.completion) for row in chunk]
+            references = [_job(documents[row.task_id], documents[row.task_id]["middle"]) for row in chunk]
+            for row, verdict in zip(chunk, pool.run_as(judge, jobs, references), strict=True):
+                verdicts.append(_line(row, verdict.status, verdict.why, verdict.mode, settings))
                 file.write(json.dumps(verdicts[-1]) + "\n")
             file.flush()
-        return _report(path, target, verdicts, len(done), k, judge.description)
+        return _report(path, target, verdicts, len(done), k, pool.describe(judge))
 
 
 def read_completions(path: Path) -> Iterator[Row]:
@@ -200,9 +207,9 @@ def _digest_documents(documents: Mapping[str, Document]) -> str:
     return hashlib.sha256(content.encode("ascii")).hexdigest()[:16]
 
 
-def _line(row: Row, status: str, why: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _line(row: Row, status: str, why: str, mode: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     head = {"task_id": row.task_id, "index": row.index, "passed": status == "pass", "status": status, "why": why}
-    return {**head, "completion_sha256": row.digest, **settings}
+    return {**head, "judge": mode, "completion_sha256": row.digest, **settings}
 
 
 def _finished(target: Path, rows: Sequence[Row], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -217,7 +224,9 @@ def _finished(target: Path, rows: Sequence[Row], settings: Mapping[str, Any]) ->
         for row, text in zip(rows, file, strict=False):
             try:
                 line = json.loads(text)
-                holds = line == _line(row, line["status"], line["why"], settings) and line["why"] != LOST
+                holds = line == _line(row, line["status"], line["why"], line["judge"], settings) and not line["why"].startswith(
+                    LOST
+                )
             except (ValueError, KeyError, TypeError):
                 break  # the last line of an interrupted run may be torn
             if not holds:
@@ -242,24 +251,26 @@ def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
 def _report(
     path: Path, target: Path, verdicts: Sequence[Mapping[str, Any]], resumed: int, k: Sequence[int], sandbox: str
 ) -> Report:
-    samples = Counter(line["task_id"] for line in verdicts)
+    judged = [line for line in verdicts if line["judge"] != "unjudgeable"]
+    samples = Counter(line["task_id"] for line in judged)
     passes = Counter(line["task_id"] for line in verdicts if line["passed"])
-    fewest = min(samples.values())
+    fewest = min(samples.values(), default=0)
     pass_at: dict[int, float | None] = {}
     for size in k:
         if size <= fewest:
             pass_at[size] = sum(pass_at_k(n, passes[task], size) for task, n in samples.items()) / len(samples)
-        elif size <= max(samples.values()):
+        elif size <= max(samples.values(), default=0):
             pass_at[size] = None  # an average over some of the tasks would be of other tasks
     return Report(
         path=path,
         verdicts=target,
-        tasks=len(samples),
+        tasks=len({line["task_id"] for line in verdicts}),
+        unjudgeable=len({line["task_id"] for line in verdicts} - samples.keys()),
         completions=len(verdicts),
         resumed=resumed,
         pass_at=pass_at,
         timeout_rate=sum(line["status"] == "timeout" for line in verdicts) / len(verdicts),
-        judge_error_rate=sum(line["why"] == LOST for line in verdicts) / len(verdicts),
+        judge_error_rate=sum(is_of_the_judge(line["why"]) for line in verdicts) / len(verdicts),
         sandbox=sandbox,
     )
 
@@ -276,6 +287,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-k", default="1,10,100", help="which pass@k to print (default: %(default)s)")
     parser.add_argument("--workers", type=int, help="processes (default: the usable processors)")
     parser.add_argument("--timeout", type=float, default=3.0, help="seconds per completion (default: %(default)s)")
+    parser.add_argument(
+        "--judge", choices=JUDGES, default="split", help="how tests are run; see docs/judge.md (default: %(default)s)"
+    )
     parser.add_argument("--sandbox", choices=SANDBOXES, default="auto", help="which layers (default: %(default)s)")
     parser.add_argument("--sandbox_command", help="start workers under this command, e.g. 'bwrap ...'")
     parser.add_argument("--overwrite", action="store_true", help="judge again what has been judged")
@@ -290,7 +304,7 @@ def main(arguments: argparse.Namespace) -> int:
     if min(k) < 1:
         raise ConfigError(f"-k {arguments.k!r}: expected numbers of at least 1, separated by commas, such as 1,10.")
     options = vars(arguments)
-    names = ("task", "data_dir", "workers", "timeout", "sandbox", "sandbox_command", "overwrite")
+    names = ("task", "data_dir", "workers", "timeout", "sandbox", "sandbox_command", "judge", "overwrite")
     report = judge_file(arguments.file, k=k, **{name: options[name] for name in names})
     sys.stdout.write(report.as_text() + "\n")
     return 0

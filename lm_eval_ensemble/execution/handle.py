@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -23,8 +24,8 @@ START_SECONDS = 120.0  # a loaded machine and a container may both be slow to st
 
 # In the order of their imports.
 _MODULES = (
-    *("wire", "clock", "syscalls", "seccomp", "landlock", "lockdown", "scratch"),
-    *("probe", "guest", "zygote", "trusted", "worker"),
+    *("wire", "plain", "rebuild", "clock", "syscalls", "seccomp", "surroundings", "landlock", "lockdown", "scratch"),
+    *("probe", "suite", "guest", "zygote", "trusted", "worker"),
 )
 _PACKAGE = "lm_eval_ensemble.execution"
 
@@ -60,10 +61,6 @@ class WorkerLostError(Exception):
     """The worker ended, hung or babbled; the job it had is without a verdict."""
 
 
-class WorkerHungError(WorkerLostError):
-    """It gave no answer within the hard wall."""
-
-
 def worker_command(sandbox_command: Sequence[str], folder: str) -> list[str]:
     """The command line of a worker, behind the user's prefix. A prefix may end in its own interpreter.
 
@@ -80,7 +77,11 @@ class Worker:
 
     def __init__(self, sandbox_command: Sequence[str], folder: str) -> None:
         command = worker_command(sandbox_command, folder)
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the worker)
+        self._killed = False
+        try:
+            self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the worker)
+        except OSError as error:
+            raise SandboxError(f"The judge cannot write a temporary file: {error.strerror or error}. Is TMPDIR full?") from None
         try:
             self._process = subprocess.Popen(
                 command,
@@ -92,7 +93,8 @@ class Worker:
             )
         except OSError as error:
             self._errors.close()
-            raise SandboxError(f"The judge's worker cannot be started: {command[0]}: {error.strerror}.") from None
+            hint = " Is the limit on processes (ulimit -u) reached?" if error.errno == errno.EAGAIN else ""
+            raise SandboxError(f"The judge's worker cannot be started: {command[0]}: {error.strerror}.{hint}") from None
         self.pid = self._process.pid
         self._stdin, self._stdout = _both_pipes(self._process)
         self._channel = _Impatient(self._stdout.fileno(), self._stdin.fileno())
@@ -103,6 +105,8 @@ class Worker:
         try:
             self.hello = self._exchange(message, START_SECONDS)
         except WorkerLostError:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=1.0)  # for its own last words
             self.kill()
             raise WorkerLostError(self._complaint()) from None
 
@@ -110,14 +114,13 @@ class Worker:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    def ended_by_its_alarm(self) -> bool:
-        """True if it was stuck inside one C call on a value of the program (see ``clock.Alarm``)."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return self._process.wait(timeout=1.0) == -signal.SIGPROF
-        return False
+    @property
+    def was_killed(self) -> bool:
+        """Whether somebody ended it by SIGKILL (known once it is gone)."""
+        return self._process.returncode == -signal.SIGKILL and not self._killed
 
     def run(self, message: Mapping[str, Any], wall: float) -> dict[str, Any]:
-        """Have one job judged. Raises WorkerLostError (WorkerHungError after ``wall`` seconds)."""
+        """Have one job judged. Raises WorkerLostError, also after ``wall`` seconds without an answer."""
         return dict(self._exchange(message, wall))
 
     def _exchange(self, message: Mapping[str, Any], seconds: float) -> Any:
@@ -125,9 +128,7 @@ class Worker:
         try:
             self._channel.send(message)
             reply = self._channel.receive()
-        except TimeoutError:
-            raise WorkerHungError from None
-        except Exception as error:  # closed, or not our protocol: a broken worker either way
+        except Exception as error:  # closed, too late, or not our protocol: a broken worker either way
             raise WorkerLostError(str(error)) from None
         if not isinstance(reply, dict):
             raise WorkerLostError("a reply of an unknown form")
@@ -154,6 +155,7 @@ class Worker:
     def kill(self) -> None:
         """End it now, with all its processes (guests follow their zygote, zygotes their worker)."""
         if self._process.poll() is None:
+            self._killed = True
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
             self._process.wait()

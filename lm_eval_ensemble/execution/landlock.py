@@ -13,6 +13,8 @@ import struct
 import sys
 import sysconfig
 
+from lm_eval_ensemble.execution.surroundings import PACKAGES, package_folders
+
 __all__ = ["restrict", "version"]
 
 _CREATE, _ADD_RULE, _RESTRICT = 444, 445, 446  # the same numbers on every architecture
@@ -22,11 +24,6 @@ _READ = _READ_FILE | _READ_DIR
 _TCP = 0b11  # bind, connect
 _SCOPES = 0b11  # abstract unix sockets, signals
 
-# What honest completions import besides the standard library, where it is installed.
-_PACKAGES = (
-    *("numpy", "numpy.libs", "scipy", "scipy.libs", "pandas", "pandas.libs", "sympy", "mpmath", "networkx"),
-    *("sortedcontainers", "dateutil", "pytz", "six.py", "typing_extensions.py"),
-)
 _SHARED = ("/usr/lib", "/lib", "/lib64", "/usr/share/zoneinfo", "/etc/ld.so.cache", "/etc/localtime")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 
@@ -69,10 +66,10 @@ def _grants(handled: int) -> dict[str, int]:
     grants = dict.fromkeys(_SHARED, _READ)
     grants |= dict.fromkeys(_DEVICES, _READ_FILE | _WRITE_FILE | _TRUNCATE)
     grants |= dict.fromkeys(_standard_library(), _READ)
-    for folder in _package_folders():
+    for folder in (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), *package_folders()):
         # Imports list the folder (its content stays closed) and then read the granted packages in it.
         grants[folder] = _READ_DIR
-        grants |= dict.fromkeys((f"{folder}/{name}" for name in _PACKAGES), _READ)
+        grants |= dict.fromkeys((f"{folder}/{name}" for name in PACKAGES), _READ)
     return {os.path.realpath(path): rights for path, rights in grants.items()}
 
 
@@ -87,11 +84,6 @@ def _standard_library() -> list[str]:
     if os.path.isdir(libraries):
         paths += [f"{libraries}/{name}" for name in os.listdir(libraries) if ".so" in name or name.endswith(".zip")]
     return paths
-
-
-def _package_folders() -> list[str]:
-    stdlib = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
-    return [*stdlib, *(p for p in sys.path if p not in stdlib and p.endswith(("site-packages", "dist-packages")))]
 
 
 def _allow(ruleset: int, path: str, rights: int) -> bool:

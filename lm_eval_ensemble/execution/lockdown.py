@@ -58,7 +58,7 @@ def restrict_self(name: str, soft: int, hard: int | None = None) -> bool:
 def lock_zygote(mode: str, scratch: str) -> tuple[list[str], dict[str, str]]:
     """Put every layer that works here on this process.
 
-    :param mode: ``off`` for limits only; ``auto`` or ``strict`` for all (who insists is decided by the pool).
+    :param mode: ``off`` for limits and no capabilities; ``auto`` or ``strict`` for all (who insists is decided by the pool).
     :returns: the layers that were accepted, and for each other one the reason.
     """
     restrict_self("RLIMIT_CORE", 0)
@@ -66,17 +66,19 @@ def lock_zygote(mode: str, scratch: str) -> tuple[list[str], dict[str, str]]:
     limits.append(restrict_self("RLIMIT_AS", MEMORY))
     layers = ["rlimits"]
     missing = {} if all(limits) else {"memory limit": "the system refuses RLIMIT_AS"}
-    if mode == "off":
-        return layers, missing | dict.fromkeys(("capabilities", "no_new_privs", "landlock", "seccomp"), "sandbox=off")
     if not _LINUX:
         names = ("capabilities", "no_new_privs", "landlock", "seccomp")
         return layers, missing | dict.fromkeys(names, f"not on {sys.platform}")
-    steps = (
+    steps = [
+        # Always: with its capabilities a program of root reads the tests out of the examiner's memory.
         ("capabilities", drop_capabilities, "the kernel refuses"),
         ("no_new_privs", _no_new_privileges, "the kernel refuses"),
         ("landlock", lambda: _landlock(scratch), "not in this kernel, or refused by an outer sandbox"),
         ("seccomp", _seccomp, f"no filter for {platform.machine()}, or refused by an outer sandbox"),
-    )
+    ]
+    if mode == "off":
+        missing |= dict.fromkeys(("landlock", "seccomp"), "sandbox=off")
+        steps = steps[:2]
     for name, step, reason in steps:
         if step():
             layers.append(f"landlock({landlock.version()})" if name == "landlock" else name)

@@ -26,12 +26,18 @@ _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 _CLONE_THREAD = 0x10000
 _X32_BIT = 0x40000000
 # fcntl and ioctl can make the kernel send any signal to any process of the same user (F_SETOWN, F_SETSIG,
-# F_SETOWN_EX; FIOSETOWN, SIOCSPGRP), or type into a terminal (TIOCSTI, TIOCLINUX).
-_BAD_FCNTL = (8, 10, 15)
+# F_SETOWN_EX; FIOSETOWN, SIOCSPGRP), or type into a terminal (TIOCSTI, TIOCLINUX). Leases and notices (F_SETLEASE,
+# F_NOTIFY) are about what other processes do with a file.
+_BAD_FCNTL = (8, 10, 15, 1024, 1026)
 _BAD_IOCTL = (0x8901, 0x8902, 0x5412, 0x541C)
 # A guest must keep its tie to the life of the zygote (PR_SET_PDEATHSIG) and stay closed to debuggers
 # (PR_SET_DUMPABLE, PR_SET_PTRACER).
 _BAD_PRCTL = (1, 4, 0x59616D61)
+# Of another process than oneself (number 0) these tell which numbers are alive.
+_OF_OTHERS = (
+    *("sched_getaffinity", "sched_getscheduler", "sched_getparam", "sched_getattr", "sched_rr_get_interval"),
+    *("getpgid", "getsid", "get_robust_list"),
+)
 
 
 def supported() -> bool:
@@ -128,7 +134,10 @@ def zygote_filter(machine: str) -> Filter:
     program.refuse_values("fcntl", 1, _BAD_FCNTL)
     program.refuse_values("ioctl", 1, _BAD_IOCTL)
     program.only_null("sendto", 4)  # an unconnected datagram socket of a pair could be sent to any path
-    program.only_null("sched_getaffinity", 0)  # of another process it tells which numbers are alive
+    for name in _OF_OTHERS:
+        program.only_null(name, 0)
+    for name in ("getpriority", "ioprio_get"):
+        program.only_null(name, 1)
     return program.finish(DENIED)
 
 

@@ -66,6 +66,15 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "lookup_dcookie": (212, 18),
     "nfsservctl": (180, 42),
     "ustat": (136, None),
+    # space that is reserved at once; locks and watches on files of others, stalls of the whole machine
+    "fallocate": (285, 47),
+    "flock": (73, 32),
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
+    "inotify_add_watch": (254, 27),
+    "fanotify_mark": (301, 263),
+    "sync": (162, 81),
+    "syncfs": (306, 267),
     # owners and modes of files
     "chmod": (90, None),
     "fchmod": (91, 52),
@@ -184,6 +193,15 @@ SPECIAL: dict[str, tuple[int, int]] = {
     "ioctl": (16, 29),
     "sendto": (44, 206),
     "sched_getaffinity": (204, 123),
+    "sched_getscheduler": (145, 120),
+    "sched_getparam": (143, 121),
+    "sched_getattr": (315, 275),
+    "sched_rr_get_interval": (148, 127),
+    "getpriority": (140, 141),
+    "ioprio_get": (252, 31),
+    "getpgid": (121, 155),
+    "getsid": (124, 156),
+    "get_robust_list": (274, 100),
 }
 
 

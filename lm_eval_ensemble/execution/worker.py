@@ -1,33 +1,40 @@
-"""One worker: the process that judges, job after job, for as long as the pool wants it.
+"""One worker: the process that has jobs judged, one after the other, for as long as the pool wants it.
 
 ::
 
-    pool (harness)                  worker = judge                       zygote             guest
-       │  sources, settings            │  fork, before any job              │                  │
-       ├──────────────────────────────►├───────────────────────────────────►│ locks itself     │
-       │◄── hello: layers ─────────────┤◄───────────────────────────────────┤                  │
-       │  program, head, test          │  a fresh socket                    │  fork            │
-       ├──────────────────────────────►├───────────────────────────────────►├─────────────────►│ locks itself more
-       │                               │  program ───────────────────────────────────────────►│ runs it
-       │                               │  call ──────────────────────────────────────────────►│
-       │                               │◄────────────────────────────────── plain data ───────┤
-       │◄── status, why ───────────────┤  end it ──────────────────────────►│  SIGKILL, reap   ╳
+    pool (harness)             worker                  examiner            zygote              guest
+       │  sources, settings       │  fork, before any job   │                 │
+       ├─────────────────────────►├─────────────────────────┼────────────────►│ locks itself
+       │◄── hello: layers ────────┤◄────────────────────────┼─────────────────┤
+       │  program, head, test     │  a fresh socket         │                 │  fork
+       ├─────────────────────────►├─────────────────────────┼────────────────►├──────────────►│ locks itself more
+       │                          │  fork, if there is none │                 │
+       │                          │  job, the other end     │  program ──────────────────────►│ runs it
+       │                          ├────────────────────────►│  call ─────────────────────────►│
+       │                          │  looks at the clock     │◄───────────────── plain data ───┤
+       │◄── status, why ──────────┤◄──── status, why ───────┤  end it ───────►│  SIGKILL,reap ╳
 
-Runs with the standard library only, from sources sent by the pool, so that it works inside containers too.
+The worker itself reads no test and no answer of a program. It kills examiner and guest when the time is over, so no
+test can swallow that. Runs with the standard library only, from sources sent by the pool, so that it works inside
+containers too.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import platform
 import select
-from typing import Any
+import signal
+import socket
+import sys
+from typing import Any, NoReturn
 
-from lm_eval_ensemble.execution import lockdown, scratch, trusted
-from lm_eval_ensemble.execution.clock import Alarm, FairClock, TimeUp
-from lm_eval_ensemble.execution.wire import MAX_REPLY, Channel, ClosedError
-from lm_eval_ensemble.execution.zygote import Zygote
+from lm_eval_ensemble.execution import lockdown, scratch, suite, surroundings, trusted
+from lm_eval_ensemble.execution.clock import FIRST_LOOK, NEXT_LOOKS, FairClock, open_delay, read_delay
+from lm_eval_ensemble.execution.wire import Channel, ClosedError
+from lm_eval_ensemble.execution.zygote import Zygote, ZygoteLostError
 
 __all__ = ["main"]
 
@@ -42,36 +49,174 @@ def main(settings: dict[str, Any]) -> None:
     """Serve jobs from standard input until it ends. The bootstrap calls this."""
     for name in PRELOAD:
         __import__(name)
+    surroundings.seed_random()
     folder = scratch.create(settings.get("folder"))
     try:
-        zygote = Zygote(settings, folder)  # before any job has arrived
-        _serve(settings, folder, zygote)
+        bounded, zygote = _first_forks(settings, folder)  # before any job has arrived
+        _Worker(settings, folder, zygote, bounded).serve()
         zygote.close()
+    except ZygoteLostError:  # somebody killed it; let that look like what it is
+        os.kill(os.getpid(), signal.SIGKILL)
     finally:
         scratch.remove(folder)
 
 
-def _serve(settings: dict[str, Any], folder: str, zygote: Zygote) -> None:
-    lockdown.hide()
-    pool = Channel(*_private_pipes())
-    pool.send(zygote.hello() | {"python": platform.python_version()})
-    trusted.remember()
-    trusted.restore()
-    lockdown.restrict_self("RLIMIT_CORE", 0)
-    lockdown.restrict_self("RLIMIT_AS", lockdown.MEMORY)
-    hang_up = _HangUp(pool.read_fd)
-    with contextlib.suppress(ClosedError):
-        while (job := pool.receive()) is not None:
-            pool.send(_judge(job, settings["timeout"], zygote, hang_up))
-            # The reply waits for no tidying; a worker that cannot give the next guest a clean folder ends.
-            if not _tidy(folder):
-                return
-        return
-    # The harness is gone without a farewell: nobody else is left to remove the pool's folder (the last worker can).
-    if settings.get("folder"):
-        scratch.remove(folder)
-        with contextlib.suppress(OSError):
-            os.rmdir(settings["folder"])
+def _first_forks(settings: dict[str, Any], folder: str) -> tuple[str, Zygote]:
+    try:
+        return scratch.bound(folder), Zygote(settings, folder)
+    except OSError as error:
+        sys.exit(f"cannot start a process: {error.strerror}. Is the limit on processes (ulimit -u) reached?")
+
+
+class _PoolGoneError(Exception):
+    """Noticed in the middle of a long job."""
+
+
+class _Worker:
+    def __init__(self, settings: dict[str, Any], folder: str, zygote: Zygote, bounded: str) -> None:
+        lockdown.hide()
+        self._timeout, self._folder, self._base = settings["timeout"], folder, settings.get("folder")
+        self._zygote = zygote
+        self._pool = Channel(*_private_pipes())
+        self._pool.send(_hello(zygote, bounded))
+        surroundings.mute()
+        os.chdir("/")
+        lockdown.restrict_self("RLIMIT_CORE", 0)
+        gc.collect()
+        gc.freeze()  # untouched by the collector, the pages stay shared with every examiner
+        gc.disable()
+        self._examiner: _Examiner | None = None
+        self._poll = select.poll()
+        self._poll.register(self._pool.read_fd, 0)  # hang-up is always reported
+
+    def serve(self) -> None:
+        with contextlib.suppress(ClosedError, _PoolGoneError):
+            while (job := self._pool.receive_frame()) != b"null":
+                self._pool.send(self._judge(job))
+                # The reply waits for no tidying; a worker that cannot give the next guest a clean folder ends.
+                if not _tidy(self._folder):
+                    break
+            self._dismiss()
+            return
+        # The harness is gone without a farewell: nobody else is left to remove the pool's folder (the last worker can).
+        self._dismiss()
+        if self._base:
+            scratch.remove(self._folder)
+            with contextlib.suppress(OSError):
+                os.rmdir(self._base)
+
+    def _judge(self, job: bytes) -> dict[str, str]:
+        """One job: fork a guest, have the examiner run the tests against it, end it."""
+        try:
+            examiner = self._staffed()
+            sock, pid = self._zygote.fork_guest()
+        except OSError as error:
+            return {"status": "lost", "why": f"no process could be started ({error.strerror}; see ulimit -u)"}
+        with sock:
+            verdict = None
+            with contextlib.suppress(OSError, ClosedError):  # the examiner ended: see below
+                clock = examiner.clock(self._timeout, pid)
+                examiner.hand_over(job, sock)
+                verdict = self._watch(examiner, clock)
+        # Before anything else, so that the guest does not wake up to notice.
+        is_lost = self._zygote.end_guest(hung_up=verdict is not None and verdict["closed"])
+        ended_by = 0
+        if verdict is None or not verdict["again"]:
+            ended_by = examiner.end()
+            self._examiner = None
+        if is_lost or (verdict is None and ended_by == signal.SIGKILL):  # a signal that comes from outside only
+            return {"status": "lost", "why": ""}
+        if verdict is None:
+            how = f"signal {ended_by} ended" if ended_by else "the test ended"
+            return {"status": "fail", "why": f"{suite.CANNOT}{how} the process of the tests"}
+        return {"status": verdict["status"], "why": verdict["why"]}
+
+    def _watch(self, examiner: _Examiner, clock: FairClock) -> dict[str, Any]:
+        """The examiner's verdict, or ours if the time is over. Raises ClosedError if it ended, or the pool is gone."""
+        self._poll.register(examiner.fd, select.POLLIN)
+        patience = FIRST_LOOK
+        try:
+            while not (events := dict(self._poll.poll(1000 * patience))) or self._pool.read_fd in events:
+                if events:
+                    raise _PoolGoneError
+                if clock.is_over():
+                    return {
+                        "status": "timeout",
+                        "why": f"no verdict after {self._timeout:g} s",
+                        "closed": False,
+                        "again": False,
+                    }
+                patience = NEXT_LOOKS
+            return dict(examiner.receive())
+        finally:
+            self._poll.unregister(examiner.fd)
+
+    def _staffed(self) -> _Examiner:
+        if self._examiner is None:
+            self._examiner = _Examiner((self._zygote.fd, self._pool.read_fd, self._pool.write_fd))
+        return self._examiner
+
+    def _dismiss(self) -> None:
+        if self._examiner is not None:
+            self._examiner.end()
+            self._examiner = None
+
+
+class _Examiner:
+    """The worker's handle on the process that runs the tests."""
+
+    def __init__(self, not_its_own: tuple[int, ...]) -> None:
+        self._link, theirs = socket.socketpair()
+        worker = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                _become_examiner(self._link, theirs, worker, not_its_own)
+            finally:
+                os._exit(1)
+        theirs.close()
+        self.fd = self._link.fileno()
+        self._channel = Channel(self.fd, self.fd, limit=1 << 20)
+        self._delay = open_delay(self.pid)
+
+    def clock(self, limit: float, guest: int) -> FairClock:
+        return FairClock(limit, guest, self.pid, read_delay(self._delay))
+
+    def hand_over(self, job: bytes, guest: socket.socket) -> None:
+        socket.send_fds(self._link, [b"j"], [guest.fileno()])
+        self._channel.send_frame(job)
+
+    def receive(self) -> Any:
+        return self._channel.receive()
+
+    def end(self) -> int:
+        """End and reap it: the signal that it ended by, 0 if it ended by itself."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        self._link.close()
+        if self._delay is not None:
+            os.close(self._delay)
+        with contextlib.suppress(ChildProcessError):
+            status = os.waitpid(self.pid, 0)[1]
+            return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        return 0
+
+
+def _become_examiner(link: socket.socket, theirs: socket.socket, worker: int, not_its_own: tuple[int, ...]) -> NoReturn:
+    link.close()
+    for fd in not_its_own:
+        os.close(fd)
+    lockdown.die_with_parent(worker)
+    trusted.serve(theirs)
+
+
+def _hello(zygote: Zygote, bounded: str) -> dict[str, Any]:
+    hello = zygote.hello()
+    if bounded:
+        hello["missing"]["scratch limit"] = bounded
+    else:
+        hello["layers"].append(f"scratch limit({scratch.MEGABYTES} MB)")
+    return hello | {"python": platform.python_version(), "root": hasattr(os, "geteuid") and os.geteuid() == 0}
 
 
 def _private_pipes() -> tuple[int, int]:
@@ -84,30 +229,6 @@ def _private_pipes() -> tuple[int, int]:
     return pipes
 
 
-def _judge(job: dict[str, Any], timeout: float, zygote: Zygote, hang_up: _HangUp) -> dict[str, str | None]:
-    """One job: fork a guest, run the tests against it, end it."""
-    clock = FairClock(timeout)
-    sock, clock.guest = zygote.fork_guest()
-    channel = Channel(sock.fileno(), sock.fileno(), limit=MAX_REPLY)
-    closed = False
-    alarm = Alarm(clock, hang_up.check)
-    try:
-        with alarm:
-            why = trusted.run_tests(job, channel)
-        status = "fail" if why else "pass"
-    except TimeUp:
-        status, why = "timeout", f"no verdict after {timeout:g} s"
-    except ClosedError:
-        status, why, closed = "fail", "the program ended its process", True
-    alarm.stop()  # again, in case it rang on the way out
-    trusted.restore()
-    # Before its socket is closed, so that the guest does not wake up to notice.
-    if zygote.end_guest(hung_up=closed):
-        status, why = "lost", "the program's process was killed from outside"
-    sock.close()
-    return {"status": status, "why": why or ""}
-
-
 def _tidy(folder: str) -> bool:
     """Empty the guest's folder; without Landlock a guest can also spoil or remove it."""
     try:
@@ -118,15 +239,3 @@ def _tidy(folder: str) -> bool:
     except OSError:
         return False
     return True
-
-
-class _HangUp:
-    """Notices, in the middle of a long job, that the pool is gone."""
-
-    def __init__(self, fd: int) -> None:
-        self._poll = select.poll()
-        self._poll.register(fd, 0)  # hang-up is always reported
-
-    def check(self) -> None:
-        if self._poll.poll(0):
-            raise ClosedError("the pool is gone")

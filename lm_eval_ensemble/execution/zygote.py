@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from lm_eval_ensemble.execution import guest, lockdown, probe
+from lm_eval_ensemble.execution import guest, lockdown, probe, surroundings
 
 __all__ = ["Zygote", "ZygoteLostError"]
 
@@ -48,6 +48,7 @@ class Zygote:
             finally:
                 os._exit(1)
         theirs.close()
+        self.fd = self._link.fileno()
 
     def hello(self) -> dict[str, Any]:
         """The layers it put on and what a probing guest found; see ``probe``."""
@@ -55,11 +56,14 @@ class Zygote:
         return answer
 
     def fork_guest(self) -> tuple[socket.socket, int]:
-        """A fresh guest: the socket to it, and its process number."""
+        """A fresh guest: the socket to it, and its process number. Raises OSError if the system has none to give."""
         ours, theirs = socket.socketpair()
         with theirs:
             self._tell(lambda: socket.send_fds(self._link, [b"f"], [theirs.fileno()]))
         (pid,) = struct.unpack("<i", self._receive(4))
+        if pid < 0:
+            ours.close()
+            raise OSError(-pid, os.strerror(-pid))
         return ours, pid
 
     def end_guest(self, *, hung_up: bool) -> bool:
@@ -93,9 +97,7 @@ class Zygote:
 
 def _become_zygote(link: socket.socket, judge: int, settings: dict[str, Any], scratch: str) -> NoReturn:
     _keep_only(link)
-    guest.mute()
-    os.environ.update(HOME=scratch, TMPDIR=scratch)
-    os.chdir(scratch)
+    surroundings.settle(scratch)
     if sys.platform == "linux":
         # If memory runs out, a guest is to go first, not the model that is being evaluated.
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
@@ -105,6 +107,7 @@ def _become_zygote(link: socket.socket, judge: int, settings: dict[str, Any], sc
     lock = lockdown.GuestLock(settings["timeout"], layers)
     link = socket.socket(fileno=_LAST_FD)
     link.sendall(json.dumps({"layers": layers, "missing": missing, "broken": _probe(lock, layers, scratch)}).encode())
+    guest.rehearse()
     gc.collect()
     gc.freeze()  # untouched by the collector, the pages stay shared with every guest
     gc.disable()
@@ -127,7 +130,12 @@ def _one_guest(link: socket.socket, lock: lockdown.GuestLock, scratch: str) -> N
     message, fds, _, _ = socket.recv_fds(link, 1, 1)
     if not message or not fds:
         os._exit(0)
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError as error:
+        os.close(fds[0])
+        link.sendall(struct.pack("<i", -(error.errno or 1)))
+        return
     if pid == 0:
         try:
             os.chdir(scratch)
@@ -145,7 +153,8 @@ def _one_guest(link: socket.socket, lock: lockdown.GuestLock, scratch: str) -> N
 
 def _become_guest(fd: int, lock: lockdown.GuestLock) -> None:
     os.dup2(fd, guest.GUEST_FD)
-    os.closerange(_LAST_FD, lockdown.OPEN_FILES)
+    os.close(fd)
+    os.close(_LAST_FD)
     lock.apply()
     guest.serve()
 
@@ -188,5 +197,7 @@ def _probe(lock: lockdown.GuestLock, layers: list[str], scratch: str) -> list[tu
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
         answer = pipe.read()
-    os.waitpid(pid, 0)
+    status = os.waitpid(pid, 0)[1]
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:  # from outside: ask another one
+        return _probe(lock, layers, scratch)
     return list(json.loads(answer)) if answer else [("", "did not answer the probe")]

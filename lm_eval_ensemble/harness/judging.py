@@ -11,6 +11,7 @@ from typing import Any
 
 from lm_eval_ensemble.errors import ConfigError
 from lm_eval_ensemble.execution import Job, Judge, Verdict
+from lm_eval_ensemble.execution.pool import JUDGES
 from lm_eval_ensemble.execution.reference import judge_by_reference
 from lm_eval_ensemble.types import Scored
 
@@ -21,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class JudgeSettings:
-    """``checker`` is ``split`` (ours) or ``reference`` (OpenAI's package, for comparison)."""
+    """``checker`` is ``split``, ``together`` or ``auto`` (ours, see docs/judge.md), or ``reference`` (OpenAI's package, for
+    comparison)."""
 
     checker: str = "split"
     timeout: float = 3.0
@@ -34,8 +36,8 @@ class JudgeSettings:
         """:raises ConfigError: a setting out of range."""
         faults = []
         checker, sandbox = meta.get("judge", "split"), meta.get("sandbox", "auto")
-        if checker not in ("split", "reference"):
-            faults.append(f"judge={checker!r}: expected 'split' or 'reference'")
+        if checker not in (*JUDGES, "reference"):
+            faults.append(f"judge={checker!r}: expected 'split', 'together', 'auto' or 'reference'")
         if sandbox not in ("strict", "auto", "off"):
             faults.append(f"sandbox={sandbox!r}: expected 'strict', 'auto' or 'off'")
         timeout, workers = meta.get("judge_timeout", 3.0), meta.get("judge_workers")
@@ -67,17 +69,22 @@ def judge_all(
 
     :returns: also one line that says which sandbox ran them (None if nothing was run).
     """
-    jobs = [
-        Job(doc["prefix"], scored.candidate.text, doc["suffix"], doc["test"], doc["entry_point"]) if doc.get("test") else None
-        for doc, scored in candidates
-    ]
-    verdicts, sandbox = _judge([job for job in jobs if job is not None], settings, title)
+    tested = [(doc, scored) for doc, scored in candidates if doc.get("test")]
+    jobs = [_job(doc, scored.candidate.text) for doc, scored in tested]
+    references = [_job(doc, doc["middle"]) for doc, _ in tested] if settings.checker == "auto" else []
+    verdicts, sandbox = _judge(jobs, references, settings, title)
     found = iter(verdicts)
-    judged = []
-    for job, (_, scored) in zip(jobs, candidates, strict=True):
-        verdict = next(found) if job is not None else None
-        judged.append(scored if verdict is None else replace(scored, verdict=verdict.status, why=verdict.why))
-    return judged, sandbox
+    return [_with(scored, next(found), settings) if doc.get("test") else scored for doc, scored in candidates], sandbox
+
+
+def _job(doc: Mapping[str, Any], completion: str) -> Job:
+    return Job(doc["prefix"], completion, doc["suffix"], doc["test"], doc["entry_point"])
+
+
+def _with(scored: Scored, verdict: Verdict, settings: JudgeSettings) -> Scored:
+    """The candidate with its verdict, labelled unless it is of the split judge, as in every shipped task."""
+    label = {"judge": verdict.mode} if settings.checker in ("together", "auto") else {}
+    return replace(scored, verdict=verdict.status, why=verdict.why, facts={**scored.facts, **label})
 
 
 def check_judge(settings: JudgeSettings) -> None:
@@ -86,15 +93,24 @@ def check_judge(settings: JudgeSettings) -> None:
     :raises SandboxError: it cannot run here.
     """
     test = "def check(candidate):\n    assert candidate(1) == 2\n"
-    _judge([Job("def f(x):\n", "    return x + 1\n", "", test, "f")], replace(settings, workers=1), None)
+    job = Job("def f(x):\n", "    return x + 1\n", "", test, "f")
+    _judge([job], [job], replace(settings, workers=1), None)
 
 
-def _judge(jobs: Sequence[Job], settings: JudgeSettings, title: str | None) -> tuple[list[Verdict], str | None]:
+def _judge(
+    jobs: Sequence[Job], references: Sequence[Job], settings: JudgeSettings, title: str | None
+) -> tuple[list[Verdict], str | None]:
     if not jobs:
         return [], None
     if settings.checker == "reference":
         return judge_by_reference(jobs, timeout=settings.timeout), "OpenAI's human_eval_infilling"
     with Judge(settings.workers, settings.timeout, settings.sandbox, settings.command) as judge:
+        description = judge.describe(settings.checker)
         if title:
-            logger.info("%s: %s", title, judge.description)
-        return judge.run(jobs), judge.description
+            logger.info("%s: %s", title, description)
+        verdicts = judge.run_as(settings.checker, jobs, references)
+        if title and (out := sum(verdict.mode == "unjudgeable" for verdict in verdicts)):
+            logger.warning(
+                "%s: %d completions are of documents whose own reference does not pass; they do not count.", title, out
+            )
+        return verdicts, description

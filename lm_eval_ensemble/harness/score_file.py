@@ -22,6 +22,7 @@ from lm_eval_ensemble import __version__
 from lm_eval_ensemble.data import SETS, Document, load_documents, on_disk
 from lm_eval_ensemble.errors import ConfigError, DataError, did_you_mean
 from lm_eval_ensemble.execution.files import TASKS, Row, read_completions
+from lm_eval_ensemble.execution.pool import JUDGES
 from lm_eval_ensemble.harness.judging import JudgeSettings
 from lm_eval_ensemble.members.identity import identified
 from lm_eval_ensemble.types import Candidate, Cut, InfillRequest, normalise
@@ -223,6 +224,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch_size", default="auto", help="rows per forward (default: %(default)s)")
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU if there is one)")
     parser.add_argument("--no_judge", action="store_true", help="execute nothing; exact match only")
+    parser.add_argument(
+        "--judge", choices=JUDGES, default="split", help="how tests are run; see docs/judge.md (default: %(default)s)"
+    )
     parser.add_argument("--timeout", type=float, default=3.0, help="seconds per completion (default: %(default)s)")
     parser.add_argument("--workers", type=int, help="processes of the judge (default: the usable processors)")
     parser.add_argument(
@@ -241,7 +245,7 @@ def main(arguments: argparse.Namespace) -> int:
         )
     if arguments.limit is not None and arguments.limit < 1:
         raise ConfigError(f"--limit {arguments.limit}: expected 1 or more.")
-    judge = {"judge_timeout": arguments.timeout, "judge_workers": arguments.workers}
+    judge = {"judge": arguments.judge, "judge_timeout": arguments.timeout, "judge_workers": arguments.workers}
     path = Path(arguments.file)
     options = Options(
         output=Path(arguments.output) if arguments.output else path.with_name(path.name + ".scored"),

@@ -119,13 +119,15 @@ def write_run(path: Path, gaps: Sequence[Gap], samples: Sequence[dict[str, Any]]
 
 
 def aggregate(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The rows of the table: those that every document has (one with a single completion has no oracle)."""
+    """The rows of the table: those that every document has (one with a single completion has no oracle), or every one
+    that can be judged."""
     rows: dict[str, Any] = {}
-    for metric in lines[0]["metrics"]:
-        if not all(metric in line["metrics"] for line in lines):
+    judged = [line for line in lines if not line.get("unjudgeable_rate")] or lines
+    for metric in judged[0]["metrics"]:
+        if not all(metric in line["metrics"] for line in judged):
             continue
         combine = row_aggregation(metric)
-        values = [line[metric] for line in lines]
+        values = [line[metric] for line in lines if metric in line["metrics"]]
         rows[f"{metric},none"] = combine(values)
         if combine is mean:
             rows[f"{metric}_stderr,none"] = mean_stderr(values) if len(values) > 1 else "N/A"

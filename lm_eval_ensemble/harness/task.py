@@ -2,7 +2,8 @@
 
 ``--metadata`` (a JSON object) sets: ``data_dir``; ``cut`` (``none`` turns the single-line cut off); ``fim`` (layout of the
 prompt text for stock models: a name, or a file of your own); ``repeats`` and ``k`` (pass@k); ``judge_timeout`` (seconds),
-``judge_workers``, ``sandbox`` (strict, auto, off), ``sandbox_command``, ``judge`` (``reference`` runs OpenAI's own checker).
+``judge_workers``, ``sandbox`` (strict, auto, off), ``sandbox_command``, ``judge`` (``split``; ``together`` and ``auto`` for
+tests that need more than plain values; ``reference`` runs OpenAI's own checker).
 """
 
 from __future__ import annotations
@@ -222,7 +223,7 @@ def row_aggregation(name: str, partial: bool = False) -> Callable[..., Any]:
     """
     if name == "selection":
         return infill.selection_accuracy
-    if name in ("length_mode", "layout"):
+    if name in ("length_mode", "layout", "judge"):
         return infill.single_value
     # lm_eval gives a standard error to its own mean only.
     aggregation: Callable[..., Any] = infill.mean_defined if partial or name.startswith("log_ppl_") else mean

@@ -12,12 +12,11 @@ from typing import Any
 from lm_eval_ensemble.data import check_document
 from lm_eval_ensemble.metrics.matching import exact_match, exact_match_first_line
 from lm_eval_ensemble.metrics.passk import pass_at_k
-from lm_eval_ensemble.types import RUN, Scored, Selection
+from lm_eval_ensemble.types import RUN, Scored, Selection, is_of_the_judge
 
 __all__ = ["directions", "document_rows", "higher_is_better", "mean_defined", "record", "selection_accuracy", "single_value"]
 
 Measure = Callable[[Scored], bool]
-WORKER_LOST = "worker lost"
 _WHOLE = {0.0: 0.0, 1.0: 1.0}
 
 
@@ -39,17 +38,21 @@ def document_rows(doc: Mapping[str, Any], selections: Sequence[Selection], ks: S
     :returns: metric name -> number, and ``selection`` -> the record (real JSON) where the model told us how it chose.
     """
     check_document(doc, columns=("middle",))
-    right = measures(doc)
+    modes = {str(scored.facts["judge"]) for s in selections for scored in s.candidates if "judge" in scored.facts}
+    unjudgeable = "unjudgeable" in modes
+    right = measures({**doc, "test": ""} if unjudgeable else doc)
     chosen = [selection.candidates[selection.winner] for selection in selections]
     rows: dict[str, Any] = {name: _mean(map(is_right, chosen)) for name, is_right in right.items()}
     if "pass@1" in right:
         rows |= _pass_at(ks, [[right["pass@1"](s.candidates[s.winner]) for s in run] for run in _by_run(selections)], "")
         rows["timeout_rate"] = _mean(scored.verdict == "timeout" for scored in chosen)
-        rows["judge_error_rate"] = _mean(any(c.why == WORKER_LOST for c in s.candidates) for s in selections)
+        rows["judge_error_rate"] = _mean(any(is_of_the_judge(c.why) for c in s.candidates) for s in selections)
     rows["cut_rate"] = _mean(scored.candidate.was_cut for scored in chosen)
     if selections[0].members != ("",):
         rows["selection"] = record(doc, selections)
     rows |= _modes(selections)
+    if modes:
+        rows |= {"judge": single_value(sorted(modes)), "unjudgeable_rate": float(unjudgeable)}
     if len(selections[0].candidates) > 1:
         rows |= _ensemble_rows(right, selections, ks)
     return rows
@@ -106,7 +109,8 @@ def record(doc: Mapping[str, Any], selections: Sequence[Selection]) -> dict[str,
 
     Numbers have 5 decimals; there is no NaN. Repeats stand under ``completions``, the first one also at the top.
     """
-    right = measures(doc)
+    unjudgeable = any(scored.facts.get("judge") == "unjudgeable" for s in selections for scored in s.candidates)
+    right = measures({**doc, "test": ""} if unjudgeable else doc)
     main = next(iter(right))
     rows = [_selection_record(selection, right[main]) for selection in selections]
     return {
@@ -173,9 +177,9 @@ def single_value(values: Sequence[str | None]) -> str:
 
 def higher_is_better(name: str) -> bool | None:
     """Direction of a row; None where neither is better (who was picked, what the length came from)."""
-    if name.startswith("pick_rate_") or name in ("agreement_rate", "length_mode", "layout"):
+    if name.startswith("pick_rate_") or name in ("agreement_rate", "length_mode", "layout", "judge"):
         return None
-    return not name.startswith(("log_ppl_", "timeout_rate", "judge_error_rate", "cut_rate", "tie_rate"))
+    return not name.startswith(("log_ppl_", "timeout_rate", "judge_error_rate", "unjudgeable_rate", "cut_rate", "tie_rate"))
 
 
 def directions(names: Iterable[str]) -> dict[str, bool]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lm_eval_ensemble.execution import Job, landlock, seccomp
-from lm_eval_ensemble.execution.pool import FOLDER_PREFIX
+from lm_eval_ensemble.execution.staff import FOLDER_PREFIX
 
 DATA = os.environ.get("LM_EVAL_ENSEMBLE_DATA")
 LINUX = platform.system() == "Linux"

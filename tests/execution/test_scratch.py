@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
-from lm_eval_ensemble.execution import scratch
+import pytest
+
+from lm_eval_ensemble.execution import Judge, scratch
+from tests.execution.helpers import LINUX, job, needs_layers
 
 
 def test_clear_empties_but_keeps_the_folder(tmp_path: Path) -> None:
@@ -55,3 +61,82 @@ def test_create_takes_the_first_place_that_can_be_written(tmp_path: Path) -> Non
     elsewhere = Path(scratch.create(str(tmp_path / "missing")))
     assert elsewhere.parent != tmp_path
     elsewhere.rmdir()
+
+
+@needs_layers
+@pytest.mark.parametrize(
+    "act",
+    [
+        "    for n in range(100):\n        with open(str(n), 'wb') as file: file.write(bytes(1 << 20))\n",
+        "    for n in range(100_000): open(str(n), 'w').close()\n",
+        "    import os\n    file = os.open('a', os.O_CREAT | os.O_RDWR)\n    os.posix_fallocate(file, 0, 1 << 20)\n",
+    ],
+    ids=["100 MB in small files", "100,000 files", "fallocate"],
+)
+def test_the_folder_of_a_guest_is_bounded(act: str) -> None:
+    body = f"    try:\n{textwrap.indent(act, '    ')}    except OSError:\n        return 'refused'\n    return 'done'\n"
+    with Judge(1, 20.0, progress=False) as judge:
+        if not any(layer.startswith("scratch limit") for layer in judge.layers):
+            pytest.skip("only root may mount a folder here")
+        found = judge.run(
+            [
+                job(body, test="def check(c):\n    assert c(1) == 'refused'\n"),
+                job("    open('n', 'w').write('x')\n    return x + 1\n"),
+            ]
+        )
+    assert [v.why for v in found] == ["", ""]
+
+
+def _may_mount() -> bool:
+    return LINUX and subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not _may_mount(), reason="mounting a small folder is for root")
+@pytest.mark.parametrize("options", ["size=1m", "nr_inodes=30"])
+def test_a_small_temporary_folder_that_a_job_fills(options: str, tmp_path: Path) -> None:
+    """In a mount namespace of its own: TMPDIR is small, one job writes all it can, the others are right."""
+    code = f"""
+import tempfile; tempfile.tempdir = {str(tmp_path)!r}
+from lm_eval_ensemble.execution import Job, judge
+fill = "    try:\\n        while True: x.append(open(str(len(x)), 'wb').write(bytes(9999)))\\n    except OSError: return 7\\n"
+use = "    open('n', 'w').write('y' * 9999)\\n    return 7  # "
+test = "def check(c):\\n    assert c([]) == 7\\n"
+jobs = [Job("def f(x):\\n", body, "", test, "f") for body in [fill, *(use + str(n) for n in range(30))]]
+print([v.why for v in judge(jobs, workers=2, timeout=20.0, progress=False) if not v.passed])
+"""
+    command = ["unshare", "-m", "sh", "-c", f'mount -t tmpfs -o {options} none "$1" && exec "$2" -c "$3"', "sh"]
+    done = subprocess.run([*command, str(tmp_path), sys.executable, code], capture_output=True, text=True, check=False)
+    assert done.stdout == "[]\n", done.stderr[-2000:]
+
+
+@pytest.mark.skipif(not _may_mount(), reason="mounting a small folder is for root")
+def test_a_temporary_folder_without_room_is_one_clear_message(tmp_path: Path) -> None:
+    code = f"import tempfile; tempfile.tempdir = {str(tmp_path)!r}\nfrom lm_eval_ensemble.execution import judge\njudge([])\n"
+    command = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o nr_inodes=1 none "$1" && exec "$2" -c "$3"', "sh"]
+    done = subprocess.run([*command, str(tmp_path), sys.executable, code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "SandboxError: The judge needs a folder for temporary files and cannot make one: No space left" in done.stderr
+    assert "sandbox=off" not in done.stderr
+
+
+@pytest.mark.skipif(not LINUX or os.geteuid() != 0, reason="changes to another user")
+def test_a_limit_on_processes_is_named() -> None:
+    """As another user, since the limit does not bind root. That user has to be able to read these sources."""
+    code = "from lm_eval_ensemble.execution import judge\njudge([])\n"
+    command = [
+        "setpriv",
+        "--reuid",
+        "61234",
+        "--regid",
+        "61234",
+        "--clear-groups",
+        "prlimit",
+        "--nproc=1",
+        sys.executable,
+        "-c",
+        code,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "HOME": "/tmp"}, cwd="/")
+    if "SandboxError" not in done.stderr:
+        pytest.skip("the other user cannot run this interpreter")
+    assert "ulimit -u" in done.stderr

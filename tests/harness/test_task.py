@@ -11,7 +11,9 @@ import pytest
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
+from lm_eval_ensemble.data import load_documents
 from lm_eval_ensemble.errors import ConfigError, DataError, SandboxError
+from lm_eval_ensemble.harness import task
 from lm_eval_ensemble.harness.task import InfillTask
 
 Run = Callable[..., Any]
@@ -50,6 +52,26 @@ def test_samples_are_json_and_carry_the_cluster(evaluate: Run, scripted: Run) ->
         assert sample["doc"]["problem"]
         assert sample["target"] == sample["doc"]["middle"]
     assert found["configs"]["infill_toy"]["metadata"]["executed_in"].startswith("sandbox: split judge")
+
+
+def test_documents_whose_reference_fails_do_not_count(evaluate: Run, scripted: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three documents one has a broken test, one a test that needs the program beside it."""
+
+    def spoilt(*arguments: Any) -> list[dict[str, Any]]:
+        broken, needy, *rest = load_documents(*arguments)
+        entry = needy["entry_point"]
+        needy = {**needy, "test": needy["test"] + f"\n\nassert {entry}.__code__.co_filename == '<program>'\n"}
+        return [{**broken, "test": "def check(c):\n    assert False\n"}, needy, *rest]
+
+    monkeypatch.setattr(task, "load_documents", spoilt)
+    found = evaluate(scripted(lambda doc: doc["middle"]), limit=3, metadata={"judge": "auto"})
+    assert (row(found, "pass@1"), row(found, "judge")) == (1.0, "split+together+unjudgeable")
+    assert row(found, "unjudgeable_rate") == pytest.approx(1 / 3)
+    assert "can forge" in found["configs"]["infill_toy"]["metadata"]["executed_in"]
+    found = evaluate(scripted(lambda doc: "nonsense("), limit=3, metadata={"judge": "auto"})
+    assert (row(found, "pass@1"), row(found, "unjudgeable_rate")) == (0.0, pytest.approx(1 / 3))
+    found = evaluate(scripted(lambda doc: doc["middle"]), limit=3)
+    assert (row(found, "pass@1"), row(found, "judge_error_rate")) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
 
 
 def test_repeats_give_pass_at_k(evaluate: Run, scripted: Run) -> None:
@@ -116,7 +138,7 @@ def test_prompts_are_never_served_from_the_request_cache(
         ({"repeats": 0}, "repeats=0"),
         ({"k": ["a"]}, "k="),
         ({"sandbox": "on", "judge_timeout": 0}, "sandbox='on'.*judge_timeout=0"),
-        ({"judge": "mine"}, "'split' or 'reference'"),
+        ({"judge": "mine"}, "'auto' or 'reference'"),
     ],
 )
 def test_bad_metadata_is_one_clear_error(evaluate: Run, scripted: Run, metadata: dict[str, Any], message: str) -> None:

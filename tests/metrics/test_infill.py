@@ -49,6 +49,22 @@ def test_timeouts_and_lost_workers_are_rows_of_their_own() -> None:
     assert document_rows(DOC, [selection("fail", "fail", why="worker lost")])["judge_error_rate"] == 1.0
 
 
+def test_an_unjudgeable_document_says_nothing_about_passing() -> None:
+    def labelled(label: str, why: str) -> Selection:
+        plain = selection("fail", "fail", why=why)
+        return replace(plain, candidates=tuple(replace(c, facts={"judge": label}) for c in plain.candidates))
+
+    rows = document_rows(DOC, [labelled("unjudgeable", "cannot judge: the reference itself fails")])
+    assert not [name for name in rows if name.startswith(("pass@1", "timeout_rate", "judge_error_rate"))]
+    assert (rows["judge"], rows["unjudgeable_rate"], rows["selection"]["measure"]) == ("unjudgeable", 1.0, "exact_match")
+    rows = document_rows(DOC, [labelled("together", "AssertionError in the test")])
+    assert (rows["judge"], rows["unjudgeable_rate"], rows["pass@1"], rows["judge_error_rate"]) == ("together", 0.0, 0.0, 0.0)
+    assert rows["selection"]["candidates"][0]["judge"] == "together"
+    assert document_rows(DOC, [selection("fail", "fail", why="cannot judge: it")])["judge_error_rate"] == 1.0
+    assert higher_is_better("unjudgeable_rate") is False
+    assert higher_is_better("judge") is None
+
+
 def test_plain_strings_have_no_ensemble_rows() -> None:
     plain = Selection((Scored(Candidate("", "x\n", "x"), {}, "pass"),), 0, "single", "none")
     assert set(document_rows(DOC, [plain])) == {

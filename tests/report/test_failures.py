@@ -27,7 +27,7 @@ def test_the_reasons_of_the_judge_have_a_kind() -> None:
 
 
 def test_timeouts_have_a_kind_of_their_own() -> None:
-    assert category("timeout", "no verdict after 3 s, confirmed alone") == "timeout"
+    assert category("timeout", "no verdict after 3 s, confirmed") == "timeout"
 
 
 @pytest.mark.parametrize(("verdict", "why"), [("pass", ""), (None, "")])
