@@ -10,7 +10,7 @@ import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -108,7 +108,7 @@ class Fitting:
         found = {}
         for i, row in enumerate(self.rows):
             if row.decisive and row.case.right:
-                case = replace(row.case, rule=self.rule)
+                case = row.case.by(self.rule)
                 found[i] = [row.case.right[select(case)[0]] for select in selectors]
         return found
 
