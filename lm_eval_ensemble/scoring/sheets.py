@@ -9,7 +9,8 @@ from typing import Any
 
 from lm_eval_ensemble.scoring.base import Model, Pass, Scorers, Statistic
 from lm_eval_ensemble.scoring.passes import PassJob, run_pass
-from lm_eval_ensemble.scoring.rules import SCORES, Term, apply_rule, parse_rule, parse_terms
+from lm_eval_ensemble.scoring.rules import Term, apply_rule, parse_rule, parse_terms
+from lm_eval_ensemble.scoring.scores import SCORES
 from lm_eval_ensemble.types import Candidate, InfillRequest
 
 __all__ = ["Pair", "Sheet", "check_terms", "score_all"]

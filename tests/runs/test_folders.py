@@ -143,9 +143,13 @@ def test_runs_of_one_checkpoint_with_other_settings_are_rows(tmp_path: Path) -> 
     assert found.tasks[0].rows[1].contrast is not None
 
 
+def shots_of(number: int) -> dict[str, Any]:
+    return {"n-shot": {"t": number}}
+
+
 def test_shots_and_limits_are_settings_too(tmp_path: Path) -> None:
     for day, shots in enumerate((0, 5), 1):
-        write_run(tmp_path, SAMPLES, model="a", date=f"2026-01-0{day}T00-00-00.0", **{"n-shot": {"t": shots}})
+        write_run(tmp_path, SAMPLES, model="a", date=f"2026-01-0{day}T00-00-00.0", **shots_of(shots))
     assert sorted(labels(load_runs([tmp_path])[0])) == ["a (0-shot)", "a (5-shot)"]
     config = {"model": "hf", "model_args": "pretrained=x", "limit": 2.0}
     trial = write_run(tmp_path / "b", SAMPLES[:2], model="b", date="2026-02-01T00-00-00.0", config=config)
