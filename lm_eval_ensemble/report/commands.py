@@ -21,12 +21,12 @@ _FORMATS = ("md", "latex", "csv", "json", "html")
 
 def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "runs", nargs="+", metavar="RUN", help="results file, or folder given to --output_path (newest per model and task)"
+        "runs", nargs="+", metavar="RUN", help="results file, or folder given to --output_path (newest per setting and task)"
     )
     parser.add_argument(
         "--baseline",
         metavar="RUN",
-        help="what the others are compared with: a path, or a label of the table (default: the first run)",
+        help="what the others are compared with: a path, a label of the table, or a checkpoint (default: the first run)",
     )
     parser.add_argument("--metric", metavar="NAME", help="default: the first metric of each task")
     parser.add_argument("--filter", metavar="NAME", help="default: the first filter of each task")
@@ -59,7 +59,7 @@ def main_compare(arguments: argparse.Namespace) -> int:
 
 
 def add_report_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="results file, or folder given to --output_path (newest per model and task)")
+    parser.add_argument("run", metavar="RUN", help="results file, or folder given to --output_path (newest per setting and task)")
     parser.add_argument("--task", action="append", metavar="NAME", help="only this task; may be repeated")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="default: %(default)s")
     parser.add_argument(
