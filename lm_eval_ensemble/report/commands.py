@@ -59,7 +59,9 @@ def main_compare(arguments: argparse.Namespace) -> int:
 
 
 def add_report_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="results file, or folder given to --output_path (newest per setting and task)")
+    parser.add_argument(
+        "run", metavar="RUN", help="results file, or folder given to --output_path (newest per setting and task)"
+    )
     parser.add_argument("--task", action="append", metavar="NAME", help="only this task; may be repeated")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="default: %(default)s")
     parser.add_argument(

@@ -17,6 +17,7 @@ __all__ = [
     "longest",
     "margin",
     "oracle",
+    "preferred",
     "random",
     "scored_by",
     "sequence",
@@ -93,17 +94,24 @@ def margin(threshold: float) -> Selector:
     """
 
     def select(case: Case) -> tuple[int, str]:
-        best, reason = argmin(case)
-        own = [i for i, scored in enumerate(case.candidates) if scored.candidate.member == case.prefer]
-        if reason != "score" or not own or best in own:
-            return best, reason
-        held = own[argmin(case.of(own))[0]]
-        ours, theirs = (score_of(case.candidates[i], case.rule) for i in (held, best))
-        if ours is None or theirs is None or not case.candidates[held].candidate.text.strip():
-            return best, reason
-        return (held, "margin") if ours - theirs <= threshold + TOLERANCE else (best, reason)
+        best, reason, held, lead = preferred(case)
+        return (best, reason) if held is None or lead > threshold + TOLERANCE else (held, "margin")
 
     return select
+
+
+def preferred(case: Case) -> tuple[int, str, int | None, float]:
+    """``argmin``'s answer, and where another than the preferred member's best answer beats that one: its place, and by how
+    many nats it is beaten."""
+    best, reason = argmin(case)
+    own = [i for i, scored in enumerate(case.candidates) if scored.candidate.member == case.prefer]
+    if reason != "score" or not own or best in own:
+        return best, reason, None, 0.0
+    held = own[argmin(case.of(own))[0]]
+    ours, theirs = (score_of(case.candidates[i], case.rule) for i in (held, best))
+    if ours is None or theirs is None or not case.candidates[held].candidate.text.strip():
+        return best, reason, None, 0.0
+    return best, reason, held, ours - theirs
 
 
 def always(member: str) -> Selector:
