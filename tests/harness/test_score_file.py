@@ -141,12 +141,12 @@ def test_changed_data_are_scored_again(
     file: Path, tmp_path: Path, toy: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same ids and completions, but another program around the second gap: only that one is new."""
-    from lm_eval_ensemble.harness import scored_run
+    from lm_eval_ensemble.harness import gaps, scored_run
 
     options = ScoreOptions(tmp_path / "out", TINY, task="infill_toy", judge=None)
     score_file(file, options)
     changed = [{**d, "suffix": d["suffix"] + "\n# more\n"} if i == 1 else d for i, d in enumerate(toy)]
-    for place in (module, scored_run):
+    for place in (gaps, scored_run):
         monkeypatch.setattr(place, "load_documents", lambda name, folder: changed)
     asked: list[int] = []
     original = scored_run.ScoredRun.samples

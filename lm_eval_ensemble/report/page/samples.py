@@ -158,7 +158,8 @@ class _Task:
         target = raw.get("target") if reference is None else reference
         found["t"] = None if target is None else self._cut(target if isinstance(target, str) else json.dumps(target))
         metrics = raw.get("metrics") if isinstance(raw.get("metrics"), list) else []
-        values = {str(name): as_number(raw.get(name)) for name in metrics or [] if not str(name).startswith("auroc_")}
+        names = [name for name in metrics or [] if isinstance(name, str) and not name.startswith("auroc_")]
+        values = {name: as_number(raw.get(name)) for name in names}
         found["m"] = {name: _rounded(value) for name, value in values.items() if value is not None}
 
     def _plain(self, found: dict[str, Any], sample: Mapping[str, Any]) -> None:
