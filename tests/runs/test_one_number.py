@@ -194,7 +194,7 @@ DAMAGED: dict[str, tuple[Damage, int]] = {
     "a member's row is gone": (lambda lines: _drop(lines, 4, "pass@1_fim"), 15),
     "no number": (lambda lines: _drop(lines, 4, "doc_id"), 14),
     "a member was not asked": (lambda lines: _one_member(lines[0]), 15),
-    "no gap was answered by all members": (lambda lines: [_one_member(line) for line in lines], 15),
+    "no gap was answered by all members": (lambda lines: list(map(_one_member, lines)), 15),
     "no document": (lambda lines: _drop(lines, 4, "doc"), 15),
     "lines are missing": (lambda lines: lines.__delitem__(slice(9, None)), 9),
     "another order": (lambda lines: lines.reverse(), 15),
