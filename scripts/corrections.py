@@ -13,7 +13,7 @@ from typing import Any
 
 from lm_eval_ensemble.harness.scored_lm import ScoredHF
 from lm_eval_ensemble.scoring.base import Statistic, mean_nll
-from lm_eval_ensemble.scoring.passes import Job, run_pass
+from lm_eval_ensemble.scoring.passes import PassJob, run_pass
 from lm_eval_ensemble.selection import Case, argmin
 from lm_eval_ensemble.types import Candidate, InfillRequest, Scored
 
@@ -30,7 +30,7 @@ def picks_right(samples: Sequence[dict[str, Any]]) -> dict[str, int]:
     """Right choices by ``causal`` with the corrected span and with the shifted one, and on how many they differ."""
     model = ScoredHF(preset="tiny", batch_size=16)
     jobs = [
-        Job(InfillRequest(s["doc"]["prefix"], s["doc"]["suffix"]), c["text"])
+        PassJob(InfillRequest(s["doc"]["prefix"], s["doc"]["suffix"]), c["text"])
         for s in samples
         for c in s["selection"]["candidates"]
     ]

@@ -30,7 +30,7 @@ from lm_eval_ensemble.harness.diffusion_lm import DiffusionInfill
 from lm_eval_ensemble.harness.judging import JudgeSettings, judge_all
 from lm_eval_ensemble.harness.lengths import offered
 from lm_eval_ensemble.harness.scored_lm import ScoredHF
-from lm_eval_ensemble.metrics import infill
+from lm_eval_ensemble.runs import rows as infill
 from lm_eval_ensemble.scoring import Scorers
 from lm_eval_ensemble.types import Candidate, Completion, InfillRequest, Scored, Selection
 

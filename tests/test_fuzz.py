@@ -30,7 +30,7 @@ from lm_eval_ensemble.fim import LAYOUTS
 from lm_eval_ensemble.harness.judging import JudgeSettings, judge_all
 from lm_eval_ensemble.harness.requests import resolve, to_requests
 from lm_eval_ensemble.harness.task import InfillTask
-from lm_eval_ensemble.metrics.infill import document_rows
+from lm_eval_ensemble.runs.rows import document_rows
 from lm_eval_ensemble.scoring import Scorers, Span
 from lm_eval_ensemble.scoring.base import Row
 from lm_eval_ensemble.tokens import PlainEncoder

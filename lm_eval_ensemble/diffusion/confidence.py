@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from lm_eval_ensemble.diffusion.model import MaskedDiffusionModel
 
-__all__ = ["BIAS_FILE", "Bias", "Probe", "Signals", "Table", "fingerprint", "newline_ids", "read_signals"]
+__all__ = ["BIAS_FILE", "Bias", "LengthBias", "Probe", "Signals", "fingerprint", "newline_ids", "read_signals"]
 
 #: where a checkpoint's folder may hold its bias.
 BIAS_FILE = "length_bias.json"
@@ -90,7 +90,7 @@ def newline_ids(model: MaskedDiffusionModel) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Table:
+class LengthBias:
     """``bias`` in nats at some lengths, ascending; linear in log(length) between them, constant beyond the ends."""
 
     lengths: tuple[int, ...]
@@ -109,7 +109,7 @@ class Bias:
     """Tables per kind of gap (the task's cut rule), the model they belong to, and what they were fitted on."""
 
     model: str
-    tables: Mapping[Cut, Table]
+    tables: Mapping[Cut, LengthBias]
     origin: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
@@ -148,14 +148,14 @@ class Bias:
 _ADVICE = "Fit one on any code: lm-eval-ensemble fit-length MODEL --code FOLDER --output bias.json"
 
 
-def _table(content: Mapping[str, Any]) -> Table:
+def _table(content: Mapping[str, Any]) -> LengthBias:
     lengths, bias = tuple(map(int, content["lengths"])), tuple(map(float, content["bias"]))
     if not lengths or len(lengths) != len(bias) or list(lengths) != sorted(set(lengths)) or lengths[0] < 1:
         raise ValueError("lengths and bias do not match")
     confidence, one_line = float(content["confidence"]), float(content["one_line"])
     if not all(map(math.isfinite, (*bias, confidence, one_line))):
         raise ValueError("a number is not finite")
-    return Table(lengths, bias, confidence, one_line)
+    return LengthBias(lengths, bias, confidence, one_line)
 
 
 def fingerprint(model: Any) -> str:

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from lm_eval_ensemble.diffusion.confidence import Probe, Signals, Table
+from lm_eval_ensemble.diffusion.confidence import LengthBias, Probe, Signals
 from lm_eval_ensemble.errors import DataError
 from lm_eval_ensemble.types import Cut
 
-__all__ = ["GRID", "Gap", "digest", "fit_table", "make_gaps", "read_code"]
+__all__ = ["GRID", "CodeGap", "digest", "fit_table", "make_gaps", "read_code"]
 
 #: lengths of the table.
 GRID = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 32, 48, 64, 96, 128)
@@ -34,7 +34,7 @@ _RIDGE = 3e-3
 
 
 @dataclass(frozen=True)
-class Gap:
+class CodeGap:
     """``prefix + middle + suffix`` is a piece of one file."""
 
     prefix: str
@@ -90,14 +90,14 @@ def digest(texts: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(each).encode()).hexdigest()[:16]
 
 
-def make_gaps(texts: Sequence[str], cut: Cut, count: int, seed: int) -> list[Gap]:
+def make_gaps(texts: Sequence[str], cut: Cut, count: int, seed: int) -> list[CodeGap]:
     """``count`` random gaps; every text is as likely as any other.
 
     ``line``: one whole line that is neither blank nor a comment, with its newline. ``none``: half of them 2 to 8 whole
     lines, half from a place in one line to a place in a line at most two below.
     """
     drawn = random.Random(f"{seed} {cut}")
-    gaps: list[Gap] = []
+    gaps: list[CodeGap] = []
     while len(gaps) < count:
         lines = drawn.choice(texts).expandtabs(4).splitlines(keepends=True)
         if cut == "line":
@@ -118,14 +118,14 @@ def make_gaps(texts: Sequence[str], cut: Cut, count: int, seed: int) -> list[Gap
     return gaps
 
 
-def _cut(lines: Sequence[str], first: tuple[int, int], last: tuple[int, int]) -> Gap:
+def _cut(lines: Sequence[str], first: tuple[int, int], last: tuple[int, int]) -> CodeGap:
     """Places are (line, column)."""
 
     def place(line: int, column: int) -> int:
         return sum(map(len, lines[:line])) + column
 
     text, start, end = "".join(lines), place(*first), place(*last)
-    return Gap(text[max(start - _SIDE, 0) : start], text[start:end], text[end : end + _SIDE])
+    return CodeGap(text[max(start - _SIDE, 0) : start], text[start:end], text[end : end + _SIDE])
 
 
 def fit_table(
@@ -133,7 +133,7 @@ def fit_table(
     cut: Cut,
     limit: int,
     read: Callable[[Sequence[Probe]], Sequence[Signals]],
-) -> Table:
+) -> LengthBias:
     """The weights and the bias that make the true lengths most likely: a conditional logit over the lengths of ``GRID``, a
     true length counting for the nearest (in its logarithm), by maximum likelihood with a small ridge and a smooth bias.
 
@@ -157,7 +157,7 @@ def fit_table(
     edges = np.array([*lengths, lengths[-1] ** 2 // lengths[-2]], dtype=float)
     bias = cells - np.log((edges[1:] - np.array([0, *lengths[:-1]])) / 2)
     weights = weights / scale
-    return Table(
+    return LengthBias(
         tuple(lengths),
         tuple(round(float(b), 4) for b in bias - bias.max()),
         round(float(weights[0]), 4),

@@ -34,8 +34,8 @@ __all__ = [
     "FIXED_MEAN",
     "PULL",
     "SEARCH_CAP",
-    "Choice",
     "Length",
+    "LengthChoice",
     "LengthPolicy",
     "Search",
 ]
@@ -62,7 +62,7 @@ class Length:
 
 
 @dataclass(frozen=True)
-class Choice:
+class LengthChoice:
     """The policy's name for the record, the lengths to compare (one needs no comparison), and the length that ``ar:K``
     leaves only for a better score."""
 
@@ -126,7 +126,7 @@ class LengthPolicy:
         """True if lengths are compared by the model's confidence."""
         return self.mode == "search" or self.around > 0
 
-    def candidates(self, request: InfillRequest, count: Callable[[str], int], limit: int | None = None) -> Choice:
+    def candidates(self, request: InfillRequest, count: Callable[[str], int], limit: int | None = None) -> LengthChoice:
         """What is to be compared for one request; for ``search``, where the search starts.
 
         :param count: gives the number of tokens of a text.
@@ -152,7 +152,7 @@ class LengthPolicy:
             found = list(range(centre - self.around, centre + self.around + 1))
             if self.around and (not (request.hint or "").strip() or centre == limit):
                 found, centre = [*found, *FALLBACK], None
-        return Choice(name, sorted({min(max(length, 1), limit) for length in found}), centre)
+        return LengthChoice(name, sorted({min(max(length, 1), limit) for length in found}), centre)
 
     def _oracle(self, request: InfillRequest, count: Callable[[str], int]) -> int:
         if request.reference is None:

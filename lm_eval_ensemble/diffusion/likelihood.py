@@ -31,8 +31,8 @@ from lm_eval_ensemble.diffusion.model import MaskedDiffusionModel, pad_right
 from lm_eval_ensemble.sampling import row_uniforms
 
 __all__ = [
-    "Estimate",
     "Forward",
+    "LikelihoodBound",
     "MaskedRow",
     "Reading",
     "Row",
@@ -86,7 +86,7 @@ class Reading(NamedTuple):
     is_best: bool
 
 
-class Estimate(NamedTuple):
+class LikelihoodBound(NamedTuple):
     """``value`` in nats per sequence, its standard error (0 where it is exact), and how many masked sets it took."""
 
     value: float
@@ -166,7 +166,7 @@ def elbo(
     seed: int,
     names: Sequence[tuple[object, ...]],
     forward: Forward | None = None,
-) -> list[Estimate]:
+) -> list[LikelihoodBound]:
     """Evidence lower bound of each middle (nats per sequence): ``sum over k of S_k / k``, where S_k is the mean over all
     sets M of k tokens of ``sum over i in M of log p(token i | the tokens outside M)``.
 
@@ -214,13 +214,13 @@ def _is_enumerated(n: int, samples: int) -> bool:
     return (1 << n) - 1 <= samples
 
 
-def _sum_up(terms: Sequence[float], exact: bool) -> Estimate:
+def _sum_up(terms: Sequence[float], exact: bool) -> LikelihoodBound:
     count = len(terms)
     if exact:
-        return Estimate(math.fsum(terms), 0.0, count)
+        return LikelihoodBound(math.fsum(terms), 0.0, count)
     mean = math.fsum(terms) / count
     variance = math.fsum((t - mean) ** 2 for t in terms) / (count - 1)
-    return Estimate(mean, math.sqrt(variance / count), count)
+    return LikelihoodBound(mean, math.sqrt(variance / count), count)
 
 
 def _masked(row: Row, places: Iterable[int], mask_id: int, read: Sequence[int] | None = None) -> MaskedRow:

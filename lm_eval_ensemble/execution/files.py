@@ -162,7 +162,7 @@ def _answers(row: dict[str, Any]) -> list[dict[str, Any]]:
 def _lines(path: Path) -> Iterator[str]:
     opener = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rt", encoding="utf-8", newline="\n") as file:
+        with opener(path, "rt", encoding="utf-8-sig", newline="\n") as file:
             yield from file
     except FileNotFoundError:
         raise DataError(f"{path}: no such file.") from None

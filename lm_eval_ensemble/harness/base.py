@@ -15,7 +15,7 @@ from lm_eval.api.model import LM, CacheHook
 
 from lm_eval_ensemble.errors import HostError
 from lm_eval_ensemble.harness.memory import peak_memory
-from lm_eval_ensemble.harness.ranks import Ranked, own_gpu
+from lm_eval_ensemble.harness.ranks import OneOfSeveral, own_gpu
 from lm_eval_ensemble.harness.requests import to_requests
 from lm_eval_ensemble.types import Candidate, Completion, InfillRequest, Scored, Selection
 
@@ -131,7 +131,7 @@ def own_cache(cache_hook: CacheHook, identity: Mapping[str, Any]) -> None:
     answers[_OWNER] = digest
 
 
-class InfillLM(Ranked, LM):  # type: ignore[misc]
+class InfillLM(OneOfSeveral, LM):  # type: ignore[misc]
     """An LM that fills gaps. Subclasses implement ``propose`` or override ``generate_until``."""
 
     def __init__(self, device: str | None = None) -> None:

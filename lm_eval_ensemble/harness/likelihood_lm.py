@@ -9,7 +9,7 @@ from lm_eval.api.instance import Instance
 from lm_eval_ensemble.batching import Batcher
 from lm_eval_ensemble.config import DiffusionConfig
 from lm_eval_ensemble.diffusion import likelihood
-from lm_eval_ensemble.diffusion.likelihood import Estimate, MaskedRow, Reading, Row
+from lm_eval_ensemble.diffusion.likelihood import LikelihoodBound, MaskedRow, Reading, Row
 from lm_eval_ensemble.diffusion.model import MaskedDiffusionModel
 from lm_eval_ensemble.errors import HostError
 from lm_eval_ensemble.harness.base import InfillLM
@@ -41,7 +41,7 @@ class LikelihoodLM(InfillLM):
         """See ``diffusion.likelihood``: nats per token, n forwards per row."""
         return likelihood.pseudo_logprobs(self.network, rows, forward=self._read_masked)
 
-    def elbo(self, rows: Sequence[Row], *, samples: int = 16, names: Sequence[tuple[object, ...]]) -> list[Estimate]:
+    def elbo(self, rows: Sequence[Row], *, samples: int = 16, names: Sequence[tuple[object, ...]]) -> list[LikelihoodBound]:
         """See ``diffusion.likelihood``: nats per sequence, with standard error; ``samples`` forwards per row at most."""
         return likelihood.elbo(self.network, rows, samples=samples, seed=self.seed, names=names, forward=self._read_masked)
 

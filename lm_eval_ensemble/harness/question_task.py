@@ -21,10 +21,10 @@ from lm_eval.api.task import ConfigurableTask
 
 from lm_eval_ensemble.errors import ConfigError, DataError, HostError
 from lm_eval_ensemble.harness.flags import check_counts, drop_padding, number_by_set, tell_misspelt
+from lm_eval_ensemble.metrics.answer_scores import free_scores
 from lm_eval_ensemble.metrics.uncertainty import Estimate, auroc
 from lm_eval_ensemble.questions import DEFAULT_COUNT, SHOTS, choose, load_questions
-from lm_eval_ensemble.uncertainty.records import answer_record, is_right
-from lm_eval_ensemble.uncertainty.scores import free_scores
+from lm_eval_ensemble.runs.answer import answer_record, is_right
 
 __all__ = ["UncertaintyTask"]
 
@@ -114,7 +114,7 @@ class UncertaintyTask(ConfigurableTask):  # type: ignore[misc]
         if "bypass" in self._metric_fn_list:  # --predict_only
             return {"bypass": None}
         record = answer_record(doc, results[0])
-        right = is_right(record)
+        right = bool(is_right(record))
         rows: dict[str, Any] = {
             "accuracy": float(right),
             "f1": record["f1"],

@@ -20,7 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 from lm_eval_ensemble.errors import HostError
 from lm_eval_ensemble.startup import hide_deprecations
 
-__all__ = ["Ranked", "detach", "join_ranks", "machine", "own_gpu", "own_gpus"]
+__all__ = ["OneOfSeveral", "detach", "join_ranks", "machine", "own_gpu", "own_gpus"]
 
 #: how long a process waits for the others, which may generate and judge for hours more. One that dies ends the wait at once:
 #: its connection closes.
@@ -78,7 +78,7 @@ def detach(lm: Any) -> None:
         lm._rank, lm._world_size = PartialState().process_index, 1
 
 
-class Ranked:
+class OneOfSeveral:
     """What lm_eval's evaluator calls across processes."""
 
     _rank: int

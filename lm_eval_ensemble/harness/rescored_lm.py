@@ -17,13 +17,13 @@ from lm_eval.api.registry import get_model
 
 from lm_eval_ensemble.errors import ConfigError, did_you_mean
 from lm_eval_ensemble.harness.base import alone, own_cache
-from lm_eval_ensemble.harness.ranks import Ranked, detach
+from lm_eval_ensemble.harness.ranks import OneOfSeveral, detach
 from lm_eval_ensemble.types import Candidate, Completion
 
 __all__ = ["Rescored"]
 
 
-class Rescored(Ranked, LM):  # type: ignore[misc]
+class Rescored(OneOfSeveral, LM):  # type: ignore[misc]
     """``inner`` names the LM; all other arguments are its own: ``inner=hf,pretrained=CHECKPOINT``."""
 
     def __init__(self, inner: str = "", name: str = "rescored", **arguments: Any) -> None:

@@ -30,7 +30,7 @@ from lm_eval_ensemble.harness.base import alone, default_device, default_dtype, 
 from lm_eval_ensemble.harness.memory import peak_memory
 from lm_eval_ensemble.harness.ptrue import probability_true, true_pairs
 from lm_eval_ensemble.harness.quantized import QuantizedHF
-from lm_eval_ensemble.harness.ranks import Ranked, join_ranks
+from lm_eval_ensemble.harness.ranks import OneOfSeveral, join_ranks
 from lm_eval_ensemble.harness.reading import SpanReader, pad_left
 from lm_eval_ensemble.harness.recorder import Answer, Detail, Recorder, Step, read_answer
 from lm_eval_ensemble.harness.requests import Draw, is_infill, resolve, to_requests
@@ -65,7 +65,7 @@ class _Row:
         return (self.draw, self.request.until, self.layout)
 
 
-class ScoredHF(Ranked, QuantizedHF):
+class ScoredHF(OneOfSeveral, QuantizedHF):
     """``hf`` with token log-probabilities. Takes all arguments of ``hf``, and ``fim`` (layout), ``preset``, ``temperature``,
     ``top_p``, ``max_new_tokens``, ``greedy``, ``seed``, ``record``, ``n_samples``, ``sample_temperature``, ``p_true``,
     ``load_in_8bit``, ``load_in_4bit``, ``quantization``."""

@@ -16,10 +16,10 @@ from lm_eval_ensemble import ensemble
 from lm_eval_ensemble.data import load_documents
 from lm_eval_ensemble.execution.files import TASKS
 from lm_eval_ensemble.harness.ensemble_lm import EnsemblePPL
+from lm_eval_ensemble.harness.gaps import Gap, ScoreOptions
 from lm_eval_ensemble.harness.judging import judge_all
-from lm_eval_ensemble.harness.score_file import Gap, Options
 from lm_eval_ensemble.harness.task import row_aggregation
-from lm_eval_ensemble.metrics import infill
+from lm_eval_ensemble.runs import rows as infill
 from lm_eval_ensemble.selection import Case, make_selector
 from lm_eval_ensemble.types import Selection
 
@@ -29,7 +29,7 @@ __all__ = ["ScoredRun", "write_run"]
 class ScoredRun:
     """The models of ``options.model_args``, of which none generates."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: ScoreOptions) -> None:
         given = {"store": "off", "batch_size": options.batch_size, "device": options.device, **options.model_args}
         self.model = EnsemblePPL(**{name: value for name, value in given.items() if value is not None})
         self.options = options
@@ -78,7 +78,7 @@ class ScoredRun:
         }
 
 
-def write_run(path: Path, gaps: Sequence[Gap], samples: Sequence[dict[str, Any]], options: Options) -> Path:
+def write_run(path: Path, gaps: Sequence[Gap], samples: Sequence[dict[str, Any]], options: ScoreOptions) -> Path:
     """Write samples and results as lm_eval names them, into ``output/NAME``; returns the results file."""
     date = datetime.datetime.now().isoformat().replace(":", "-")
     name = options.member if options.member_field is None else path.name

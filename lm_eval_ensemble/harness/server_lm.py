@@ -20,7 +20,7 @@ from lm_eval.models.openai_completions import LocalCompletionsAPI
 
 from lm_eval_ensemble.errors import ConfigError, HostError
 from lm_eval_ensemble.harness.base import alone, own_cache
-from lm_eval_ensemble.harness.ranks import Ranked
+from lm_eval_ensemble.harness.ranks import OneOfSeveral
 from lm_eval_ensemble.harness.recorder import Detail
 from lm_eval_ensemble.harness.servers import server_faults
 from lm_eval_ensemble.types import Candidate, unbroken
@@ -30,7 +30,7 @@ __all__ = ["ScoredCompletions", "read_choice"]
 logger = logging.getLogger(__name__)
 
 
-class ScoredCompletions(Ranked, LocalCompletionsAPI):  # type: ignore[misc]
+class ScoredCompletions(OneOfSeveral, LocalCompletionsAPI):  # type: ignore[misc]
     """Takes all arguments of ``local-completions``, and ``record=topk:K``: entropy of the K best tokens, and the margin."""
 
     def __init__(self, name: str = "local-completions-scored", record: str | None = None, **arguments: Any) -> None:

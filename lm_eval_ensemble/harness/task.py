@@ -24,7 +24,7 @@ from lm_eval_ensemble.fim import LAYOUTS, FimLayout, find_layout, is_layout, lay
 from lm_eval_ensemble.harness.base import NO_CHAT, live_models
 from lm_eval_ensemble.harness.flags import check_counts, drop_padding, number_by_set, tell_misspelt
 from lm_eval_ensemble.harness.judging import JudgeSettings, check_judge, judge_all
-from lm_eval_ensemble.metrics import infill
+from lm_eval_ensemble.runs import rows as infill
 from lm_eval_ensemble.types import Candidate, Completion, Scored, Selection, normalise
 
 __all__ = ["InfillTask", "row_aggregation"]

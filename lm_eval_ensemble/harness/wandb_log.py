@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from lm_eval_ensemble.report.load import TaskRun
-    from lm_eval_ensemble.report.records import Answer
+    from lm_eval_ensemble.report.records import Measured
+    from lm_eval_ensemble.report.run import RunReport
 
 __all__ = ["extend", "flat", "sample_table"]
 
@@ -55,37 +55,40 @@ def flat(figures: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]
             yield path, value
 
 
-def sample_table(rows: Sequence[Answer], samples: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+def sample_table(rows: Sequence[Measured]) -> tuple[list[str], list[list[Any]]]:
     """Column names and one line per completion: who won and why, each member's text, verdict and score; of answers to
     questions the question, the answer, the references, and every uncertainty score."""
-    from lm_eval_ensemble.report.records import rule_score
     from lm_eval_ensemble.report.signals import margin
+    from lm_eval_ensemble.selection.base import score_of
 
-    told = {(repr(s["doc_id"]), repr(s.get("doc_hash"))): s["uncertainty"] for s in samples if s.get("uncertainty")}
-    members = list(dict.fromkeys(o.member for row in rows for c in row.choices for o in c.options))
-    scores = list(dict.fromkeys(name for row in rows for name in row.pairs))
+    members = list(dict.fromkeys(member for row in rows for member in row.members))
+    scores = list(dict.fromkeys(name for row in rows for name in row.areas))
+    answered = any(row.answer is not None for row in rows)
     columns = ["doc_id", "problem", "value", "length"]
     columns += ["winner", "reason", "rule", "right", "margin"] if members else []
     columns += [f"{member} {what}" for member in members for what in ("text", "right", "score", "verdict")]
-    columns += [*_ANSWERED, *scores] if told else []
-    found = []
-    by_number = {number: record for (number, _), record in told.items()}
+    columns += [*_ANSWERED, *scores] if answered else []
+    lines = []
     for row in rows:
         for choice in row.choices or [None]:
             line = [str(row.number), None if row.problem is None else str(row.problem), row.value, row.length]
             if members:
                 line += [None] * 5
             if choice is not None:
-                line[4:9] = [choice.chosen.member, choice.reason, choice.rule, choice.chosen.right, margin(choice)]
+                made = choice.selection
+                line[4:9] = [made.chosen.member, made.reason, made.rule, choice.is_right, margin(choice)]
             for member in members:
-                own = next((o for o in choice.options if o.member == member), None) if choice is not None else None
-                rule = choice.rule if choice is not None else ""
-                line += [None] * 4 if own is None else [own.text, own.right, rule_score(own, rule), own.verdict]
-            if told:
-                record = by_number.get(repr(row.number), {})
-                line += [_cell(record.get(name)) for name in _ANSWERED] + [row.pairs.get(name, (None,))[0] for name in scores]
-            found.append(line)
-    return columns, found
+                own = choice.of(member) if choice is not None else []
+                if choice is None or not own:
+                    line += [None] * 4
+                    continue
+                scored, right = own[0]
+                line += [scored.candidate.text, right, score_of(scored, choice.selection.rule), scored.verdict]
+            if answered:
+                record = row.answer or {}
+                line += [_cell(record.get(name)) for name in _ANSWERED] + [row.areas.get(name, (None,))[0] for name in scores]
+            lines.append(line)
+    return columns, lines
 
 
 def _wrapped(original: Callable[..., Any], wrap: Callable[..., Any]) -> Callable[..., Any]:
@@ -158,8 +161,8 @@ def _add(logger: Any, samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> Non
         return
     import wandb
 
-    from lm_eval_ensemble.report.load import runs_in
-    from lm_eval_ensemble.report.run import read_run
+    from lm_eval_ensemble.report.run import report_of
+    from lm_eval_ensemble.runs.load import runs_in
 
     problems: list[str] = []
     for run in runs_in(_as_saved(logger.results), Path("results.json"), problems):
@@ -167,19 +170,21 @@ def _add(logger: Any, samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> Non
             continue
         named = replace(run, model_name=str(run.config["model_args"].get("pretrained") or run.model_name))
         cooked = [_as_saved({key: value for key, value in s.items() if key not in _HEAVY}) for s in ours[run.task]]
-        report, rows = read_run(named, problems, samples=cooked)
+        numbered = list(enumerate(cooked, 1))
+        report = report_of(named, lines=numbered)
+        problems += report.problems
         place = f"lm_eval_ensemble/{run.task.replace('/', '_')}"
-        columns, lines = sample_table(rows, cooked)
+        columns, lines = sample_table(report.rows)
         logged: dict[str, Any] = {f"{place}/samples": wandb.Table(columns=columns, data=lines, allow_mixed_types=True)}
-        logged |= {f"{place}/{name}": image for name, image in _images(named, report, rows, cooked, problems)}
+        logged |= {f"{place}/{name}": image for name, image in _images(report, numbered, problems)}
         logger.run.log(logged, step=logger.step)
-        logger.run.summary.update(dict(flat(report["figures"], place)))
+        logger.run.summary.update(dict(flat(report.figures, place)))
     for problem in dict.fromkeys(problems):
         _LOG.warning("W&B: %s", problem)
 
 
 def _images(
-    run: TaskRun, report: Mapping[str, Any], rows: list[Answer], samples: list[dict[str, Any]], problems: list[str]
+    report: RunReport, lines: Sequence[tuple[int, Mapping[str, Any]]], problems: list[str]
 ) -> Iterator[tuple[str, Any]]:
     """The plots that the run allows; none without matplotlib."""
     from lm_eval_ensemble.errors import ConfigError, DataError
@@ -197,19 +202,19 @@ def _images(
     from lm_eval_ensemble.plots.infill import accuracy_bars
     from lm_eval_ensemble.plots.profiles import reliability
     from lm_eval_ensemble.plots.style import Missing
-    from lm_eval_ensemble.uncertainty.analysis import Settings, analyse
+    from lm_eval_ensemble.uncertainty.analysis import AnalysisSettings, analyse
     from lm_eval_ensemble.uncertainty.answers import answers_of
 
     plots: list[tuple[str, Callable[[], Figure]]] = []
-    if "answers" in report["figures"]:
+    if "answers" in report.figures:
         try:
-            answers = answers_of(run, problems, samples)
-            found = [analyse(answers, Settings(draws=0))] if answers is not None else []
+            answers = answers_of(report.run, [], lines)
+            found = [analyse(answers, AnalysisSettings(draws=0))] if answers is not None else []
             plots = [("reliability", lambda: reliability(found))] if found else []
         except DataError as error:
             problems.append(str(error))
-    elif rows:
-        plots = [("accuracy", lambda: accuracy_bars([report])), *draw_run(report, rows)]
+    elif report.rows:
+        plots = [("accuracy", lambda: accuracy_bars([report.content])), *draw_run(report)]
     for name, make in plots:
         with contextlib.suppress(Missing):
             # wandb takes figures of pyplot only; a picture is a picture.

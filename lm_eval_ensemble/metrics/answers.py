@@ -16,6 +16,7 @@ from typing import Any
 __all__ = ["normalise", "rouge_l", "squad_em", "squad_f1"]
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
+_LATIN = re.compile(r"[a-z0-9]")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -47,14 +48,15 @@ def squad_f1(prediction: str, references: Sequence[str]) -> float:
 def rouge_l(prediction: str, references: Sequence[str]) -> float:
     """The best ROUGE-L F-measure over the references, words stemmed (package ``rouge_score``).
 
-    Only letters a-z and digits count there: an answer in another script has no words and scores 0.0. No reference:
-    1.0 for an empty prediction, else 0.0, as in :func:`squad_f1`.
+    Only letters a-z and digits count there. A reference without any, in another script, is compared by its own words,
+    unstemmed. No reference: 1.0 for an empty prediction, else 0.0, as in :func:`squad_f1`.
     """
     gold = _gold(references)
     if gold == [""]:
         return float(not normalise(prediction))
-    scorer = _scorer()
-    return max(float(scorer.score(reference, prediction)["rougeL"].fmeasure) for reference in gold)
+    scorers = [_scorer(any_script=not _LATIN.search(reference.lower())) for reference in gold]
+    pairs = zip(scorers, gold, strict=True)
+    return max(float(scorer.score(reference, prediction)["rougeL"].fmeasure) for scorer, reference in pairs)
 
 
 def _gold(references: Sequence[str]) -> list[str]:
@@ -69,8 +71,15 @@ def _f1(found: Sequence[str], gold: Sequence[str]) -> float:
     return 2 * shared / (len(found) + len(gold))
 
 
-@lru_cache(maxsize=1)
-def _scorer() -> Any:
+class _Words:
+    """The tokenizer of ``rouge_score`` for any script."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return re.findall(r"\w+", text.lower())
+
+
+@lru_cache(maxsize=2)
+def _scorer(any_script: bool) -> Any:
     from rouge_score.rouge_scorer import RougeScorer  # brings nltk: seconds to import, so only where it is needed
 
-    return RougeScorer(["rougeL"], use_stemmer=True)
+    return RougeScorer(["rougeL"], use_stemmer=True, tokenizer=_Words() if any_script else None)

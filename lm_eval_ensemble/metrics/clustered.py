@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
     "Clustered",
+    "Clusters",
     "cluster_bootstrap",
     "cluster_codes",
     "cluster_sums",
@@ -25,6 +26,9 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float64]
+Clusters = Sequence[Hashable] | NDArray[np.intp]
+#: random numbers drawn at a time by the bootstrap.
+_BLOCK = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,14 @@ class Clustered:
     deff: float | None
 
 
-def cluster_codes(clusters: Sequence[Hashable]) -> NDArray[np.intp]:
+def cluster_codes(clusters: Clusters) -> NDArray[np.intp]:
     """The clusters as numbers 0 to C - 1, in the order of their first document; shape (n,).
 
+    :param clusters: names, or such numbers already (those of a part of the documents are made consecutive).
     :raises ValueError: a cluster is None: without its name a document would silently count as independent.
     """
+    if isinstance(clusters, np.ndarray):
+        return np.unique(clusters, return_inverse=True)[1].astype(np.intp)
     places: dict[Hashable, int] = {}
     for i, name in enumerate(clusters):
         if name is None:
@@ -59,12 +66,12 @@ def cluster_codes(clusters: Sequence[Hashable]) -> NDArray[np.intp]:
     return np.array([places[name] for name in clusters], dtype=np.intp)
 
 
-def cluster_sums(values: ArrayLike, clusters: Sequence[Hashable]) -> Floats:
+def cluster_sums(values: ArrayLike, clusters: Clusters) -> Floats:
     """Sum of ``values`` (n,) in each cluster; shape (C,)."""
     return _sums(_values(values, clusters), cluster_codes(clusters))
 
 
-def clustered_se(values: ArrayLike, clusters: Sequence[Hashable]) -> float | None:
+def clustered_se(values: ArrayLike, clusters: Clusters) -> float | None:
     """sqrt(C / (C - 1) * sum over clusters of (sum of (x - mean))^2) / n; None for fewer than two clusters.
 
     Liang and Zeger's sandwich for a mean with the usual factor for few clusters, after Miller 2024 (arXiv:2411.00640,
@@ -73,12 +80,12 @@ def clustered_se(values: ArrayLike, clusters: Sequence[Hashable]) -> float | Non
     return clustered_mean(values, clusters).se
 
 
-def design_effect(values: ArrayLike, clusters: Sequence[Hashable]) -> float | None:
+def design_effect(values: ArrayLike, clusters: Clusters) -> float | None:
     """Clustered variance of the mean over that of independent documents; above 1 if clusters hold together."""
     return clustered_mean(values, clusters).deff
 
 
-def clustered_mean(values: ArrayLike, clusters: Sequence[Hashable], level: float = 0.95) -> Clustered:
+def clustered_mean(values: ArrayLike, clusters: Clusters, level: float = 0.95) -> Clustered:
     """Mean of ``values`` (n,) with its clustered interval, e.g. of the differences between two paired systems."""
     from scipy.stats import t
 
@@ -112,29 +119,40 @@ def wilson(right: int, n: int, level: float = 0.95) -> tuple[float, float]:
 
 
 def cluster_bootstrap(
-    numerator: ArrayLike,
-    denominator: ArrayLike,
-    clusters: Sequence[Hashable],
+    ratios: Sequence[tuple[ArrayLike, ArrayLike]],
+    clusters: Clusters,
     level: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
-) -> tuple[float, float] | None:
-    """Percentile interval of sum(numerator) / sum(denominator), clusters resampled with replacement.
+) -> list[tuple[float, float] | None]:
+    """Percentile intervals of sum(numerator) / sum(denominator), clusters resampled with replacement.
 
     For quantities that are no plain mean over documents: selection accuracy (right choices over decisive documents),
     recovered share of the oracle gap. None where the denominator is zero, or so rarely not that over a tenth of the
     resamples are undefined.
+
+    :param ratios: (numerator, denominator) of each quantity, (n,) both; all of them see the same resamples.
     """
-    top, bottom = cluster_sums(numerator, clusters), cluster_sums(denominator, clusters)
-    if bottom.sum() == 0:
-        return None
+    codes = cluster_codes(clusters)
+    sums = np.array([_sums(_values(part, codes), codes) for ratio in ratios for part in ratio]).T
+    count = len(sums)
     random = np.random.default_rng(seed)
-    counts = random.multinomial(len(top), np.full(len(top), 1 / len(top)), size=resamples).astype(np.float64)
-    below = counts @ bottom
-    ratios = (counts @ top)[below != 0] / below[below != 0]
-    if len(ratios) < 0.9 * resamples:
+    block, drawn = max(1, _BLOCK // count), []
+    for begin in range(0, resamples, block):
+        size = min(block, resamples - begin)
+        drawn.append(random.multinomial(count, np.full(count, 1 / count), size=size).astype(np.float64) @ sums)
+    totals = np.concatenate(drawn)
+    return [
+        _percentiles(totals[:, 2 * i], totals[:, 2 * i + 1], level) if sums[:, 2 * i + 1].sum() else None
+        for i in range(len(ratios))
+    ]
+
+
+def _percentiles(top: Floats, bottom: Floats, level: float) -> tuple[float, float] | None:
+    defined = bottom != 0
+    if defined.mean() < 0.9:
         return None
-    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(top[defined] / bottom[defined], [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
@@ -142,7 +160,7 @@ def _sums(x: Floats, codes: NDArray[np.intp]) -> Floats:
     return np.bincount(codes, weights=x).astype(np.float64)
 
 
-def _values(values: ArrayLike, clusters: Sequence[Hashable]) -> Floats:
+def _values(values: ArrayLike, clusters: Clusters) -> Floats:
     x = np.asarray(values, dtype=np.float64)
     if x.ndim != 1 or len(x) != len(clusters) or not len(x):
         raise ValueError(f"values of shape {x.shape} and {len(clusters)} clusters: expected one of each per document")

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lm_eval_ensemble.metrics.clustered import Clustered, cluster_sums, clustered_mean
+from lm_eval_ensemble.metrics.clustered import Clustered, Clusters, cluster_sums, clustered_mean
 
 __all__ = ["Paired", "cluster_t", "compare_paired", "mcnemar_unclustered", "minimal_detectable_gain", "sign_flip"]
 
@@ -41,7 +40,7 @@ class Paired:
     p_unclustered: float
 
 
-def compare_paired(first: ArrayLike, second: ArrayLike, clusters: Sequence[Hashable], seed: int = 0) -> Paired:
+def compare_paired(first: ArrayLike, second: ArrayLike, clusters: Clusters, seed: int = 0) -> Paired:
     """:param first: one number per document (n,), higher is better; ``second`` likewise, of the same documents.
     :param clusters: the program each document was cut from.
     """
@@ -60,7 +59,7 @@ def compare_paired(first: ArrayLike, second: ArrayLike, clusters: Sequence[Hasha
     )
 
 
-def sign_flip(differences: ArrayLike, clusters: Sequence[Hashable], flips: int = 9_999, seed: int = 0) -> float:
+def sign_flip(differences: ArrayLike, clusters: Clusters, flips: int = 9_999, seed: int = 0) -> float:
     """Two-sided p of "no difference": how often random signs, one per cluster, give a sum at least as far from zero.
 
     Exact while at most 14 clusters have a difference; else (1 + hits) / (1 + flips), which never is zero (Phipson and Smyth
@@ -99,7 +98,7 @@ def _many_signs(sums: NDArray[np.float64], flips: int, random: np.random.Generat
     return totals
 
 
-def cluster_t(differences: ArrayLike, clusters: Sequence[Hashable]) -> float:
+def cluster_t(differences: ArrayLike, clusters: Clusters) -> float:
     """Two-sided p of the clustered mean against zero: Student t with C - 1 degrees of freedom. 1 if undefined."""
     from scipy.stats import t
 

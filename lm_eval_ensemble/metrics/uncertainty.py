@@ -68,13 +68,16 @@ def usable(uncertainty: Sequence[float | None] | ArrayLike, wrong: ArrayLike) ->
 
     :raises ValueError: if the two differ in length.
     """
-    score = np.array([np.nan if value is None else value for value in np.atleast_1d(np.asarray(uncertainty, dtype=object))])
-    score = score.astype(np.float64)
+    if isinstance(uncertainty, np.ndarray) and uncertainty.dtype == np.float64:
+        score = np.atleast_1d(uncertainty)
+    else:
+        known = (np.nan if value is None else value for value in np.atleast_1d(np.asarray(uncertainty, dtype=object)))
+        score = np.array(list(known)).astype(np.float64)
     label = np.asarray(wrong).astype(bool)
     if score.shape != label.shape:
         raise ValueError(f"{score.size} scores for {label.size} answers")
-    known = ~np.isnan(score)
-    return Pairs(score[known], label[known], int((~known).sum()))
+    there = ~np.isnan(score)
+    return Pairs(score[there], label[there], int((~there).sum()))
 
 
 def auroc(uncertainty: Sequence[float | None] | ArrayLike, wrong: ArrayLike, level: float = 0.95) -> Estimate:

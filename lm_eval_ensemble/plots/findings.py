@@ -15,11 +15,11 @@ from lm_eval_ensemble.metrics.delong import unpaired
 from lm_eval_ensemble.metrics.multiple import holm
 from lm_eval_ensemble.plots.models import aliasing, area_of, datasets_of, models_of, size_pairs
 from lm_eval_ensemble.plots.style import interval, listed, percent
-from lm_eval_ensemble.report.compare import Options
+from lm_eval_ensemble.report.compare import CompareOptions
 from lm_eval_ensemble.report.compare import compare as compare_runs
-from lm_eval_ensemble.report.load import TaskRun
 from lm_eval_ensemble.report.sentences import verdict
 from lm_eval_ensemble.report.tables import markdown_table
+from lm_eval_ensemble.runs.load import TaskRun
 from lm_eval_ensemble.uncertainty.analysis import BASELINE, PRIMARY, Analysis, compare
 
 __all__ = ["LEVEL", "compared", "infill_findings", "uncertainty_findings", "uncertainty_table"]
@@ -57,11 +57,13 @@ def infill_findings(report: Mapping[str, Any]) -> list[str]:
         ends = said = ""
         if chosen["low"] is not None:
             ends = f" (95 % {percent(chosen['low'])} to {percent(chosen['high'])}, by problem)"
-            said = ", which the interval " + ("excludes" if chosen["low"] > chosen["break_even"] else "does not exclude")
+            if chosen["break_even"] is not None:
+                said = ", which the interval " + ("excludes" if chosen["low"] > chosen["break_even"] else "does not exclude")
+        even = chosen["break_even"]
         found.append(
             f"Where some candidate is right and some is wrong, {figures['rule']} takes a right one in {chosen['right']} of "
-            f"{chosen['n']} choices, {percent(chosen['accuracy'])}{ends}; always taking one member gets at most "
-            f"{percent(chosen['break_even'])}{said}."
+            f"{chosen['n']} choices, {percent(chosen['accuracy'])}{ends}"
+            + ("." if even is None else f"; always taking one member gets at most {percent(even)}{said}.")
         )
     return found
 
@@ -69,7 +71,7 @@ def infill_findings(report: Mapping[str, Any]) -> list[str]:
 def compared(runs: Sequence[TaskRun], seed: int = 0) -> list[str]:
     """Runs of one task against the first of them: the sentences of ``lm-eval-ensemble compare``."""
     try:
-        found = compare_runs(runs, Options(seed=seed))
+        found = compare_runs(runs, CompareOptions(seed=seed))
     except DataError as error:
         return [f"Not compared: {error}"]
     told = [verdict(task, row) for task in found.tasks for row in task.rows if row.label != task.baseline]

@@ -7,16 +7,15 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lm_eval_ensemble.errors import DataError
 from lm_eval_ensemble.plots import infill, uncertainty
 from lm_eval_ensemble.plots.findings import compared, infill_findings, uncertainty_findings, uncertainty_table
 from lm_eval_ensemble.plots.style import Missing
-from lm_eval_ensemble.report.load import TaskRun, load_runs
-from lm_eval_ensemble.report.records import Answer
-from lm_eval_ensemble.report.run import read_run
-from lm_eval_ensemble.uncertainty.analysis import Analysis, Settings, analyse
+from lm_eval_ensemble.report.run import RunReport, report_of
+from lm_eval_ensemble.runs.load import TaskRun, labels, load_runs
+from lm_eval_ensemble.uncertainty.analysis import Analysis, AnalysisSettings, analyse
 from lm_eval_ensemble.uncertainty.answers import Answers, answers_of, load_answers
 from lm_eval_ensemble.uncertainty.legacy import FILE_NAME
 
@@ -30,11 +29,9 @@ _PAIRS = 6
 
 @dataclass
 class Found:
-    """What was read: runs that fill gaps (or do anything else) as reports with their rows, the files they stand in, and
-    analysed answers to questions."""
+    """What was read: reports of runs that fill gaps (or do anything else), and analysed answers to questions."""
 
-    runs: list[tuple[Mapping[str, Any], list[Answer]]] = field(default_factory=list)
-    files: list[TaskRun] = field(default_factory=list)
+    runs: list[RunReport] = field(default_factory=list)
     analyses: list[Analysis] = field(default_factory=list)
 
 
@@ -72,14 +69,14 @@ def read(
             continue
         problems += told
         names |= {run.task for run in runs}
-        for run in runs:
+        for run, name in zip(runs, labels(runs), strict=True):
             if not tasks or run.task in tasks:
-                _sort(run, found, answers, problems, seed)
+                _sort(run, name, found, answers, problems, seed)
     if missing := sorted(set(tasks or ()) - names):
         raise DataError(f"--task {', '.join(missing)}: found {', '.join(sorted(names))}.")
     for own in answers:
         try:
-            found.analyses.append(analyse(own, Settings(label=label, draws=0, seed=seed)))
+            found.analyses.append(analyse(own, AnalysisSettings(label=label, draws=0, seed=seed)))
         except DataError as error:
             problems.append(str(error))
     if not found.runs and not found.analyses:
@@ -91,13 +88,12 @@ def draw(found: Found, seed: int = 0) -> tuple[list[Plot], dict[str, str]]:
     """Every plot that the runs allow, and why the others are left out (name -> reason)."""
     drawn: list[Plot] = []
     missing: dict[str, str] = {}
-    tasks = list(dict.fromkeys(report["task"] for report, _ in found.runs))
-    for task in tasks:
-        own = [(report, rows) for report, rows in found.runs if report["task"] == task]
-        _try(f"{task}-accuracy", lambda own=own: infill.accuracy_bars([report for report, _ in own]), drawn, missing)  # type: ignore[misc]
-        names = _distinct([f"{task}-{report['run']}" for report, _ in own])
-        for name, (report, rows) in zip(names, own, strict=True):
-            for kind, make in draw_run(report, rows, seed):
+    for task in dict.fromkeys(report.run.task for report in found.runs):
+        own = [report for report in found.runs if report.run.task == task]
+        _try(f"{task}-accuracy", lambda own=own: infill.accuracy_bars([report.content for report in own]), drawn, missing)  # type: ignore[misc]
+        names = _distinct([f"{task}-{report.content['run']}" for report in own])
+        for name, report in zip(names, own, strict=True):
+            for kind, make in draw_run(report, seed):
                 _try(f"{name}-{kind}", make, drawn, missing)
     if found.analyses:
         for kind in uncertainty.PLOTS:
@@ -105,26 +101,27 @@ def draw(found: Found, seed: int = 0) -> tuple[list[Plot], dict[str, str]]:
     return drawn, missing
 
 
-def draw_run(report: Mapping[str, Any], rows: Sequence[Answer], seed: int = 0) -> Iterator[tuple[str, Callable[[], Figure]]]:
+def draw_run(report: RunReport, seed: int = 0) -> Iterator[tuple[str, Callable[[], Figure]]]:
     """(kind, how to draw it) of the plots of one run, but for the bars of its task."""
-    pairs = list(itertools.combinations(report["figures"].get("members", {}), 2))
+    content, rows = report.content, report.rows
+    pairs = list(itertools.combinations(report.figures.get("members", {}), 2))
     chosen: list[tuple[str, str] | None] = [*pairs[:_PAIRS]] or [None]
     for pair in chosen:
         kind = "scatter" if len(pairs) < 2 or pair is None else f"scatter-{pair[0]}-{pair[1]}"
-        yield kind, lambda pair=pair: infill.score_scatter(report, rows, pair)  # type: ignore[misc]
-    yield "margin", lambda: infill.selection_by_margin(report)
-    yield "risk-coverage", lambda: infill.risk_coverage(report, rows, seed)
-    yield "lengths", lambda: infill.length_histogram(report)
+        yield kind, lambda pair=pair: infill.score_scatter(content, rows, pair)  # type: ignore[misc]
+    yield "margin", lambda: infill.selection_by_margin(content)
+    yield "risk-coverage", lambda: infill.risk_coverage(content, rows, seed)
+    yield "lengths", lambda: infill.length_histogram(content)
 
 
 def summary(found: Found, drawn: Sequence[Plot], missing: Mapping[str, str], kind: str = "png") -> str:
     """Statistics, best performers, findings and the plots as one Markdown page."""
     parts = ["# Summary of the runs", "Every number is computed from the samples of the runs. Intervals are 95 %."]
-    for report, _ in found.runs:
+    for report in (report.content for report in found.runs):
         parts.append(f"## {report['task']}: {report['run']} ({report['model']})")
         parts.append(_bullets(infill_findings(report)))
-    for task in dict.fromkeys(run.task for run in found.files):
-        own = [run for run in found.files if run.task == task]
+    for task in dict.fromkeys(report.run.task for report in found.runs):
+        own = [report.run for report in found.runs if report.run.task == task]
         if len(own) > 1:
             parts += [f"## {task}: the runs compared", _bullets(compared(own))]
     if found.analyses:
@@ -138,16 +135,16 @@ def summary(found: Found, drawn: Sequence[Plot], missing: Mapping[str, str], kin
     return "\n\n".join(parts) + "\n"
 
 
-def _sort(run: TaskRun, found: Found, answers: list[Answers], problems: list[str], seed: int) -> None:
+def _sort(run: TaskRun, name: str, found: Found, answers: list[Answers], problems: list[str], seed: int) -> None:
     """A run of questions goes to the answers, any other to the runs."""
-    report, rows = read_run(run, problems, seed)
-    if "answers" in report["figures"]:
-        own = answers_of(run, problems)
+    report = report_of(run, seed, name)
+    problems += report.problems
+    if "answers" in report.figures:
+        own = answers_of(run, [])  # what is wrong with its lines was told above
         if own is not None:
             answers.append(own)
-    elif rows:
-        found.runs.append((report, rows))
-        found.files.append(run)
+    elif report.rows:
+        found.runs.append(report)
 
 
 def _try(name: str, make: Callable[[], Figure], drawn: list[Plot], missing: dict[str, str]) -> None:

@@ -1,6 +1,6 @@
 """Plots of runs that fill gaps: scores, what the members disagree on, selection, and lengths.
 
-``report`` is what :func:`lm_eval_ensemble.report.run.read_run` gives: the heights of all bars are its figures.
+``report`` is what :func:`lm_eval_ensemble.report.run.report_of` says: the heights of all bars are its figures.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ from lm_eval_ensemble.plots.style import (
     short,
     unit_of,
 )
-from lm_eval_ensemble.report.records import Answer, Choice, rule_score
+from lm_eval_ensemble.report.records import Measured, own_score
 from lm_eval_ensemble.report.signals import COVERAGES, margin
+from lm_eval_ensemble.runs.samples import Choice
+from lm_eval_ensemble.selection.base import score_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -95,7 +97,7 @@ def accuracy_bars(reports: Sequence[Report]) -> Figure:
     return figure
 
 
-def score_scatter(report: Report, rows: Sequence[Answer], pair: tuple[str, str] | None = None) -> Figure:
+def score_scatter(report: Report, rows: Sequence[Measured], pair: tuple[str, str] | None = None) -> Figure:
     """The selection score of two members' texts for the same gap, coloured by who is right. Low is likely; the rule takes the
     first member's text above the diagonal, the second's below it.
 
@@ -106,12 +108,13 @@ def score_scatter(report: Report, rows: Sequence[Answer], pair: tuple[str, str] 
     classes: dict[tuple[bool, bool], list[tuple[float, float]]] = {}
     choices = [choice for row in rows for choice in row.choices]
     for choice in choices:
-        both = [next((o for o in choice.options if o.member == name), None) for name in (first, second)]
-        if both[0] is None or both[1] is None:
+        own, other = choice.of(first), choice.of(second)
+        if not own or not other:
             continue
-        a, b = (rule_score(option, rule) for option in both if option is not None)
+        (ours, right), (theirs, also) = own[0], other[0]
+        a, b = score_of(ours, rule), score_of(theirs, rule)
         if a is not None and b is not None:
-            classes.setdefault((both[0].right, both[1].right), []).append((a, b))
+            classes.setdefault((right, also), []).append((a, b))
     if not classes:
         raise Missing(f"no gap has the score {rule} for both {first} and {second}")
     used = sum(map(len, classes.values()))
@@ -197,7 +200,7 @@ def selection_by_margin(report: Report) -> Figure:
     return figure
 
 
-def risk_coverage(report: Report, rows: Sequence[Answer], seed: int = 0) -> Figure:
+def risk_coverage(report: Report, rows: Sequence[Measured], seed: int = 0) -> Figure:
     """Error among the answers kept when the least certain ones are left out.
 
     The band is pointwise: percentiles over resamples of whole problems.
@@ -289,14 +292,14 @@ def length_histogram(report: Report) -> Figure:
     return figure
 
 
-def _band(rows: Sequence[Answer], by_margin: bool, seed: int) -> Any:
+def _band(rows: Sequence[Measured], by_margin: bool, seed: int) -> Any:
     """Low and high risk (2, coverages) over resamples of problems; None where there is one problem."""
     known: list[tuple[float, bool, Any]] = []
     for row in rows:
         for choice in row.choices:
             own = _uncertainty(choice, by_margin)
             if own is not None:
-                known.append((own, not choice.chosen.right, row.cluster))
+                known.append((own, not choice.is_right, row.cluster))
     names = {name: number for number, name in enumerate(dict.fromkeys(entry[2] for entry in known))}
     if len(names) < 2:
         return None
@@ -313,7 +316,7 @@ def _band(rows: Sequence[Answer], by_margin: bool, seed: int) -> Any:
 
 def _uncertainty(choice: Choice, by_margin: bool) -> float | None:
     if not by_margin:
-        return choice.chosen.scores.get("own")
+        return own_score(choice.chosen)
     found = margin(choice)
     return None if found is None else -found
 

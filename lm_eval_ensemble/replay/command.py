@@ -11,11 +11,11 @@ from typing import Any
 
 from lm_eval_ensemble import __version__
 from lm_eval_ensemble.errors import ConfigError, DataError, did_you_mean
-from lm_eval_ensemble.replay.compare import Comparison, Plan, compare
+from lm_eval_ensemble.replay.compare import Plan, Replay, compare
 from lm_eval_ensemble.replay.plans import Teacher, fitting, make_plans
 from lm_eval_ensemble.replay.render import as_json, as_markdown
 from lm_eval_ensemble.replay.rows import NoRecordsError, Recorded, read_record
-from lm_eval_ensemble.report.load import TaskRun, load_runs
+from lm_eval_ensemble.runs.load import TaskRun, load_runs
 from lm_eval_ensemble.selection.base import score_of
 from lm_eval_ensemble.selection.fit import FOLDS
 from lm_eval_ensemble.selection.spec import VERSION
@@ -76,7 +76,7 @@ def select_runs(
     features: Sequence[str] | None = None,
     fit: Path | None = None,
     others: list[str] | None = None,
-) -> tuple[list[Comparison], list[str]]:
+) -> tuple[list[Replay], list[str]]:
     """The comparison of every task of every run, and what could not be read.
 
     :param others: takes one line per sound run that has no candidates to choose from (another model, ``--predict_only``).
@@ -132,7 +132,7 @@ def _has_rule(recorded: Recorded) -> None:
 
 def _compare(
     recorded: Recorded, rule: str | None, specs: Sequence[str] | None, file: str | None, teacher: Teacher | None
-) -> Comparison:
+) -> Replay:
     compared = rule or recorded.rule
     own = recorded.selector if compared == recorded.rule else f"{recorded.selector} as run"
     plans, left_out = make_plans(recorded, compared, specs, file, teacher)
@@ -161,7 +161,7 @@ def _notes(recorded: Recorded, plans: Sequence[Plan], own: str) -> list[str]:
             )
     some = [m for m in recorded.members if any(m not in choice.members for choice in recorded.choices)]
     if some:
-        notes.append(f"not every gap has a candidate of {', '.join(some)}; for these members the others count as wrong.")
+        notes.append(f"not every gap has a candidate of {', '.join(some)}; a member's score is over the gaps it has one for.")
     if "oracle" in recorded.length_modes:
         notes.append("length=oracle told the diffusion member the length of the answer.")
     return notes
@@ -192,6 +192,7 @@ def _write(path: Path, records: Sequence[Recorded], rule: str | None, features: 
         first.rule,
         first.prefer,
         tuple(sorted({mode for recorded in usable for mode in recorded.length_modes})),
+        sum(recorded.documents for recorded in usable),
     )
     content = {
         "version": VERSION,
@@ -208,7 +209,7 @@ def _origin(joined: Recorded, tasks: Sequence[str], rule: str) -> dict[str, Any]
     return {
         "fitted_on": "HumanEval-Infilling",
         "tasks": list(tasks),
-        "documents": len({choice.case.key[:2] for choice in joined.choices}),
+        "documents": joined.documents,
         "choices": len(joined.choices),
         "decisive": sum(choice.decisive for choice in joined.choices),
         "programs": len({choice.problem for choice in joined.choices}),

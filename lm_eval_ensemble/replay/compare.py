@@ -1,5 +1,8 @@
 """All selectors over one task's records, ranked, with what can be said about the differences.
 
+A member that has no candidate for a gap has no value there: what sets the members side by side (the best of them, gains over
+it, s0) is over the choices that all of them answered, and left out where there is none.
+
 With ``both`` = all candidates right and ``D`` = some but not all right, as shares of the choices, a selector that is right
 in a share ``s`` of the decisive ones scores both + s * D; the best member has s0 in the place of s. Only s is a selector's
 own doing.
@@ -15,14 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lm_eval_ensemble.errors import DataError, EnsembleError
-from lm_eval_ensemble.metrics.clustered import Clustered, clustered_mean, wilson
+from lm_eval_ensemble.metrics.clustered import Clustered, cluster_codes, clustered_mean
 from lm_eval_ensemble.metrics.multiple import holm
 from lm_eval_ensemble.metrics.paired import Paired, compare_paired, minimal_detectable_gain
-from lm_eval_ensemble.replay.rows import Choice, Recorded
+from lm_eval_ensemble.metrics.standing import standing
+from lm_eval_ensemble.replay.rows import Decision, Recorded
 from lm_eval_ensemble.selection import Selector
-from lm_eval_ensemble.selection.bounds import floor, oracle
+from lm_eval_ensemble.selection.rules import floor, oracle
 
-__all__ = ["Comparison", "Plan", "Ranked", "compare"]
+__all__ = ["Plan", "Ranked", "Replay", "compare"]
 
 Values = NDArray[np.float64]
 
@@ -35,7 +39,7 @@ class Plan:
     """
 
     name: str
-    choose: Callable[[Choice], tuple[int, str]]
+    choose: Callable[[Decision], tuple[int, str]]
     fitted: str = ""
 
     @classmethod
@@ -46,13 +50,14 @@ class Plan:
 @dataclass(frozen=True)
 class Ranked:
     """One row. ``score`` is the share of right choices, ``s`` that on decisive ones (None if there are none), ``gain`` the
-    comparison with the best member; ``p_holm`` is adjusted over all selectors but the primary one and the bounds."""
+    comparison with the best member on the choices of all members (None if there are none); ``p_holm`` is adjusted over all
+    selectors but the primary one and the bounds."""
 
     selector: str
     score: Clustered
-    wilson: tuple[float, float]
+    wilson: tuple[float, float] | None
     s: Clustered | None
-    gain: Paired
+    gain: Paired | None
     reasons: Mapping[str, int]
     fitted: str = ""
     primary: bool = False
@@ -61,14 +66,16 @@ class Ranked:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """One task of one run: ``rows`` from best to worst; ``left_out`` maps a selector to the reason."""
+class Replay:
+    """One task of one run: ``rows`` from best to worst; ``members`` map to (score, choices it answered); ``shared`` counts the
+    choices that all members answered, ``best`` is None where there is none; ``left_out`` maps a selector to the reason."""
 
     recorded: Recorded
     rule: str
     rows: tuple[Ranked, ...]
-    best: str
-    members: Mapping[str, float]
+    best: str | None
+    members: Mapping[str, tuple[float, int]]
+    shared: int
     floor: float
     oracle: float
     decisive: float
@@ -89,17 +96,19 @@ class Comparison:
 
 def compare(
     recorded: Recorded, plans: Sequence[Plan], own: str, left_out: Mapping[str, str] | None = None, notes: Sequence[str] = ()
-) -> Comparison:
+) -> Replay:
     """:param own: what the run's own selector is called in the table; its row is what the run recorded.
 
     :raises DataError: a selector fell outside floor and oracle.
     """
     choices = recorded.choices
-    problems = [choice.problem for choice in choices]
+    problems = cluster_codes([choice.problem for choice in choices])
     right = [choice.case.right or () for choice in choices]
     decisive = np.array([choice.decisive for choice in choices])
     members = {name: _member(choices, name) for name in recorded.members}
-    best = max(members, key=lambda name: (members[name].mean(), name == recorded.prefer))
+    shared = ~np.isnan(np.array(list(members.values()))).any(axis=0)
+    together = problems[shared]
+    best = max(members, key=lambda m: (members[m][shared].mean(), m == recorded.prefer)) if len(together) else None
     replayed = _replay([*plans, *_BOUNDS], choices)
     bounds = {plan.name: replayed[plan.name] for plan in _BOUNDS}
     picks = {name: found for name, found in replayed.items() if name not in bounds}
@@ -112,20 +121,20 @@ def compare(
     fitted = {plan.name: plan.fitted for plan in plans}
     # Many selectors choose alike: the same values need their tests only once.
     known: dict[bytes, Paired] = {}
+    both = decisive & shared
     rows = []
     for name, found in {own: made, **{n: p for n, p in picks.items() if n != own}, **bounds}.items():
         x = values[name]
-        if (key := x.tobytes()) not in known:
-            known[key] = compare_paired(x, members[best], problems)
-        gain = known[key]
-        own_problems = [problem for problem, d in zip(problems, decisive, strict=True) if d]
+        if (key := x.tobytes()) not in known and best is not None:
+            known[key] = compare_paired(x[shared], members[best][shared], together)
+        stands = standing(x, problems)
         rows.append(
             Ranked(
                 selector=name,
-                score=clustered_mean(x, problems),
-                wilson=wilson(int(x.sum()), len(x)),
-                s=clustered_mean(x[decisive], own_problems) if decisive.any() else None,
-                gain=gain,
+                score=stands.clustered,
+                wilson=stands.wilson,
+                s=clustered_mean(x[decisive], problems[decisive]) if decisive.any() else None,
+                gain=known.get(key),
                 reasons=Counter(reason for _, reason in found),
                 fitted=fitted.get(name, ""),
                 primary=name == own,
@@ -133,37 +142,41 @@ def compare(
             )
         )
     share, primary = float(decisive.mean()), next(row for row in rows if row.primary)
-    deff = primary.gain.difference.deff
-    return Comparison(
+    deff = None if primary.gain is None else primary.gain.difference.deff
+    detectable = None
+    if deff and primary.gain is not None:
+        detectable = minimal_detectable_gain(len(together), primary.gain.discordant, max(1.0, deff))
+    return Replay(
         recorded=recorded,
         rule=choices[0].case.rule,
         rows=_ranked(rows),
         best=best,
-        members={name: float(x.mean()) for name, x in members.items()},
+        members={name: (float(np.nanmean(x)), int((~np.isnan(x)).sum())) for name, x in members.items()},
+        shared=len(together),
         floor=float(values["floor"].mean()),
         oracle=float(values["oracle"].mean()),
         decisive=share,
-        s0=float(members[best][decisive].mean()) if decisive.any() else None,
+        s0=float(members[best][both].mean()) if best is not None and both.any() else None,
         deff=deff,
-        detectable=minimal_detectable_gain(len(choices), primary.gain.discordant, max(1.0, deff)) if deff else None,
+        detectable=detectable,
         left_out=dict(left_out or {}),
         notes=tuple(notes),
     )
 
 
-def _member(choices: Sequence[Choice], name: str) -> Values:
-    """Share of right ones among a member's own candidates, per choice: what picking it blindly gives."""
+def _member(choices: Sequence[Decision], name: str) -> Values:
+    """Share of right ones among a member's own candidates, per choice: what picking it blindly gives; NaN where it has none."""
     shares = []
     for choice in choices:
         own = [r for s, r in zip(choice.case.candidates, choice.case.right or (), strict=True) if s.candidate.member == name]
-        shares.append(sum(own) / len(own) if own else 0.0)
+        shares.append(sum(own) / len(own) if own else np.nan)
     return np.array(shares)
 
 
 _BOUNDS = (Plan.of("oracle", oracle), Plan.of("floor", floor))
 
 
-def _replay(plans: Sequence[Plan], choices: Sequence[Choice]) -> dict[str, list[tuple[int, str]]]:
+def _replay(plans: Sequence[Plan], choices: Sequence[Decision]) -> dict[str, list[tuple[int, str]]]:
     """Choice by choice: what one selector has found out about a file serves the next one."""
     found: dict[str, list[tuple[int, str]]] = {plan.name: [] for plan in plans}
     for choice in choices:
@@ -185,8 +198,8 @@ def _bounded(values: Mapping[str, Values], recorded: Recorded) -> None:
 
 
 def _ranked(rows: Sequence[Ranked]) -> tuple[Ranked, ...]:
-    family = [row for row in rows if not row.primary and not row.bound]
-    adjusted = dict(zip((row.selector for row in family), holm([row.gain.p for row in family]), strict=True))
+    family = {row.selector: row.gain.p for row in rows if row.gain is not None and not row.primary and not row.bound}
+    adjusted = dict(zip(family, holm(list(family.values())), strict=True))
     done = [replace(row, p_holm=adjusted.get(row.selector)) for row in rows]
     # The bounds stand at the ends, also where a selector reaches them.
     place = {"oracle": 0, "floor": 2}

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from lm_eval_ensemble.errors import ConfigError, did_you_mean
 from lm_eval_ensemble.replay.compare import Plan
-from lm_eval_ensemble.replay.rows import Choice, Recorded
+from lm_eval_ensemble.replay.rows import Decision, Recorded
 from lm_eval_ensemble.selection import SELECTORS, needs_file, spec_scores
 from lm_eval_ensemble.selection.base import score_of
 from lm_eval_ensemble.selection.features import DEFAULT_FEATURES, TEXT_FEATURES, check_features
@@ -110,11 +110,11 @@ def make_plans(
     for spec in wanted:
         _known_scores(spec, recorded)
         if not needs_file(spec):
-            plans.append(Plan.of(spec, build(spec, None, members, SELECTORS)))
+            plans.append(Plan.of(spec, build(spec, None, members)))
             continue
         reason = _no_numbers(spec, recorded, teacher, given)
         if reason is None and given is not None:
-            plans.append(Plan.of(spec, build(spec, given, members, SELECTORS), f"from {file}"))
+            plans.append(Plan.of(spec, build(spec, given, members), f"from {file}"))
             continue
         if reason is None and teacher is not None:
             reason = _too_few(spec, teacher.folds, members)
@@ -128,9 +128,9 @@ def make_plans(
 
 
 def _cross_fitted(spec: str, teacher: Teacher, recorded: Recorded) -> Plan:
-    selectors = {fold: build(spec, numbers, recorded.members, SELECTORS) for fold, numbers in teacher.folds.items()}
+    selectors = {fold: build(spec, numbers, recorded.members) for fold, numbers in teacher.folds.items()}
 
-    def choose(choice: Choice) -> tuple[int, str]:
+    def choose(choice: Decision) -> tuple[int, str]:
         return selectors[fold_of(choice.problem)](choice.case)
 
     on = "" if teacher.recorded.task == recorded.task else f" on {teacher.recorded.task}"

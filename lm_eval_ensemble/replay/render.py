@@ -6,19 +6,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from lm_eval_ensemble.metrics.clustered import Clustered
-from lm_eval_ensemble.replay.compare import Comparison, Ranked
+from lm_eval_ensemble.replay.compare import Ranked, Replay
 
 __all__ = ["as_json", "as_markdown"]
 
 _HEADS = ["selector", "{measure}", "s", "s0", "gain over {best} [95 %]", "p", "p (Holm)", "vetoes", "agreements", "numbers"]
 
 
-def as_markdown(found: Comparison) -> str:
+def as_markdown(found: Replay) -> str:
     """Percent and percentage points; the run's own selector in bold."""
     own = found.recorded
-    n, documents = len(own.choices), len({choice.case.key[1] for choice in own.choices})
+    n, documents = len(own.choices), own.documents
     counted = f"{n} documents" if n == documents else f"{n} choices, {documents} documents"
-    members = ", ".join(f"{name} {_percent(value)}" for name, value in found.members.items())
+    members = ", ".join(
+        f"{name} {_percent(value)}" + (f" (of {answered})" if answered < n else "")
+        for name, (value, answered) in found.members.items()
+    )
     modes = f", length_mode {'+'.join(own.length_modes)}" if own.length_modes else ""
     lines = [
         f"## {own.task}: {own.run.model_name}",
@@ -26,20 +29,26 @@ def as_markdown(found: Comparison) -> str:
         f"{counted} of {found.clusters} programs, right by {own.measure}, score {found.rule}{modes}; in percent.",
         f"Members: {members}. Floor {_percent(found.floor)}, oracle {_percent(found.oracle)}.",
     ]
-    if found.s0 is None:
+    if not found.n_decisive:
         lines.append("Nothing is decisive: all candidates are right, or none is. Every selector scores the same.")
     else:
         lines.append(
             f"Decisive (some but not all candidates right): {found.n_decisive}, D = {_percent(found.decisive)}. "
-            f"A selector that is right in a share s of them scores {_percent(found.floor)} + s * {_percent(found.decisive)}; "
-            f"it beats {found.best} from s0 = {_percent(found.s0)} on."
+            f"A selector that is right in a share s of them scores {_percent(found.floor)} + s * {_percent(found.decisive)}"
+            + (f"; it beats {found.best} from s0 = {_percent(found.s0)} on." if found.s0 is not None else ".")
+        )
+    if found.best is None:
+        lines.append("No choice was answered by all members, so there is no best member and no gain over it.")
+    elif found.shared < n:
+        lines.append(
+            f"The best member, {found.best}, and gains over it are those of the {found.shared} choices that all answered."
         )
     if found.detectable is not None:
         lines.append(
             f"Design effect of the primary gain {found.deff:.2f}; a gain of {_points(found.detectable)[1:]} points would be "
             "found with a chance of 80 % at the 5 % level."
         )
-    heads = [head.format(measure=own.measure, best=found.best) for head in _HEADS]
+    heads = [head.format(measure=own.measure, best=found.best or "the best member") for head in _HEADS]
     lines += ["", _row(heads), "|---" * len(heads) + "|", *(_row(_cells(row, found)) for row in found.rows), ""]
     lines.append(
         "Bold: the run's own selector, the primary comparison; p of the others is also adjusted by Holm. Clusters: programs."
@@ -49,17 +58,17 @@ def as_markdown(found: Comparison) -> str:
     return "\n".join(lines)
 
 
-def _cells(row: Ranked, found: Comparison) -> list[str]:
+def _cells(row: Ranked, found: Replay) -> list[str]:
     name = f"**{row.selector}**" if row.primary else f"*{row.selector}*" if row.bound else row.selector
-    gap = row.gain.difference
-    interval = "" if gap.low is None or gap.high is None else f" [{_points(gap.low)}, {_points(gap.high)}]"
+    gap = None if row.gain is None else row.gain.difference
+    interval = "" if gap is None or gap.low is None or gap.high is None else f" [{_points(gap.low)}, {_points(gap.high)}]"
     return [
         name,
         _percent(row.score.mean),
         "" if row.s is None else _percent(row.s.mean, 1),
         "" if found.s0 is None else _percent(found.s0, 1),
-        _points(gap.mean) + interval,
-        "" if row.bound else _p(row.gain.p),
+        "" if gap is None else _points(gap.mean) + interval,
+        "" if row.bound or row.gain is None else _p(row.gain.p),
         "" if row.p_holm is None else _p(row.p_holm),
         str(row.reasons.get("veto", 0)),
         str(row.reasons.get("agreement", 0)),
@@ -67,7 +76,7 @@ def _cells(row: Ranked, found: Comparison) -> list[str]:
     ]
 
 
-def as_json(found: Comparison) -> dict[str, Any]:
+def as_json(found: Replay) -> dict[str, Any]:
     """Shares between 0 and 1, five decimals."""
     own = found.recorded
     return {
@@ -80,8 +89,11 @@ def as_json(found: Comparison) -> dict[str, Any]:
         "prefer": own.prefer,
         "length_modes": list(own.length_modes),
         "n": len(own.choices),
+        "documents": own.documents,
         "clusters": found.clusters,
-        "members": {name: _number(value) for name, value in found.members.items()},
+        "members": {name: _number(value) for name, (value, _) in found.members.items()},
+        "members_n": {name: answered for name, (_, answered) in found.members.items()},
+        "n_of_all_members": found.shared,
         "best_member": found.best,
         "floor": _number(found.floor),
         "oracle": _number(found.oracle),
@@ -97,20 +109,21 @@ def as_json(found: Comparison) -> dict[str, Any]:
 
 
 def _json_row(row: Ranked) -> dict[str, Any]:
+    gain = row.gain
     return {
         "selector": row.selector,
         "primary": row.primary,
         "bound": row.bound,
         "fitted": row.fitted or None,
         "score": _clustered(row.score),
-        "score_wilson": [_number(value) for value in row.wilson],
+        "score_wilson": None if row.wilson is None else [_number(value) for value in row.wilson],
         "s": None if row.s is None else _clustered(row.s),
-        "gain": _clustered(row.gain.difference),
-        "wins": row.gain.wins,
-        "losses": row.gain.losses,
-        "p": _number(row.gain.p),
+        "gain": None if gain is None else _clustered(gain.difference),
+        "wins": None if gain is None else gain.wins,
+        "losses": None if gain is None else gain.losses,
+        "p": None if gain is None else _number(gain.p),
         "p_holm": _number(row.p_holm),
-        "p_mcnemar_unclustered": _number(row.gain.p_unclustered),
+        "p_mcnemar_unclustered": None if gain is None else _number(gain.p_unclustered),
         "reasons": dict(sorted(row.reasons.items())),
     }
 

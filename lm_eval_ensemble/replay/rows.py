@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from lm_eval_ensemble.errors import ConfigError, DataError, did_you_mean
-from lm_eval_ensemble.metrics.infill import measures
-from lm_eval_ensemble.report.documents import contradiction
-from lm_eval_ensemble.report.load import TaskRun, first_few
+from lm_eval_ensemble.runs import samples as files
+from lm_eval_ensemble.runs.load import TaskRun
+from lm_eval_ensemble.runs.samples import Sample, measures
 from lm_eval_ensemble.selection import Case
-from lm_eval_ensemble.types import RUN, Candidate, Scored
+from lm_eval_ensemble.types import RUN, Scored
 
-__all__ = ["Choice", "NoRecordsError", "Recorded", "read_record"]
+__all__ = ["Decision", "NoRecordsError", "Recorded", "read_record"]
 
 _HUMANEVAL = re.compile(r"(SingleLine|MultiLine|RandomSpan|RandomSpanLight)Infilling/")
 
@@ -26,7 +26,7 @@ class NoRecordsError(DataError):
 
 
 @dataclass(frozen=True)
-class Choice:
+class Decision:
     """One gap: the case, its outcome (``case.right``), and how the run itself chose."""
 
     case: Case
@@ -47,26 +47,28 @@ class Choice:
 
 @dataclass(frozen=True)
 class Recorded:
-    """One task of one run. ``selector`` and ``rule`` are the run's own; ``prefer`` and ``seed`` likewise."""
+    """One task of one run, with as many choices per document as it was completed times. ``selector``, ``rule`` and ``prefer``
+    are the run's own."""
 
     run: TaskRun
-    choices: tuple[Choice, ...]
+    choices: tuple[Decision, ...]
     measure: str
     selector: str
     rule: str
     prefer: str | None
     length_modes: tuple[str, ...]
+    documents: int
     problems: tuple[str, ...] = field(default=())
 
     @property
     def task(self) -> str:
         return self.run.task
 
-    @property
+    @cached_property
     def members(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(s.candidate.member for choice in self.choices for s in choice.case.candidates))
 
-    @property
+    @cached_property
     def scores(self) -> tuple[str, ...]:
         """The scores that are defined somewhere, without means of several."""
         found = Counter(
@@ -95,56 +97,36 @@ def read_record(run: TaskRun, rule: str | None = None, measure: str | None = Non
 
     :raises NoRecordsError: the run has no records of candidates; ``DataError``: none of them can be used.
     """
-    told: list[str] = []
-    choices: list[Choice] = []
-    seed, first, own = _seed(run.config), None, None
+    seed = _seed(run.config)
+    own: dict[str, tuple[str, str, str, str | None]] = {}
     modes: set[str] = set()
-    seen: set[str] = set()
-    for sample in run.samples(told):
-        first = sample.get("filter") if first is None else first
-        if sample.get("filter") != first:
-            continue
-        record = sample.get("selection")
-        if record is None:
-            continue
-        if (number := str(sample["doc_id"])) in seen:
-            told.append(f"{run.samples_path}: document {number} stands there again; the first one is used.")
-            continue
-        try:
-            found = _choices(run, sample, record, rule, measure, seed)
-            own = own or (
-                str(record["measure"]),
-                str(record.get("selector", "argmin")),
-                str(record["rule"]),
-                record.get("prefer"),
-            )
-            modes |= {c["length_mode"] for c in record["candidates"] if "length_mode" in c}
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            told.append(
-                f"{run.samples_path}, doc_id {sample['doc_id']}: the record under 'selection' is damaged "
-                f"({type(error).__name__}: {error}); expected the fields of docs/results.md. The document is left out."
-            )
-            continue
-        if fault := contradiction(sample, str(record["measure"]), record) if measure in (None, record["measure"]) else None:
-            told.append(f"{run.samples_path}, doc_id {sample['doc_id']}: {fault}. The document is left out.")
-            continue
-        choices += found
-        seen.add(number)
-    problems = first_few(told, run.samples_path)
-    if not choices or own is None:
+
+    def keep(sample: Sample) -> list[Decision]:
+        if not sample.choices:
+            return []
+        selection = sample.choices[0].selection
+        settings = selection.settings
+        own.setdefault("", (sample.measure, str(settings.get("selector", "argmin")), selection.rule, settings.get("prefer")))
+        modes.update(c.candidate.info["length_mode"] for c in selection.candidates if "length_mode" in c.candidate.info)
+        return _decisions(run, sample, rule, measure, seed)
+
+    samples = files.read(run, keep)
+    decisions = tuple(decision for row in samples.rows for decision in row)
+    if not decisions:
         # A sound run of another kind has nothing to replay; it is no damaged one.
-        raise (DataError if problems else NoRecordsError)(
+        raise (DataError if samples.problems else NoRecordsError)(
             "\n".join(
                 [
                     f"{run.samples_path}: found no record of candidates ('selection') to use in {run.task} by "
                     f"{run.model_source}; expected a run of ensemble-ppl with --log_samples and without --predict_only.",
-                    *problems,
+                    *samples.problems,
                 ]
             )
         )
-    if run.n_samples is not None and len(seen) < run.n_samples and not problems:
-        problems.append(f"{run.samples_path}: {len(seen)} records, but the results speak of {run.n_samples} documents.")
-    return Recorded(run, tuple(choices), measure or own[0], own[1], own[2], own[3], tuple(sorted(modes)), tuple(problems))
+    measured, selector, used, prefer = own[""]
+    return Recorded(
+        run, decisions, measure or measured, selector, used, prefer, tuple(sorted(modes)), len(samples.rows), samples.problems
+    )
 
 
 def _seed(config: Mapping[str, Any]) -> int:
@@ -155,44 +137,24 @@ def _seed(config: Mapping[str, Any]) -> int:
     return found if isinstance(found, int) else 0
 
 
-def _choices(
-    run: TaskRun, sample: Mapping[str, Any], record: Mapping[str, Any], rule: str | None, measure: str | None, seed: int
-) -> list[Choice]:
-    doc = sample["doc"]
-    if not isinstance(sample["doc_id"], str | int | float):
-        raise TypeError("doc_id is neither a number nor a text")
-    found = []
-    entries = record.get("completions") or [record]
-    runs = max([1, *(c[RUN] + 1 for entry in entries for c in entry["candidates"] if RUN in c)])
-    for number, entry in enumerate(entries):
-        candidates = tuple(_scored(row) for row in entry["candidates"])
-        right = tuple(bool(row["right"]) for row in entry["candidates"])
-        if measure is not None and measure != record["measure"]:
-            right = _by_measure(doc, measure, candidates)
-        winner = entry["winner_index"]
-        if not (isinstance(winner, int) and 0 <= winner < len(candidates)):
-            raise ValueError(f"winner_index {winner!r} of {len(candidates)} candidates")
-        prefix, suffix = doc.get("prefix", doc.get("prompt", "")), doc.get("suffix", "")
-        if not all(isinstance(text, str) for text in (prefix, suffix, entry["rule"])):
-            raise TypeError("prefix, suffix or rule is no text")
+def _decisions(run: TaskRun, sample: Sample, rule: str | None, measure: str | None, seed: int) -> list[Decision]:
+    doc = sample.doc
+    prefix, suffix = str(doc.get("prefix", doc.get("prompt", ""))), str(doc.get("suffix", ""))
+    name = str(doc.get("task_id", ""))
+    problem = str(sample.problem or name or sample.number)
+    marks = (s.candidate.info[RUN] for choice in sample.choices for s in choice.selection.candidates if RUN in s.candidate.info)
+    runs = max(marks, default=0) + 1
+    decisions = []
+    for number, choice in enumerate(sample.choices):
+        made, right = choice.selection, choice.right
+        if measure is not None and measure != sample.measure:
+            right = _by_measure(doc, measure, made.candidates)
         # All runs of a repeat (length=fixed-mean) have the random stream of that repeat.
-        key: tuple[Any, ...] = (run.task, sample["doc_id"], number // runs)
-        case = Case(candidates, rule or entry["rule"], entry.get("prefer"), prefix, suffix, key, seed, right)
-        problem = str(record.get("problem") or doc.get("problem") or doc.get("task_id") or sample["doc_id"])
-        found.append(Choice(case, problem, str(doc.get("task_id", "")), winner, str(entry["reason"])))
-    return found
-
-
-def _scored(row: Mapping[str, Any]) -> Scored:
-    candidate = Candidate(str(row["member"]), str(row["text"]), str(row["raw"]), int(row.get("sample", 0)))
-    scores = {name: _number(value) for name, value in row["scores"].items()}
-    return Scored(candidate, scores, row.get("verdict"), str(row.get("why") or ""))
-
-
-def _number(value: Any) -> float | None:
-    if value is None or (isinstance(value, int | float) and not math.isfinite(value)):
-        return None
-    return float(value)
+        key: tuple[Any, ...] = (run.task, sample.number, number // runs)
+        prefer = made.settings.get("prefer")
+        case = Case(made.candidates, rule or made.rule, prefer, prefix, suffix, key, seed, right)
+        decisions.append(Decision(case, problem, name, made.winner, made.reason))
+    return decisions
 
 
 def _by_measure(doc: Mapping[str, Any], name: str, candidates: Sequence[Scored]) -> tuple[bool, ...]:

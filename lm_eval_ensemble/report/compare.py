@@ -6,37 +6,32 @@ stand beside them, labelled, because readers know them. Formulas and how to read
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lm_eval_ensemble.errors import DataError, did_you_mean
-from lm_eval_ensemble.metrics.clustered import clustered_mean, wilson
 from lm_eval_ensemble.metrics.multiple import holm
 from lm_eval_ensemble.metrics.paired import compare_paired, minimal_detectable_gain
-from lm_eval_ensemble.report.comparison import Comparison, Contrast, Overlap, Row, TaskComparison
-from lm_eval_ensemble.report.documents import (
-    BOUNDS,
-    Documents,
-    choose_filter,
-    choose_metric,
-    label_of,
-    read_documents,
-)
-from lm_eval_ensemble.report.load import TaskRun
+from lm_eval_ensemble.metrics.standing import standing
+from lm_eval_ensemble.report.columns import Columns, read_columns
+from lm_eval_ensemble.report.comparison import Comparison, Contrast, Overlap, RunRow, TaskComparison
 from lm_eval_ensemble.report.pairing import pair, shared
 from lm_eval_ensemble.report.sentences import verdict
+from lm_eval_ensemble.runs.load import TaskRun, identities, labels, short_label
+from lm_eval_ensemble.runs.samples import BOUNDS, NotMeasuredError, choose_filter, choose_metric
 
-__all__ = ["Options", "compare"]
+__all__ = ["CompareOptions", "compare"]
+
+#: a model under one setting (``runs.load.identities``), and the name of one of its members or bounds (empty for itself).
+Owner = tuple[int, str]
 
 
 @dataclass(frozen=True)
-class Options:
+class CompareOptions:
     """``metric`` and ``filter``: None takes the first of the results. ``common``: compare on the documents all runs share."""
 
     baseline: str | None = None
@@ -49,10 +44,11 @@ class Options:
 
 @dataclass
 class _Line:
-    """A row in the making: its values by document, still on its own."""
+    """A row in the making: whose it is, and its values by document, still on its own."""
 
-    row: Row
-    documents: Documents | None
+    row: RunRow
+    owner: Owner
+    documents: Columns | None
     values: NDArray[np.float64]
 
 
@@ -67,82 +63,72 @@ class _Table:
     notes: list[str]
 
 
-def compare(runs: Sequence[TaskRun], options: Options, problems: Sequence[str] = ()) -> Comparison:
+@dataclass(frozen=True)
+class _Named:
+    """A run with its label and its identity."""
+
+    label: str
+    identity: int
+    run: TaskRun
+
+
+def compare(runs: Sequence[TaskRun], options: CompareOptions, problems: Sequence[str] = ()) -> Comparison:
     """All tasks of all runs. Samples are read one run after the other, and only their numbers are kept.
 
     :param problems: what could not be read on the way here.
     :raises DataError: the baseline is none of the runs, or no task has the metric.
     """
-    found = list(problems)
-    names = _labels(runs)
-    baseline = _baseline(names, runs, options.baseline)
+    told, notes = list(problems), list[str]()
+    named = [_Named(*entry) for entry in zip(labels(runs), identities(runs), runs, strict=True)]
+    baseline = _baseline(named, options.baseline)
     tables = []
     for task in dict.fromkeys(run.task for run in runs):
-        own = [(name, run) for name, run in zip(names, runs, strict=True) if run.task == task]
-        if table := _table(task, own, baseline, options, found):
+        own = [entry for entry in named if entry.run.task == task]
+        if table := _table(task, own, baseline, options, told, notes):
             tables.append(table)
     if not tables:
-        raise DataError("Nothing to compare:\n" + "\n".join(found))
+        raise DataError("\n".join(["Nothing to compare:", *told, *notes]))
     for table in tables:
         _contrast(table, options)
     _correct(tables)
-    return Comparison([_finished(table) for table in tables], _notes(runs, tables), found)
+    return Comparison([_finished(table) for table in tables], [*_notes(named, tables), *notes], told)
 
 
-def _labels(runs: Sequence[TaskRun]) -> list[str]:
-    """A name for each run, the same for all tasks of one model."""
-    short = [label_of(run) for run in runs]
-    models = _models(runs)
-    folders = [run.results_path.resolve().parent.parent.name for run in runs]
-    # Each step is taken only where names still clash: the kind of model, the folder, a number.
-    for detail in ([f"({m[0]})" for m in models], [f"({f})" for f in folders], [f"#{m[2] + 1}" for m in models]):
-        owners = Counter(name for name, _ in set(zip(short, models, strict=True)))
-        short = [f"{name} {more}" if owners[name] > 1 else name for name, more in zip(short, detail, strict=True)]
-    return short
+def _baseline(named: Sequence[_Named], asked: str | None) -> Owner:
+    """Whose row the others are compared with: the first run that measured something, unless one is named.
 
-
-def _models(runs: Sequence[TaskRun]) -> list[tuple[str, str, int]]:
-    """(kind, name, how many before it had that name) of each run. Folders of one kind and name are one model that was run
-    task by task, unless they share a task: then they are several. The same checkpoint in other bits is another model."""
-    named = [run.cell or f"{run.model_name} {run.quantization}".rstrip() for run in runs]
-    tasks: dict[tuple[str, str, Path], set[str]] = {}
-    for run, name in zip(runs, named, strict=True):
-        tasks.setdefault((run.model_source, name, run.results_path.parent), set()).add(run.task)
-    taken: dict[tuple[str, str, int], set[str]] = {}
-    numbers = {}
-    for (kind, name, folder), own in tasks.items():
-        number = next(k for k in range(len(tasks)) if not own & taken.get((kind, name, k), set()))
-        taken.setdefault((kind, name, number), set()).update(own)
-        numbers[kind, name, folder] = number
-    return [
-        (run.model_source, name, numbers[run.model_source, name, run.results_path.parent])
-        for run, name in zip(runs, named, strict=True)
-    ]
-
-
-def _baseline(names: Sequence[str], runs: Sequence[TaskRun], asked: str | None) -> str:
-    """The label of the baseline; the first run unless one is named."""
+    :raises DataError: the name is that of no run, or of several.
+    """
     if asked is None:
-        return names[0]
-    if asked in names:
-        return asked
-    for name, run in zip(names, runs, strict=True):
-        if asked in (run.model_name, label_of(run)) or asked.rpartition("/")[0] == name:
-            return asked if asked.rpartition("/")[0] == name else name
+        measured = [entry for entry in named if set(entry.run.results) - {"alias", "bypass", "bypass_stderr"}]
+        return (measured or list(named))[0].identity, ""
+    whole, slash, member = asked.rpartition("/")
+    for found, part in (
+        ({entry.identity for entry in named if entry.label == asked}, ""),
+        ({entry.identity for entry in named if slash and entry.label == whole}, member),
+        ({entry.identity for entry in named if asked in (entry.run.model_name, short_label(entry.run))}, ""),
+    ):
+        if len(found) == 1:
+            return found.pop(), part
+        if found:
+            names = dict.fromkeys(entry.label for entry in named if entry.identity in found)
+            raise DataError(f"--baseline {asked}: this is the name of {len(found)} runs; give one of {', '.join(names)}.")
+    known = list(dict.fromkeys(entry.label for entry in named))
     raise DataError(
-        f"--baseline {asked}: expected one of the runs: {', '.join(dict.fromkeys(names))}, or a path with results."
-        f"{did_you_mean(asked, list(dict.fromkeys(names)))}"
+        f"--baseline {asked}: expected one of the runs: {', '.join(known)}, or a path with results.{did_you_mean(asked, known)}"
     )
 
 
 def _table(
-    task: str, runs: Sequence[tuple[str, TaskRun]], baseline: str, options: Options, problems: list[str]
+    task: str, named: Sequence[_Named], baseline: Owner, options: CompareOptions, problems: list[str], everywhere: list[str]
 ) -> _Table | None:
     """Reads one task of all runs."""
-    read: list[tuple[str, TaskRun, Documents | None]] = []
+    read: list[tuple[_Named, Columns | None]] = []
+    notes: list[str] = []
     metric = options.metric
     used = options.filter
-    for name, run in runs:
+    for entry in named:
+        run = entry.run
         chosen = choose_filter(run, used)
         if chosen is None:
             problems.append(
@@ -151,39 +137,49 @@ def _table(
             continue
         try:
             metric = choose_metric(run, metric, chosen)
+        except NotMeasuredError as error:
+            everywhere.append(str(error))
+            continue
         except DataError as error:
             problems.append(str(error))
             continue
         used = chosen
-        documents = None
-        if run.samples_path is None:
-            problems.append(
-                f"{run.results_path}: no samples of {task}, so {name} has its score but no interval and no comparison. Run "
-                "lm_eval with --log_samples."
-            )
-        else:
-            documents = read_documents(run, metric, chosen, problems, options.members or "/" in baseline)
-            if not documents.ids:
-                problems.append(f"{run.samples_path}: no sample of {task} can be used; its score is that of the results file.")
-        read.append((name, run, documents if documents and documents.ids else None))
+        read.append((entry, _columns(entry, metric, chosen, options.members or bool(baseline[1]), problems, notes)))
     if not read or metric is None or used is None:
         return None
-    notes: list[str] = []
-    kept = _common([d for _, _, d in read if d is not None], options.common, notes)
-    lines = [
-        line for name, run, documents in read for line in _lines(name, run, documents, metric, used, kept, options, baseline)
-    ]
-    others = sorted({f for _, run, _ in read for f in (run.first_filter, *run.filters)} - {used})
+    kept = _common([documents for _, documents in read if documents is not None], options.common, notes)
+    lines = [line for entry, documents in read for line in _lines(entry, documents, metric, used, kept, options, baseline)]
+    others = sorted({f for entry, _ in read for f in (entry.run.first_filter, *entry.run.filters)} - {used})
     if others:
         notes.append(f"Filter {used}; there is also {', '.join(others)} (--filter).")
-    found = next((line for line in lines if line.row.label == baseline), None)
-    if found is None:
-        notes.append(f"The baseline {baseline} has no results of this task.")
-    higher = next((run.higher_is_better[metric] for _, run, _ in read if metric in run.higher_is_better), True)
-    return _Table(task, metric, used, bool(higher), found, lines, notes)
+    base = next((line for line in lines if line.owner == baseline), None)
+    if base is None:
+        asked = options.baseline or next((entry.label for entry in named if entry.identity == baseline[0]), "the first run")
+        notes.append(f"The baseline {asked} has no results of this task.")
+    directions = (entry.run.higher_is_better for entry, _ in read)
+    higher = next((known[metric] for known in directions if metric in known), True)
+    return _Table(task, metric, used, bool(higher), base, lines, notes)
 
 
-def _common(documents: Sequence[Documents], wanted: bool, notes: list[str]) -> dict[int, list[int]] | None:
+def _columns(entry: _Named, metric: str, used: str, members: bool, problems: list[str], notes: list[str]) -> Columns | None:
+    """The numbers of a run's documents; None, and a word about it, where there are none."""
+    run = entry.run
+    if run.samples_path is None:
+        problems.append(
+            f"{run.results_path}: no samples of {run.task}, so {entry.label} has its score but no interval and no comparison. "
+            "Run lm_eval with --log_samples."
+        )
+        return None
+    documents = read_columns(run, metric, used, members)
+    problems += documents.problems
+    notes += documents.notes
+    if not len(documents.ids):
+        problems.append(f"{run.samples_path}: no sample of {run.task} can be used; its score is that of the results file.")
+    # A corpus metric has no value of any document: the score is that of the results file.
+    return None if documents.notes or not len(documents.ids) else documents
+
+
+def _common(documents: Sequence[Columns], wanted: bool, notes: list[str]) -> dict[int, list[int]] | None:
     """``--common``: places to keep, by run."""
     if not wanted or not documents:
         return None
@@ -198,85 +194,69 @@ def _common(documents: Sequence[Documents], wanted: bool, notes: list[str]) -> d
 
 
 def _lines(
-    name: str,
-    run: TaskRun,
-    documents: Documents | None,
+    entry: _Named,
+    documents: Columns | None,
     metric: str,
     used: str,
     kept: dict[int, list[int]] | None,
-    options: Options,
-    baseline: str,
+    options: CompareOptions,
+    baseline: Owner,
 ) -> list[_Line]:
     """The row of a run, and those of its members."""
+    run = entry.run
     seconds = run.run_seconds / run.run_documents if run.run_seconds and run.run_documents else None
     if documents is None:
-        table = run.results if used == run.first_filter else run.filters[used]
-        score = table[metric] if isinstance(table[metric], int | float) else None
-        return [_Line(Row(name, "run", run.model_source, run.n_samples or 0, None, score, seconds=seconds), None, np.array([]))]
+        value = run.metrics(used)[metric]
+        score = value if isinstance(value, int | float) else None
+        row = RunRow(entry.label, "run", run.model_source, run.n_samples or 0, None, score, seconds=seconds)
+        return [_Line(row, (entry.identity, ""), None, np.array([]))]
     if kept is not None:
-        documents = _subset(documents, kept[id(documents)])
+        documents = documents.at(kept[id(documents)])
     mode = "+".join(documents.length_modes) or None
     several = len(documents.members) > 1
     lines = []
     for member, values in documents.values.items():
-        label = f"{name}/{member}" if member else name
-        if member and not (options.members or label == baseline):
+        owner = (entry.identity, member)
+        if member and not (options.members or owner == baseline):
             continue
         kind = "bound" if member in BOUNDS else "member" if member else "run"
         own = documents.forwards if not member else {k: v for k, v in documents.forwards.items() if k == member}
         memory = documents.memory if not member else {k: v for k, v in documents.memory.items() if k == member}
         # Only a diffusion member is told a length; the records say which one was.
         length = None if kind == "member" and documents.informed and member not in documents.informed else mode
-        row = _scored(Row(label, kind, run.model_source, 0, None, None, length_mode=length), np.array(values), documents)
+        label = f"{entry.label}/{member}" if member else entry.label
+        row = _scored(RunRow(label, kind, run.model_source, 0, None, None, length_mode=length), np.array(values), documents)
         row = replace(row, seconds=None if member else seconds)
         # A model that runs alone has no member to name.
-        row = replace(row, row_forwards=_named(own, several), memory_mib=_named(memory, several))
-        lines.append(_Line(row, documents, np.array(values)))
+        row = replace(row, row_forwards=_by_member(own, several), memory_mib=_by_member(memory, several))
+        lines.append(_Line(row, owner, documents, np.array(values)))
     return lines
 
 
-def _named(values: dict[str, float], several: bool) -> dict[str, float]:
+def _by_member(values: dict[str, float], several: bool) -> dict[str, float]:
     return dict(values) if several or not values else {"": next(iter(values.values()))}
 
 
-def _subset(documents: Documents, places: Sequence[int]) -> Documents:
-    def chosen(values: Sequence[Any]) -> list[Any]:
-        return [values[i] for i in places]
-
-    return replace(
-        documents,
-        ids=chosen(documents.ids),
-        hashes=chosen(documents.hashes),
-        clusters=chosen(documents.clusters),
-        values={name: chosen(values) for name, values in documents.values.items()},
-    )
-
-
-def _scored(row: Row, values: NDArray[np.float64], documents: Documents) -> Row:
+def _scored(row: RunRow, values: NDArray[np.float64], documents: Columns) -> RunRow:
     defined = ~np.isnan(values)
-    x = values[defined]
-    if not len(x):
+    if not defined.any():
         return row
-    mean = clustered_mean(x, [c for c, keep in zip(documents.clusters, defined, strict=True) if keep])
-    binary = bool(np.isin(x, (0.0, 1.0)).all())
-    low, high = mean.low, mean.high
-    if low is not None and high is not None and x.min() >= 0 and x.max() <= 1:
-        low, high = max(0.0, low), min(1.0, high)
+    stands = standing(values[defined], [c for c, keep in zip(documents.clusters, defined, strict=True) if keep])
+    mean = stands.clustered
     return replace(
         row,
         n=mean.n,
         clusters=mean.clusters,
         score=mean.mean,
         se=mean.se,
-        # Without any variation between problems the interval would be a point, and a lie.
-        low=low if mean.se else None,
-        high=high if mean.se else None,
+        low=mean.low,
+        high=mean.high,
         deff=mean.deff,
-        wilson=wilson(int(x.sum()), len(x)) if binary else None,
+        wilson=stands.wilson,
     )
 
 
-def _contrast(table: _Table, options: Options) -> None:
+def _contrast(table: _Table, options: CompareOptions) -> None:
     """Fills in every row's difference to the baseline, or says why there is none."""
     base = table.baseline
     if base is None or base.documents is None:
@@ -345,8 +325,8 @@ def _negated(value: float | None) -> float | None:
 
 def _correct(tables: Sequence[_Table]) -> None:
     """Holm over the tasks, for each run on its own."""
-    for label in dict.fromkeys(line.row.label for table in tables for line in table.lines):
-        own = [line for table in tables for line in table.lines if line.row.label == label and line.row.contrast]
+    for owner in dict.fromkeys(line.owner for table in tables for line in table.lines):
+        own = [line for table in tables for line in table.lines if line.owner == owner and line.row.contrast]
         adjusted = holm([line.row.contrast.p for line in own if line.row.contrast])
         for line, p in zip(own, adjusted, strict=True):
             if line.row.contrast:
@@ -359,28 +339,31 @@ def _finished(table: _Table) -> TaskComparison:
     scores = [line.row.score for line in table.lines if line.row.score is not None]
     share = bool(np.all((np.nan_to_num(every) >= 0) & (np.nan_to_num(every) <= 1))) and all(0 <= score <= 1 for score in scores)
     for line in table.lines:
-        if line.documents is None or line.row.kind != "run" or not line.documents.alone:
+        if line.documents is None or line.row.kind != "run" or not (alone := sum(line.documents.alone)):
             continue
-        alone, count = line.documents.alone, len(line.documents.ids)
         table.notes.append(
-            f"{line.row.label}: {alone} of {count} documents name no problem (doc.problem) and are clusters of their own, as "
-            "if independent."
+            f"{line.row.label}: {alone} of {len(line.documents.ids)} documents name no problem (doc.problem) and are clusters "
+            "of their own, as if independent."
         )
     rows = [line.row for line in table.lines]
-    found = TaskComparison(table.task, table.metric, table.filter, table.better, share, base, rows, [], table.notes)
-    return replace(found, verdicts=[verdict(found, row) for row in rows if row.contrast])
+    told = TaskComparison(table.task, table.metric, table.filter, table.better, share, base, rows, [], table.notes)
+    return replace(told, verdicts=[verdict(told, row) for row in rows if row.contrast])
 
 
-def _notes(runs: Sequence[TaskRun], tables: Sequence[_Table]) -> list[str]:
+def _notes(named: Sequence[_Named], tables: Sequence[_Table]) -> list[str]:
     notes = []
-    against = {line.row.label for table in tables for line in table.lines if line.row.contrast}
+    against = {line.owner for table in tables for line in table.lines if line.row.contrast}
     if len(against) > 1:
         notes.append(
             f"{len(against)} rows are compared with one baseline. Holm corrects for the tasks, not for these: decide "
             "beforehand which one counts."
         )
+    for entry in named:
+        if entry.run.older:
+            runs = "an earlier run" if entry.run.older == 1 else f"{entry.run.older} earlier runs"
+            notes.append(f"{entry.label}, {entry.run.task}: the newest of its folder; {runs} of the same settings not shown.")
     for name in ("lm_eval_version", "transformers_version"):
-        values = sorted({str(run.versions.get(name)) for run in runs if run.versions.get(name)})
+        values = sorted({str(entry.run.versions.get(name)) for entry in named if entry.run.versions.get(name)})
         if len(values) > 1:
             notes.append(f"The runs differ in {name}: {', '.join(values)}.")
     return notes

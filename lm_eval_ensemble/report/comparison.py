@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["LEVEL", "Comparison", "Contrast", "Overlap", "Row", "TaskComparison"]
+__all__ = ["LEVEL", "Comparison", "Contrast", "Overlap", "RunRow", "TaskComparison"]
 
 #: p below which a difference is called significant (after Holm).
 LEVEL = 0.05
@@ -48,7 +48,7 @@ class Overlap:
 
 
 @dataclass(frozen=True)
-class Row:
+class RunRow:
     """One line of a table. ``kind`` is ``run``, ``member`` (from the samples of the ensemble) or ``bound`` (oracle, floor).
 
     ``low`` and ``high`` are the clustered 95 % interval, ``wilson`` is Wilson's (0/1 metrics only). ``row_forwards`` and
@@ -86,7 +86,7 @@ class TaskComparison:
     higher_is_better: bool
     share: bool
     baseline: str | None
-    rows: list[Row]
+    rows: list[RunRow]
     verdicts: list[str]
     notes: list[str]
 

@@ -4,91 +4,63 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from lm_eval_ensemble.report.documents import as_number, record_of
-from lm_eval_ensemble.report.load import first_few
+from lm_eval_ensemble.runs.load import TaskRun
+from lm_eval_ensemble.runs.samples import Sample, Samples, read
+from lm_eval_ensemble.types import Scored
 
-__all__ = ["flat_lines", "stats"]
+__all__ = ["flat", "flat_lines", "stats"]
 
 
-def flat_lines(
-    samples: Iterable[tuple[int, Mapping[str, Any]]], filter_name: str, where: str, problems: list[str]
-) -> Iterator[str]:
+def flat_lines(run: TaskRun) -> tuple[list[str], Samples[Any]]:
     """JSON lines with ``task_id, completion``, then ``<member>_output`` and ``<member>_perplexity`` of each member, ``winner,
-    prefix, suffix, canonical_solution``. ``lm-eval-ensemble judge`` reads them.
+    prefix, suffix, canonical_solution``, and how they were read. ``lm-eval-ensemble judge`` reads them.
 
     The perplexity is exp of the mean negative log-likelihood per token given the prefix (score ``causal``), whatever rule
     chose; null where it was not recorded or overflows. A member's first candidate stands for it. Repeats are lines of one
-    ``task_id``.
+    ``task_id``. Documents whose model wrote nothing (multiple choice) have no line.
     """
-    told: list[str] = []
-    seen = set()
-    for line, sample in samples:
-        if sample.get("filter", filter_name) != filter_name:
-            continue
-        identity = (repr(sample.get("doc_id")), repr(sample.get("doc_hash")))
-        if identity in seen:
-            told.append(f"{where}, line {line}: the document stands there again; it is not exported.")
-            continue
-        try:
-            rows = _flat(sample)
-        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
-            told.append(f"{where}, line {line}: the record is damaged ({type(error).__name__}: {error}); it is not exported.")
-            continue
-        seen.add(identity)
-        yield from (json.dumps(row, ensure_ascii=False) for row in rows)
-    problems += first_few(told, where)
+    samples = read(run, flat)
+    return [line for lines in samples.rows for line in lines], samples
 
 
-def _flat(sample: Mapping[str, Any]) -> list[dict[str, Any]]:
-    doc = sample["doc"] if isinstance(sample.get("doc"), Mapping) else {}
-    head = {"task_id": doc.get("task_id", sample["doc_id"])}
+def flat(sample: Sample) -> list[str]:
+    """The lines of one document."""
+    doc, reference = sample.doc, sample.reference()
+    head = {"task_id": doc.get("task_id", sample.number)}
     tail = {
-        "prefix": doc.get("prefix"),
+        "prefix": doc.get("prefix", doc.get("prompt") if "suffix" in doc else None),
         "suffix": doc.get("suffix"),
-        "canonical_solution": doc.get("middle", sample.get("target")),
+        "canonical_solution": sample.raw.get("target") if reference is None else reference,
     }
-    record = record_of(sample)
-    if record is None:
-        if sample.get("selection") is not None:
-            raise ValueError("selection has no candidates")
-        return [{**head, "completion": text, "winner": None, **tail} for text in _texts(sample)]
-    rows = []
-    for completion in record.get("completions", [record]):
-        candidates = completion["candidates"]
-        if not (isinstance(winner := completion["winner_index"], int) and 0 <= winner < len(candidates)):
-            raise ValueError(f"winner_index is {winner}, there are {len(candidates)} candidates")
-        first: dict[str, Mapping[str, Any]] = {}
-        for candidate in candidates:
-            first.setdefault(str(candidate["member"]), candidate)
-        rows.append(
-            {
-                **head,
-                "completion": candidates[winner]["text"],
-                **{f"{member}_output": own["text"] for member, own in first.items()},
-                **{f"{member}_perplexity": _perplexity(own) for member, own in first.items()},
-                "winner": completion["winner"],
-                **tail,
-            }
-        )
-    return rows
+    if not sample.choices:
+        try:
+            texts = sample.answers()
+        except ValueError:
+            texts = [] if sample.answer is None else [sample.answer["answer"]]
+        rows: list[dict[str, Any]] = [{**head, "completion": text, "winner": None, **tail} for text in texts]
+        return [json.dumps(row, ensure_ascii=False) for row in rows]
+    lines = []
+    for choice in sample.choices:
+        first: dict[str, Scored] = {}
+        for scored in choice.selection.candidates:
+            first.setdefault(scored.candidate.member, scored)
+        row = {
+            **head,
+            "completion": choice.chosen.candidate.text,
+            **{f"{member}_output": own.candidate.text for member, own in first.items()},
+            **{f"{member}_perplexity": _perplexity(own) for member, own in first.items()},
+            "winner": choice.chosen.candidate.member,
+            **tail,
+        }
+        lines.append(json.dumps(row, ensure_ascii=False))
+    return lines
 
 
-def _texts(sample: Mapping[str, Any]) -> list[str]:
-    """The answers of a model that keeps no record of candidates; of a question its recorded answer serves as well."""
-    told = sample.get("uncertainty")
-    if not sample.get("filtered_resps") and isinstance(told, Mapping) and isinstance(told.get("answer"), str):
-        return [told["answer"]]
-    found = [text for texts in sample.get("filtered_resps", ()) for text in (texts if isinstance(texts, list) else [texts])]
-    if not found or not all(isinstance(text, str) for text in found):
-        raise ValueError("filtered_resps holds no texts")
-    return found
-
-
-def _perplexity(candidate: Mapping[str, Any]) -> float | None:
-    score = as_number((candidate.get("scores") or {}).get("causal"))
+def _perplexity(scored: Scored) -> float | None:
+    score = scored.scores.get("causal")
     return round(math.exp(score), 5) if score is not None and score < 700 else None
 
 

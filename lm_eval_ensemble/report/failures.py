@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from lm_eval_ensemble.report.records import Choice, Option
+from lm_eval_ensemble.runs.samples import Choice
+from lm_eval_ensemble.types import Scored
 
 __all__ = ["CATEGORIES", "category", "failures"]
 
@@ -38,20 +39,20 @@ def failures(choices: Sequence[Choice], members: Sequence[str]) -> dict[str, Any
 
     None where nothing was executed.
     """
-    if not any(option.verdict is not None for choice in choices for option in choice.options):
+    every = [scored for choice in choices for scored in choice.selection.candidates]
+    if all(scored.verdict is None for scored in every):
         return None
-    found: dict[str, Any] = {"chosen": _counts([choice.chosen for choice in choices])}
+    counts: dict[str, Any] = {"chosen": _counts([choice.chosen for choice in choices])}
     for member in members:
-        found[member] = _counts([option for choice in choices for option in choice.options if option.member == member])
+        counts[member] = _counts([scored for scored in every if scored.candidate.member == member])
     others = Counter(
-        option.why.removeprefix(_RAISED).partition(":")[0][:60] or "no reason given"
-        for choice in choices
-        for option in choice.options
-        if category(option.verdict, option.why) == "other"
+        scored.why.removeprefix(_RAISED).partition(":")[0][:60] or "no reason given"
+        for scored in every
+        if category(scored.verdict, scored.why) == "other"
     )
-    return {"counts": found, "other": dict(others.most_common(20))}
+    return {"counts": counts, "other": dict(others.most_common(20))}
 
 
-def _counts(options: Sequence[Option]) -> dict[str, int]:
-    kinds = Counter(category(option.verdict, option.why) for option in options)
-    return {"pass": sum(option.verdict == "pass" for option in options), **{name: kinds[name] for name in CATEGORIES}}
+def _counts(candidates: Sequence[Scored]) -> dict[str, int]:
+    kinds = Counter(category(scored.verdict, scored.why) for scored in candidates)
+    return {"pass": sum(scored.verdict == "pass" for scored in candidates), **{name: kinds[name] for name in CATEGORIES}}

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from lm_eval_ensemble.metrics.clustered import cluster_bootstrap, clustered_mean, wilson
+from lm_eval_ensemble.metrics.clustered import Clusters, cluster_bootstrap, cluster_codes, wilson
 from lm_eval_ensemble.metrics.paired import compare_paired
+from lm_eval_ensemble.metrics.standing import standing
+from lm_eval_ensemble.report.candidates import Candidates
 from lm_eval_ensemble.report.failures import failures
 from lm_eval_ensemble.report.questions import question_figures
-from lm_eval_ensemble.report.records import Answer, Choice, Option
+from lm_eval_ensemble.report.records import Measured
 from lm_eval_ensemble.report.signals import diversity, risk_coverage, scorers
+from lm_eval_ensemble.runs.samples import as_number
 
 __all__ = ["LENGTHS", "figures", "score_figures"]
 
@@ -26,96 +30,152 @@ __all__ = ["LENGTHS", "figures", "score_figures"]
 LENGTHS = (10, 20, 40, 80, 160)
 
 
-def figures(rows: Sequence[Answer], seed: int = 0) -> dict[str, Any]:
+def figures(rows: Sequence[Measured], seed: int = 0) -> dict[str, Any]:
     """All figures that make sense for these rows: of an ensemble, of one model, of a run of questions."""
     if not rows:
         return {"n": 0}
-    clusters = [row.cluster for row in rows]
+    clusters = cluster_codes([row.cluster for row in rows])
     found: dict[str, Any] = {
         "n": len(rows),
-        "problems": len(set(clusters)),
+        "problems": int(clusters.max()) + 1,
         "documents_without_problem": sum(row.problem is None for row in rows),
         "completions_per_document": max((len(row.choices) for row in rows), default=0) or 1,
         "score": score_figures([row.value for row in rows], clusters),
     }
-    members = list(dict.fromkeys(o.member for row in rows for c in row.choices for o in c.options))
-    single = all(len(c.options) == 1 for row in rows for c in row.choices)
-    if members and not single:
-        found |= _ensemble(rows, members, clusters, seed)
-    found |= _breakdowns(rows, [] if single else members)
-    if members:
-        choices = [choice for row in rows for choice in row.choices]
-        found["scorers"] = scorers(choices, members)
-        found["risk_coverage"] = risk_coverage(choices)
-        found["failures"] = failures(choices, members)
-        found["row_forwards"] = _forwards(rows, members)
+    choices = [choice for row in rows for choice in row.choices]
+    members = list(dict.fromkeys(s.candidate.member for choice in choices for s in choice.selection.candidates))
+    if not members:
+        return found | _breakdowns(rows, None) | question_figures(rows)
+    documents = _Documents(rows, Candidates(choices, members), clusters)
+    single = len(members) < 2 and all(len(choice.right) == 1 for choice in choices)
+    if not single:
+        found |= _ensemble(documents, seed)
+    found |= _breakdowns(rows, None if single else documents)
+    found["scorers"] = scorers(documents.candidates)
+    found["risk_coverage"] = risk_coverage(choices)
+    found["failures"] = failures(choices, members)
+    found["row_forwards"] = _forwards(documents)
     return found | question_figures(rows)
 
 
-def score_figures(values: Sequence[float], clusters: Sequence[Any]) -> dict[str, Any]:
+def score_figures(values: ArrayLike, clusters: Clusters) -> dict[str, Any]:
     """A mean over documents with its clustered 95 % interval, and Wilson's where all values are 0 or 1."""
-    mean = clustered_mean(values, clusters)
-    binary = all(value in (0.0, 1.0) for value in values)
-    # Without any variation between problems the interval would be a point, and a lie.
-    low, high = (mean.low, mean.high) if mean.se else (None, None)
-    if low is not None and high is not None and all(0.0 <= value <= 1.0 for value in values):
-        low, high = max(0.0, low), min(1.0, high)
+    stands = standing(values, clusters)
+    mean = stands.clustered
     return {
         "value": mean.mean,
-        "low": low,
-        "high": high,
+        "low": mean.low,
+        "high": mean.high,
         "se": mean.se,
         "deff": mean.deff,
-        "wilson": list(wilson(int(sum(values)), len(values))) if binary else None,
+        "wilson": None if stands.wilson is None else list(stands.wilson),
         "n": mean.n,
         "clusters": mean.clusters,
     }
 
 
-def _ensemble(rows: Sequence[Answer], members: Sequence[str], clusters: Sequence[Any], seed: int) -> dict[str, Any]:
-    """Members, bounds, and what selection did with them."""
-    chosen = _by_document(rows, lambda c: float(c.chosen.right))
-    oracle = _by_document(rows, lambda c: float(any(o.right for o in c.options)))
-    floor = _by_document(rows, lambda c: float(all(o.right for o in c.options)))
-    own = {member: _by_document(rows, lambda c, m=member: _share(c, m)) for member in members}  # type: ignore[misc]
-    choices = [choice for row in rows for choice in row.choices]
-    best = max(members, key=lambda m: math.fsum(own[m]))
-    gap = [o - b for o, b in zip(oracle, own[best], strict=True)]
-    gain = [c - b for c, b in zip(chosen, own[best], strict=True)]
-    interval = cluster_bootstrap(gain, gap, clusters, resamples=_draws(clusters), seed=seed)
+class _Documents:
+    """The choices of a run by document: (n,) means over its repeats.
+
+    A member that was not asked for a document has no value there (NaN).
+    """
+
+    def __init__(self, rows: Sequence[Measured], candidates: Candidates, clusters: NDArray[np.intp]) -> None:
+        self.candidates, self.clusters, self.n = candidates, clusters, len(rows)
+        repeats = np.array([len(row.choices) for row in rows], dtype=np.intp)
+        self.repeats = repeats
+        #: (C,) the document of each choice.
+        self.document = np.repeat(np.arange(len(rows), dtype=np.intp), repeats)
+        self.chosen, self.oracle, self.floor = map(self.mean, (candidates.is_right, candidates.any_right, candidates.all_right))
+        every, right = candidates.counts
+        with np.errstate(invalid="ignore"):
+            self.own = {name: self.total(right[:, m]) / self.total(every[:, m]) for m, name in enumerate(candidates.members)}
+        #: (n,) whether all members answered.
+        self.shared = ~np.isnan(list(self.own.values())).any(axis=0)
+
+    def total(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """(n,) sum over the choices of each document."""
+        return np.bincount(self.document, values, self.n).astype(np.float64)
+
+    def mean(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        return self.total(values) / self.repeats
+
+
+def _ensemble(documents: _Documents, seed: int) -> dict[str, Any]:
+    """Members, bounds, and what selection did with them.
+
+    A member's own row is over the documents it answered, against the ensemble on the same ones; what sets all members side by
+    side (the best of them, gain, break-even) is over the documents that all of them answered, and left out where there is none.
+    """
+    candidates, clusters, shared = documents.candidates, documents.clusters, documents.shared
+    selections = [choice.selection for choice in candidates.choices]
+    winners = [candidates.members[number] for number in candidates.member[candidates.winner]]
+    picked = ("agreement" if s.reason == "agreement" else winner for s, winner in zip(selections, winners, strict=True))
+    selection, recovered = _selection(documents), _against_the_best(documents)
+    hits = documents.total(candidates.decisive & candidates.is_right)
+    ratios = [(hits, documents.total(candidates.decisive)), (recovered.pop("gain"), recovered.pop("gap"))]
+    if shared.all():
+        accuracy, regained = cluster_bootstrap(ratios, clusters, resamples=_draws(clusters), seed=seed)
+    else:
+        own = clusters[shared]
+        (accuracy,) = cluster_bootstrap(ratios[:1], clusters, resamples=_draws(clusters), seed=seed)
+        (regained,) = cluster_bootstrap(ratios[1:], own, resamples=_draws(own), seed=seed) if len(own) else (None,)
+    for entry, interval in ((selection, accuracy), (recovered["recovered"], regained)):
+        entry["low"], entry["high"] = interval or (None, None)
     return {
-        "members": {m: _member(m, own[m], chosen, choices, clusters, seed) for m in members},
-        "ensemble": score_figures(chosen, clusters),
-        "oracle": score_figures(oracle, clusters),
-        "floor": score_figures(floor, clusters),
-        "random": math.fsum(math.fsum(own[m]) for m in members) / len(members) / len(rows),
-        "best_member": best,
-        "regret": math.fsum(oracle) / len(rows) - math.fsum(chosen) / len(rows),
-        "recovered": {
-            "value": math.fsum(gain) / math.fsum(gap) if math.fsum(gap) else None,
-            "low": interval[0] if interval else None,
-            "high": interval[1] if interval else None,
-            "reason": None if math.fsum(gap) else f"no choice is better than always taking {best}",
-        },
-        "selection": _selection(rows, members, clusters, seed),
-        "picks": _shares(Counter("agreement" if c.reason == "agreement" else c.chosen.member for c in choices)),
-        "reasons": _shares(Counter(c.reason for c in choices)),
-        "rule": Counter(c.rule for c in choices).most_common(1)[0][0],
-        "diversity": diversity(choices, members),
+        "members": {name: _member(documents, number, seed) for number, name in enumerate(candidates.members)},
+        "documents_of_all_members": int(shared.sum()),
+        "ensemble": score_figures(documents.chosen, clusters),
+        "oracle": score_figures(documents.oracle, clusters),
+        "floor": score_figures(documents.floor, clusters),
+        **recovered,
+        "selection": selection,
+        "picks": _shares(Counter(picked)),
+        "reasons": _shares(Counter(s.reason for s in selections)),
+        "rule": Counter(s.rule for s in selections).most_common(1)[0][0],
+        "diversity": diversity(candidates),
     }
 
 
-def _member(
-    name: str, own: Sequence[float], chosen: Sequence[float], choices: Sequence[Choice], clusters: Sequence[Any], seed: int
-) -> dict[str, Any]:
-    """A member alone, and the ensemble against it, on the same candidates."""
-    paired = compare_paired(chosen, own, clusters, seed)
+def _against_the_best(documents: _Documents) -> dict[str, Any]:
+    """What always taking the best member would give, and how much of the gap to the oracle selection recovers; ``gain`` and
+    ``gap`` are by document."""
+    shared = documents.shared
+    regret = float(documents.oracle.mean() - documents.chosen.mean())
+    own = {name: values[shared] for name, values in documents.own.items()}
+    oracle, chosen = documents.oracle[shared], documents.chosen[shared]
+    if not len(oracle):
+        recovered = {"value": None, "low": None, "high": None, "reason": "no document was answered by all members"}
+        return {"random": None, "best_member": None, "regret": regret, "recovered": recovered, "gain": oracle, "gap": oracle}
+    best = max(own, key=lambda name: math.fsum(own[name]))
+    gap, gain = oracle - own[best], chosen - own[best]
+    whole = math.fsum(gap)
+    reason = None if whole else f"no choice is better than always taking {best}"
+    return {
+        "random": float(np.mean([values.mean() for values in own.values()])),
+        "best_member": best,
+        "regret": regret,
+        "recovered": {"value": math.fsum(gain) / whole if whole else None, "low": None, "high": None, "reason": reason},
+        "gain": gain,
+        "gap": gap,
+    }
+
+
+def _member(documents: _Documents, number: int, seed: int) -> dict[str, Any]:
+    """A member alone, and the ensemble against it, on the documents it answered."""
+    candidates = documents.candidates
+    own = documents.own[candidates.members[number]]
+    there = ~np.isnan(own)
+    own, clusters = own[there], documents.clusters[there]
+    paired = compare_paired(documents.chosen[there], own, clusters, seed)
     gain = paired.difference
-    known = [v for c in choices for o in c.options if o.member == name and (v := o.scores.get("causal")) is not None]
+    scores = candidates.scores.get("causal", np.array([]))
+    known = scores[candidates.member == number] if len(scores) else scores
+    known = known[~np.isnan(known)]
     return {
         **score_figures(own, clusters),
-        "selected": sum(c.chosen.member == name for c in choices) / len(choices),
-        "mean_log_ppl": math.fsum(known) / len(known) if known else None,
+        "selected": float((candidates.member[candidates.winner] == number).mean()),
+        "mean_log_ppl": math.fsum(known) / len(known) if len(known) else None,
         "ensemble_minus_member": {
             "difference": gain.mean,
             "low": gain.low if gain.se else None,
@@ -129,84 +189,88 @@ def _member(
     }
 
 
-def _selection(rows: Sequence[Answer], members: Sequence[str], clusters: Sequence[Any], seed: int) -> dict[str, Any]:
+def _selection(documents: _Documents) -> dict[str, Any]:
     """Right choices among the decisive ones, where some but not all candidates are right."""
-    decisive = [choice for row in rows for choice in row.choices if choice.decisive]
-    n, right = len(decisive), sum(choice.chosen.right for choice in decisive)
+    candidates = documents.candidates
+    is_right, share = candidates.is_right[candidates.decisive], candidates.share[candidates.decisive]
+    n, right = len(is_right), int(is_right.sum())
     by_member = {}
-    for member in members:
-        here = [choice for choice in decisive if _share(choice, member) > 0]
-        by_member[member] = {"n": len(here), "accuracy": _mean(choice.chosen.right for choice in here)}
-    counts = [sum(choice.decisive for choice in row.choices) for row in rows]
-    hits = [sum(choice.decisive and choice.chosen.right for choice in row.choices) for row in rows]
-    interval = cluster_bootstrap(hits, counts, clusters, resamples=_draws(clusters), seed=seed) if n else None
+    for number, member in enumerate(candidates.members):
+        here = is_right[share[:, number] > 0]
+        by_member[member] = {"n": len(here), "accuracy": _mean(here)}
     known = [entry["accuracy"] for entry in by_member.values() if entry["accuracy"] is not None]
+    full = share[~np.isnan(share).any(axis=1)]
     return {
         "n": n,
         "right": right,
         "accuracy": right / n if n else None,
-        "low": interval[0] if interval else None,
-        "high": interval[1] if interval else None,
+        "low": None,
+        "high": None,
         "wilson": list(wilson(right, n)) if n else None,
         "by_member": by_member,
-        "balanced": _mean(known) if len(known) == len(members) else None,
-        "break_even": max(_mean(_share(c, m) for c in decisive) or 0.0 for m in members) if n else None,
+        "balanced": float(np.mean(known)) if len(known) == len(by_member) else None,
+        "break_even": float(full.mean(axis=0).max()) if len(full) else None,
     }
 
 
-def _breakdowns(rows: Sequence[Answer], members: Sequence[str]) -> dict[str, Any]:
-    """By length of the gap and by problem."""
-    binned: dict[int, list[Answer]] = {}
-    for row in rows:
-        if row.length is not None:
-            binned.setdefault(sum(row.length >= end for end in LENGTHS), []).append(row)
-    problems: dict[Any, list[Answer]] = {}
-    for row in rows:
-        if row.problem is not None:
-            problems.setdefault(row.problem, []).append(row)
+def _breakdowns(rows: Sequence[Measured], documents: _Documents | None) -> dict[str, Any]:
+    """By length of the gap and by problem; of members too where they are told apart."""
+    binned = [None if row.length is None else sum(row.length >= end for end in LENGTHS) for row in rows]
     ends = (0, *LENGTHS)
     lengths = [
-        {"low": ends[i], "high": LENGTHS[i] if i < len(LENGTHS) else None, **_part(binned[i], members)} for i in sorted(binned)
+        {"low": ends[i], "high": LENGTHS[i] if i < len(LENGTHS) else None, **part}
+        for i, part in sorted(_parts(rows, binned, documents).items())
     ]
     kinds = sorted({row.length_of for row in rows if row.length is not None})
+    problems = _parts(rows, [row.problem for row in rows], documents)
     return {
         "by_length": {"of": "+".join(kinds), "unit": "characters", "bins": lengths} if lengths else None,
-        "by_problem": [{"problem": name, **_part(own, members)} for name, own in problems.items()],
+        "by_problem": [{"problem": name, **part} for name, part in problems.items()],
     }
 
 
-def _part(rows: Sequence[Answer], members: Sequence[str]) -> dict[str, Any]:
-    part: dict[str, Any] = {"n": len(rows), "score": _mean(row.value for row in rows)}
-    if members:
-        choices = [choice for row in rows for choice in row.choices]
-        decisive = [choice for choice in choices if choice.decisive]
-        part["members"] = {m: _mean(_share(c, m) for c in choices) for m in members}
-        part["oracle"] = _mean(any(o.right for o in c.options) for c in choices)
-        part["decisive"] = len(decisive)
-        part["selection_accuracy"] = _mean(c.chosen.right for c in decisive)
-    return part
+def _parts(rows: Sequence[Measured], names: Sequence[Hashable], documents: _Documents | None) -> dict[Any, dict[str, Any]]:
+    """What is said of each part of the documents; those named None belong to none."""
+    known = dict.fromkeys(name for name in names if name is not None)
+    if not known:
+        return {}
+    numbers = {name: number for number, name in enumerate(known)}
+    part = np.array([numbers.get(name, len(known)) for name in names], dtype=np.intp)
+    n = np.bincount(part, minlength=len(known))
+    score = np.bincount(part, [row.value for row in rows], len(known)) / np.maximum(n[: len(n)], 1)
+    parts: dict[Any, dict[str, Any]] = {name: {"n": int(n[i]), "score": float(score[i])} for name, i in numbers.items()}
+    if documents is None:
+        return parts
+    candidates = documents.candidates
+    of_choice = part[documents.document]
+
+    def means(values: NDArray[Any], where: NDArray[np.bool_]) -> list[float | None]:
+        total = np.bincount(of_choice[where], values[where], len(known) + 1)
+        count = np.bincount(of_choice[where], minlength=len(known) + 1)
+        return [float(t / c) if c else None for t, c in zip(total.tolist(), count.tolist(), strict=True)]
+
+    everywhere = np.ones(len(of_choice), dtype=bool)
+    members = {m: means(candidates.share[:, i], ~np.isnan(candidates.share[:, i])) for i, m in enumerate(candidates.members)}
+    oracle, accuracy = means(candidates.any_right, everywhere), means(candidates.is_right, candidates.decisive)
+    decisive = np.bincount(of_choice[candidates.decisive], minlength=len(known) + 1).tolist()
+    for name, i in numbers.items():
+        parts[name] |= {
+            "members": {member: values[i] for member, values in members.items()},
+            "oracle": oracle[i],
+            "decisive": decisive[i],
+            "selection_accuracy": accuracy[i],
+        }
+    return parts
 
 
-def _forwards(rows: Sequence[Answer], members: Sequence[str]) -> dict[str, float]:
+def _forwards(documents: _Documents) -> dict[str, float]:
     """Mean row-forwards per document, of members that count them."""
-    found = {}
-    for member in members:
-        own = [o.row_forwards for row in rows for c in row.choices for o in c.options if o.member == member]
-        known = [value for value in own if value is not None]
-        if known:
-            found[member] = math.fsum(known) / len(rows)
-    return found
-
-
-def _by_document(rows: Sequence[Answer], value: Callable[[Choice], float]) -> list[float]:
-    """Mean over the repeats of each document."""
-    return [float(np.mean([value(choice) for choice in row.choices])) if row.choices else 0.0 for row in rows]
-
-
-def _share(choice: Choice, member: str) -> float:
-    """Share of right ones among a member's candidates of one completion."""
-    own: list[Option] = [option for option in choice.options if option.member == member]
-    return sum(option.right for option in own) / len(own) if own else 0.0
+    counted: dict[str, list[float]] = {}
+    for scored in documents.candidates.every:
+        if (count := as_number(scored.candidate.info.get("row_forwards"))) is not None:
+            counted.setdefault(scored.candidate.member, []).append(count)
+    members = [member for member in documents.candidates.members if member in counted]
+    return {member: math.fsum(counted[member]) / documents.n for member in members}
 
 
 def _shares(counts: Mapping[str, int]) -> dict[str, float]:
@@ -214,11 +278,10 @@ def _shares(counts: Mapping[str, int]) -> dict[str, float]:
     return {name: counts[name] / total for name in sorted(counts)}
 
 
-def _mean(values: Any) -> float | None:
-    found = [float(value) for value in values]
-    return math.fsum(found) / len(found) if found else None
+def _mean(values: NDArray[np.bool_]) -> float | None:
+    return float(values.mean()) if len(values) else None
 
 
-def _draws(clusters: Sequence[Any]) -> int:
+def _draws(clusters: NDArray[np.intp]) -> int:
     """Bootstrap resamples: 10,000, fewer where there are so many clusters that the interval hardly moves."""
-    return max(500, min(10_000, 20_000_000 // max(1, len(set(clusters)))))
+    return max(500, min(10_000, 20_000_000 // max(1, len(np.unique(clusters)))))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lm_eval_ensemble.report.documents import Documents
+from lm_eval_ensemble.report.columns import Columns
 
 __all__ = ["Pairing", "pair", "shared"]
 
@@ -43,7 +43,7 @@ class Pairing:
         return "; ".join(parts)
 
 
-def pair(first: Documents, second: Documents) -> Pairing:
+def pair(first: Columns, second: Columns) -> Pairing:
     """The documents of both, matched by content, whatever the order of the files and the numbers in them."""
     ours, theirs = _keys([first, second])
     there = {key: i for i, key in enumerate(theirs)}
@@ -61,7 +61,7 @@ def pair(first: Documents, second: Documents) -> Pairing:
     )
 
 
-def shared(runs: Sequence[Documents]) -> list[list[int]]:
+def shared(runs: Sequence[Columns]) -> list[list[int]]:
     """Per run the places of the documents that all runs have, in the same order for all."""
     keys = _keys(runs)
     common = set(keys[0]).intersection(*keys[1:])
@@ -70,7 +70,7 @@ def shared(runs: Sequence[Documents]) -> list[list[int]]:
     return [[own[key] for key in order] for own in places]
 
 
-def _keys(runs: Sequence[Documents]) -> list[list[tuple[Any, ...]]]:
+def _keys(runs: Sequence[Columns]) -> list[list[tuple[Any, ...]]]:
     """By content where every run tells it, else by number."""
     hashed = all(value is not None for run in runs for value in run.hashes)
     return [run.keys if hashed else run.numbers for run in runs]

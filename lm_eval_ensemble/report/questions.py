@@ -8,55 +8,50 @@ from collections.abc import Sequence
 from typing import Any
 
 from lm_eval_ensemble.metrics.uncertainty import auroc
-from lm_eval_ensemble.report.records import Answer
+from lm_eval_ensemble.report.records import Measured
 from lm_eval_ensemble.report.signals import curves
+from lm_eval_ensemble.runs.answer import RULES, is_right, value_of
 
 __all__ = ["question_figures"]
 
-#: what counts as right: the first is the tasks' own rule (question tasks write F1, exact match and ROUGE-L).
-_RULES = {"f1>=0.5": ("f1", 0.5), "em": ("em", 1.0), "rougeL>=0.3": ("rougeL", 0.3)}
+#: the rules of question tasks as the figures call them (``stored`` is that of old files, which are no runs).
+_RULES = {f"{rule}>={least:g}" if least < 1 else rule: rule for rule, least in RULES.items() if rule != "stored"}
 
 
-def question_figures(rows: Sequence[Answer]) -> dict[str, Any]:
+def question_figures(rows: Sequence[Measured]) -> dict[str, Any]:
     """``answers`` and ``uncertainty`` of a run with such records; nothing else otherwise."""
-    told = [row.uncertainty for row in rows if row.uncertainty is not None]
+    records = [row.answer for row in rows if row.answer is not None]
     found: dict[str, Any] = {}
-    if told:
-        lengths = [float(entry["tokens"]) for entry in told if entry["tokens"] is not None]
+    if records:
+        lengths = [float(len(record["logprobs"])) for record in records if record.get("logprobs") is not None]
         found["answers"] = {
-            "n": len(told),
+            "n": len(records),
             "right": {
-                rule: _mean([value >= least for entry in told if (value := _share(entry[key])) is not None])
-                for rule, (key, least) in _RULES.items()
+                name: _mean([r for record in records if (r := is_right(record, rule)) is not None])
+                for name, rule in _RULES.items()
             },
             "mean": {
-                key: _mean([value for entry in told if (value := _share(entry[key])) is not None])
-                for key in ("f1", "em", "rougeL")
+                rule: _mean([v for record in records if (v := value_of(record, rule)) is not None]) for rule in _RULES.values()
             },
-            "truncated": _mean([bool(entry["truncated"]) for entry in told]),
-            "empty": _mean([bool(entry["empty"]) for entry in told]),
+            "truncated": _mean([bool(record.get("truncated")) for record in records]),
+            "empty": _mean([not record["answer"] for record in records]),
             "mean_tokens": _mean(lengths),
-            "stops": dict(Counter(str(entry["stop_kind"]) for entry in told if entry["stop_kind"])),
+            "stops": dict(Counter(str(record["stop_kind"]) for record in records if record.get("stop_kind"))),
         }
-    names = list(dict.fromkeys(name for row in rows for name in row.pairs))
+    names = list(dict.fromkeys(name for row in rows for name in row.areas))
     if names:
         found["uncertainty"] = {name: _score(rows, name) for name in names}
     return found
 
 
-def _score(rows: Sequence[Answer], name: str) -> dict[str, Any]:
+def _score(rows: Sequence[Measured], name: str) -> dict[str, Any]:
     """Area under the ROC curve (wrong is the positive class) with DeLong's interval, and risk-coverage."""
-    pairs = [row.pairs[name] for row in rows if name in row.pairs]
+    pairs = [row.areas[name] for row in rows if name in row.areas]
     score, wrong = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     area = auroc(score, wrong)
     more = curves(score, wrong) or {}
     kept = {key: more.get(key) for key in ("aurc", "eaurc", "prr", "points")}
     return {**area.as_json(), "wrong": sum(wrong), **kept}
-
-
-def _share(value: Any) -> float | None:
-    """A number from 0 to 1; None for anything else, not-a-number among it."""
-    return float(value) if isinstance(value, int | float) and 0 <= value <= 1 else None
 
 
 def _mean(values: Sequence[float]) -> float | None:

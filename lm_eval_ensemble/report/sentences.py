@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from lm_eval_ensemble.report.comparison import LEVEL, Row, TaskComparison
+from lm_eval_ensemble.report.comparison import LEVEL, RunRow, TaskComparison
 
 __all__ = ["verdict"]
 
 
-def verdict(task: TaskComparison, row: Row) -> str:
+def verdict(task: TaskComparison, row: RunRow) -> str:
     """Does the row beat the baseline, and is that significant?"""
     contrast, base = row.contrast, task.baseline
     if contrast is None or base is None:

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from lm_eval_ensemble.metrics import rejection
 from lm_eval_ensemble.metrics.diversity import agreement
 from lm_eval_ensemble.metrics.uncertainty import auroc, usable
-from lm_eval_ensemble.report.records import Choice, rule_score
-from lm_eval_ensemble.selection.base import TOLERANCE, Case, lowest
-from lm_eval_ensemble.types import Candidate, Scored
+from lm_eval_ensemble.report.candidates import Candidates
+from lm_eval_ensemble.report.records import own_score
+from lm_eval_ensemble.runs.samples import Choice
+from lm_eval_ensemble.selection.base import TOLERANCE, Case, lowest, score_of
 
 __all__ = ["COVERAGES", "curves", "diversity", "margin", "risk_coverage", "scorers"]
 
@@ -24,42 +25,39 @@ COVERAGES = tuple(round(0.05 * k, 2) for k in range(1, 21))
 _BINS = 4
 
 
-def scorers(choices: Sequence[Choice], members: Sequence[str]) -> dict[str, Any]:
+def scorers(candidates: Candidates) -> dict[str, Any]:
     """The score-swap table: what each scorer says of each member's candidates, and how well it would have chosen alone.
 
     ``prefers``: share of the choices between different texts in which the member's text has the lowest score (equal scores
     share). ``accuracy``: share of right choices among the decisive ones if this score alone decided, which is what ``select``
     calls s. Choices in which a text has no such score are left out of both; blank texts need none.
     """
-    names = list(dict.fromkeys(name for c in choices for option in c.options for name in option.scores))
-    found = {}
-    for name in names:
-        entry: dict[str, Any] = {"members": {m: _on_member(choices, m, name) for m in members}}
-        if len(members) > 1:
-            entry |= _as_selector(choices, members, name)
-        found[name] = entry
-    return found
+    table = {}
+    for name, scores in candidates.scores.items():
+        own = {member: candidates.member == number for number, member in enumerate(candidates.members)}
+        entry: dict[str, Any] = {"members": {m: _on_member(scores[of], ~candidates.right[of]) for m, of in own.items()}}
+        if len(own) > 1:
+            entry |= _as_selector(candidates, scores)
+        table[name] = entry
+    return table
 
 
-def _on_member(choices: Sequence[Choice], member: str, scorer: str) -> dict[str, Any]:
+def _on_member(scores: NDArray[np.float64], wrong: NDArray[np.bool_]) -> dict[str, Any]:
     """Mean score of a member's candidates, and how well it tells the wrong ones."""
-    own = [option for c in choices for option in c.options if option.member == member]
-    score = [option.scores.get(scorer) for option in own]
-    wrong = [not option.right for option in own]
-    known = [value for value in score if value is not None]
-    area = auroc(score, wrong)
+    known = scores[~np.isnan(scores)]
+    area = auroc(scores, wrong)
     return {
         "n": len(known),
-        "mean": math.fsum(known) / len(known) if known else None,
+        "mean": math.fsum(known) / len(known) if len(known) else None,
         "auroc": area.value,
         "auroc_low": area.low,
         "auroc_high": area.high,
-        "point_biserial": _point_biserial(score, wrong),
+        "point_biserial": _point_biserial(scores, wrong),
         "reason": area.reason,
     }
 
 
-def _point_biserial(score: Sequence[float | None], wrong: Sequence[bool]) -> float | None:
+def _point_biserial(score: NDArray[np.float64], wrong: NDArray[np.bool_]) -> float | None:
     """Pearson's correlation of the score with being right (0 or 1); negative if low scores go with right answers."""
     pairs = usable(score, wrong)
     if pairs.reason or np.ptp(pairs.score) == 0:
@@ -67,33 +65,48 @@ def _point_biserial(score: Sequence[float | None], wrong: Sequence[bool]) -> flo
     return float(np.clip(np.corrcoef(pairs.score, ~pairs.wrong)[0, 1], -1.0, 1.0))
 
 
-def _as_selector(choices: Sequence[Choice], members: Sequence[str], scorer: str) -> dict[str, Any]:
-    votes = dict.fromkeys(members, 0.0)
-    compared = 0
-    hits: list[bool] = []
-    for choice in choices:
-        values = [option.scores.get(scorer) if option.text.strip() else None for option in choice.options]
-        known = [value for value in values if value is not None]
-        if not known or len(known) < sum(bool(option.text.strip()) for option in choice.options):
-            continue
-        if choice.decisive:
-            hits.append(choice.options[_lowest(choice, values)].right)
-        if len({option.text for option in choice.options}) > 1:
-            compared += 1
-            winners = [m for m, value in enumerate(values) if value is not None and value - min(known) <= TOLERANCE]
-            for number in winners:
-                votes[choice.options[number].member] += 1 / len(winners)
+def _as_selector(candidates: Candidates, scores: NDArray[np.float64]) -> dict[str, Any]:
+    start, choice = candidates.start, candidates.choice
+    values = np.where(candidates.blank, np.nan, scores)
+    known = np.add.reduceat(~np.isnan(values), start)
+    usable_ones = (known > 0) & (known == np.add.reduceat(~candidates.blank, start))
+    close = values - np.fmin.reduceat(values, start)[choice] <= TOLERANCE
+    winners = np.add.reduceat(close, start)
+    decisive = np.flatnonzero(usable_ones & candidates.decisive)
+    # Where one value is the lowest by far it wins; ties are the selectors' business.
+    first = start + np.array([int(part) for part in _first_true(close, start)], dtype=np.intp)
+    hits = 0
+    for i in decisive:
+        if winners[i] == 1 and candidates.differ[i]:
+            hits += bool(candidates.right[first[i]])
+        else:
+            hits += _settled_right(candidates, int(i), values)
+    compared = usable_ones & candidates.differ
+    counted = close & compared[choice]
+    votes = np.bincount(candidates.member[counted], 1 / winners[choice[counted]], len(candidates.members))
+    total = int(compared.sum())
     return {
-        "prefers": {m: votes[m] / compared for m in members} if compared else None,
-        "accuracy": sum(hits) / len(hits) if hits else None,
-        "decisive": len(hits),
+        "prefers": {m: float(v) / total for m, v in zip(candidates.members, votes, strict=True)} if total else None,
+        "accuracy": hits / len(decisive) if len(decisive) else None,
+        "decisive": len(decisive),
     }
 
 
-def _lowest(choice: Choice, values: Sequence[float | None]) -> int:
-    """What a selector would take by these values, ties included."""
-    candidates = tuple(Scored(Candidate(option.member, option.text, ""), {}) for option in choice.options)
-    return lowest(Case(candidates, choice.rule, choice.prefer), values)[0]
+def _first_true(flags: NDArray[np.bool_], start: NDArray[np.intp]) -> NDArray[np.intp]:
+    """For each part that begins at ``start`` the place of its first True within it; 0 where there is none."""
+    ends = np.r_[start[1:], len(flags)]
+    places = np.where(flags, np.arange(len(flags)), len(flags))
+    first = np.minimum.reduceat(places, start)
+    return np.where(first < ends, first - start, 0)
+
+
+def _settled_right(candidates: Candidates, i: int, values: NDArray[np.float64]) -> bool:
+    """Whether a selector would take a right candidate of choice ``i`` by these values, ties included."""
+    choice = candidates.choices[i]
+    found = choice.selection
+    place = int(candidates.start[i])
+    own = [None if math.isnan(value) else float(value) for value in values[place : place + len(choice.right)]]
+    return choice.right[lowest(Case(found.candidates, found.rule, found.settings.get("prefer")), own)[0]]
 
 
 def margin(choice: Choice) -> float | None:
@@ -101,8 +114,9 @@ def margin(choice: Choice) -> float | None:
 
     None where all texts are equal or a score is undefined.
     """
-    chosen = rule_score(choice.chosen, choice.rule)
-    others = [rule_score(option, choice.rule) for option in choice.options if option.text != choice.chosen.text]
+    rule, text = choice.selection.rule, choice.chosen.candidate.text
+    chosen = score_of(choice.chosen, rule)
+    others = [score_of(scored, rule) for scored in choice.selection.candidates if scored.candidate.text != text]
     known = [value for value in others if value is not None]
     return min(known) - chosen if chosen is not None and known and len(known) == len(others) else None
 
@@ -110,15 +124,15 @@ def margin(choice: Choice) -> float | None:
 def risk_coverage(choices: Sequence[Choice]) -> dict[str, Any] | None:
     """Error among the choices kept when the least certain are left out: by margin, or for one model by its own mean
     negative log-likelihood. Also the accuracy of selection by margin, in quarters of the decisive choices."""
-    if all(len(choice.options) == 1 for choice in choices):
-        own = [choice.chosen.scores.get("own") for choice in choices]
-        found = curves(own, [not choice.chosen.right for choice in choices])
+    if all(len(choice.selection.candidates) == 1 for choice in choices):
+        own = [own_score(choice.chosen) for choice in choices]
+        found = curves(own, [not choice.is_right for choice in choices])
         return None if found is None else {"by": "own mean negative log-likelihood", **found}
     margins = [margin(choice) for choice in choices]
-    found = curves([None if m is None else -m for m in margins], [not choice.chosen.right for choice in choices])
+    found = curves([None if m is None else -m for m in margins], [not choice.is_right for choice in choices])
     if found is None:
         return None
-    decisive = sorted((m, c.chosen.right) for m, c in zip(margins, choices, strict=True) if m is not None and c.decisive)
+    decisive = sorted((m, c.is_right) for m, c in zip(margins, choices, strict=True) if m is not None and c.decisive)
     parts = [part for part in np.array_split(np.arange(len(decisive)), _BINS) if len(part)]
     bins = [
         {
@@ -158,33 +172,33 @@ def curves(uncertainty: Sequence[float | None], wrong: Sequence[bool]) -> dict[s
     }
 
 
-def diversity(choices: Sequence[Choice], members: Sequence[str]) -> list[dict[str, Any]]:
+def diversity(candidates: Candidates) -> list[dict[str, Any]]:
     """For each pair of members, on the first candidate of each."""
-    found = []
-    for first, second in itertools.combinations(members, 2):
-        pairs = []
-        for choice in choices:
-            a = next((option for option in choice.options if option.member == first), None)
-            b = next((option for option in choice.options if option.member == second), None)
-            if a is not None and b is not None:
-                pairs.append((a, b))
-        table = agreement((a.right, b.right) for a, b in pairs)
-        wrong = [(a, b) for a, b in pairs if not a.right and not b.right]
-        found.append(
+    pairs = []
+    for first, second in itertools.combinations(range(len(candidates.members)), 2):
+        both = (candidates.first[:, [first, second]] >= 0).all(axis=1)
+        ours, theirs = candidates.first[both, first], candidates.first[both, second]
+        right, also = candidates.right[ours], candidates.right[theirs]
+        table = agreement(zip(right.tolist(), also.tolist(), strict=True))
+        texts = candidates.texts
+        same = np.array([texts[i] == texts[j] for i, j in zip(ours.tolist(), theirs.tolist(), strict=True)], dtype=bool)
+        same_wrong = same[~right & ~also]
+        names = candidates.members[first], candidates.members[second]
+        pairs.append(
             {
-                "pair": [first, second],
+                "pair": list(names),
                 "n": table.n,
                 "both": table.both,
-                f"only_{first}": table.first,
-                f"only_{second}": table.second,
+                f"only_{names[0]}": table.first,
+                f"only_{names[1]}": table.second,
                 "neither": table.neither,
                 "disagreement": table.disagreement,
                 "q": table.q,
                 "kappa": table.kappa,
                 "phi": table.phi,
                 "double_fault": table.double_fault,
-                "same_text": sum(a.text == b.text for a, b in pairs) / len(pairs) if pairs else None,
-                "same_wrong_text": sum(a.text == b.text for a, b in wrong) / len(wrong) if wrong else None,
+                "same_text": float(same.mean()) if len(same) else None,
+                "same_wrong_text": float(same_wrong.mean()) if len(same_wrong) else None,
             }
         )
-    return found
+    return pairs

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from lm_eval_ensemble.report.comparison import Comparison, Row, TaskComparison
+from lm_eval_ensemble.report.comparison import Comparison, RunRow, TaskComparison
 
 __all__ = ["FORMATS", "as_json", "markdown_table", "render"]
 
@@ -214,7 +214,7 @@ def _csv(comparison: Comparison) -> str:
     return str(frame.to_csv(index=False))
 
 
-def _flat(row: Row) -> dict[str, Any]:
+def _flat(row: RunRow) -> dict[str, Any]:
     found = asdict(row)
     low, high = found.pop("wilson") or (None, None)
     contrast, overlap = found.pop("contrast") or {}, found.pop("overlap") or {}
@@ -253,7 +253,7 @@ def _plain(value: float | None, form: str) -> str:
     return _NONE if value is None else format(value, form)
 
 
-def _per_member(row: Row, values: Mapping[str, float], form: str) -> str:
+def _per_member(row: RunRow, values: Mapping[str, float], form: str) -> str:
     if not values:
         return _NONE
     if row.kind == "member" or list(values) == [""]:

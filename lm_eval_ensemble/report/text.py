@@ -83,19 +83,35 @@ def headline(report: Mapping[str, Any]) -> str:
 
 
 def _scores(figures: Mapping[str, Any]) -> list[str | Table]:
-    header = ["", "score", "95 % clustered", "95 % Wilson", "deff", "selected", "log-ppl", "ensemble minus it", "p", "W/L/T"]
+    header = [
+        "",
+        "score",
+        "n",
+        "95 % clustered",
+        "95 % Wilson",
+        "deff",
+        "selected",
+        "log-ppl",
+        "ensemble minus it",
+        "p",
+        "W/L/T",
+    ]
     rows = []
     members = figures.get("members", {})
     named = {"oracle": figures.get("oracle"), "floor": figures.get("floor")}
-    rows.append(["ensemble" if members else "score", *_score_cells(figures["score"]), *[_NONE] * 5])
+    # Members that were not asked for every document stand for other documents.
+    partial = any(entry["n"] != figures["n"] for entry in members.values())
+    rows.append(["ensemble" if members else "score", *_score_cells(figures["score"], partial), *[_NONE] * 5])
     for name, entry in members.items():
         gain = entry["ensemble_minus_member"]
         interval = _interval(gain["low"], gain["high"], signed=True)
         gain_text = _points(gain["difference"]) + (f" ({interval})" if interval != _NONE else "")
         counts = f"{gain['wins']}/{gain['losses']}/{gain['ties']}"
         mean = _plain(entry["mean_log_ppl"], ".3f")
-        rows.append([name, *_score_cells(entry), _share(entry["selected"]), mean, gain_text, _plain(gain["p"], ".2g"), counts])
-    rows += [[name, *_score_cells(entry), *[_NONE] * 5] for name, entry in named.items() if entry]
+        rows.append(
+            [name, *_score_cells(entry, partial), _share(entry["selected"]), mean, gain_text, _plain(gain["p"], ".2g"), counts]
+        )
+    rows += [[name, *_score_cells(entry, partial), *[_NONE] * 5] for name, entry in named.items() if entry]
     return [_table(header, rows)]
 
 
@@ -106,7 +122,7 @@ def _selection(figures: Mapping[str, Any]) -> list[str | Table]:
     recovered, best = figures["recovered"], figures["best_member"]
     bounds = _interval(recovered["low"], recovered["high"])
     if recovered["value"] is None:
-        gap = f"no choice is better than always taking {best}"
+        gap = recovered["reason"]
     else:
         gap = f"{_share(recovered['value'])} % of the gap between {best} and the oracle is recovered"
         gap += f" ({bounds})" if bounds != _NONE else ""
@@ -118,12 +134,17 @@ def _selection(figures: Mapping[str, Any]) -> list[str | Table]:
         interval = _interval(found["low"], found["high"])
         bounds = f" ({interval})" if interval != _NONE else ""
         lines.append(
-            f"Right on {_share(found['accuracy'])} %{bounds} of the {found['n']} choices that mattered; {parts}"
-            f"{balanced}. It pays above {_share(found['break_even'])} %, which always taking one "
-            "member gives."
+            f"Right on {_share(found['accuracy'])} %{bounds} of the {found['n']} choices that mattered; {parts}{balanced}."
         )
+        if found["break_even"] is not None:
+            lines[-1] += f" It pays above {_share(found['break_even'])} %, which always taking one member gives."
     else:
         lines.append("No choice mattered: all candidates of each document were right, or all were wrong.")
+    if (shared := figures["documents_of_all_members"]) < figures["n"]:
+        lines.append(
+            f"Not every document was answered by every member: a member's row is over those it answered, the best member, gain "
+            f"and break-even over the {shared} that all answered."
+        )
     lines.append("Picked: " + ", ".join(f"{name} {_share(value)} %" for name, value in figures["picks"].items()) + ".")
     return ["\n".join(lines)] if lines else []
 
@@ -255,9 +276,10 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     return Table([header[i] for i in kept], [[row[i] for i in kept] for row in rows])
 
 
-def _score_cells(entry: Mapping[str, Any]) -> list[str]:
+def _score_cells(entry: Mapping[str, Any], counted: bool) -> list[str]:
     wilson = entry["wilson"] or (None, None)
-    return [_share(entry["value"]), _interval(entry["low"], entry["high"]), _interval(*wilson), _plain(entry["deff"], ".2f")]
+    n = str(entry["n"]) if counted else _NONE
+    return [_share(entry["value"]), n, _interval(entry["low"], entry["high"]), _interval(*wilson), _plain(entry["deff"], ".2f")]
 
 
 def _share(value: float | None) -> str:

@@ -1,10 +1,11 @@
-"""Perplexities of a candidate: one idea per file, computed once, recorded for every candidate.
+"""Perplexities of a candidate: computed once, recorded for every candidate.
 
-``rules`` names the scores, ``passes`` asks the models, ``sheets`` puts both together.
+``scores`` defines them, ``rules`` joins them, ``passes`` asks the models, ``sheets`` puts both together.
 """
 
 from lm_eval_ensemble.scoring.base import CausalScorer, DiffusionScorer, Score, Scorers, Span, Statistic
-from lm_eval_ensemble.scoring.rules import DEFAULT_RULE, SCORES, Term, apply_rule, parse_rule, parse_terms
+from lm_eval_ensemble.scoring.rules import DEFAULT_RULE, Term, apply_rule, parse_rule, parse_terms
+from lm_eval_ensemble.scoring.scores import SCORES
 from lm_eval_ensemble.scoring.sheets import Sheet, check_terms, score_all
 
 __all__ = [

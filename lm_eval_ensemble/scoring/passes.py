@@ -19,7 +19,7 @@ from lm_eval_ensemble.scoring.base import CausalScorer, Model, Pass, Row, Span, 
 from lm_eval_ensemble.tokens import Window, fit_window, pack
 from lm_eval_ensemble.types import Candidate, InfillRequest
 
-__all__ = ["ELBO_SAMPLES", "Job", "run_pass"]
+__all__ = ["ELBO_SAMPLES", "PassJob", "run_pass"]
 
 Result = TypeVar("Result")
 
@@ -28,7 +28,7 @@ ELBO_SAMPLES = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class PassJob:
     """One distinct candidate of one gap; ``written`` are the candidates of members with this text, if they are known."""
 
     request: InfillRequest
@@ -40,7 +40,7 @@ class Job:
 class _Item:
     """A job, its tokens, and how many tokens the longest candidate of the gap has."""
 
-    job: Job
+    job: PassJob
     middle: list[int]
     longest: int
 
@@ -49,7 +49,7 @@ class _Item:
         return self.job.request
 
 
-def run_pass(name: Pass, model: Model, jobs: Sequence[Job]) -> list[Statistic | None]:
+def run_pass(name: Pass, model: Model, jobs: Sequence[PassJob]) -> list[Statistic | None]:
     """One statistic per job; None where the text has no tokens."""
     middles = [model.encoder.encode(job.text) for job in jobs]
     gaps = [(job.request.prefix, job.request.suffix) for job in jobs]

@@ -12,18 +12,9 @@ from dataclasses import dataclass
 
 from lm_eval_ensemble.errors import ConfigError, did_you_mean
 from lm_eval_ensemble.scoring.base import Score
-from lm_eval_ensemble.scoring.causal import CAUSAL
-from lm_eval_ensemble.scoring.chain import CHAIN
-from lm_eval_ensemble.scoring.elbo import ELBO
-from lm_eval_ensemble.scoring.fim import FIM
-from lm_eval_ensemble.scoring.joint import JOINT
-from lm_eval_ensemble.scoring.onepass import ONEPASS
-from lm_eval_ensemble.scoring.pmi import PMI
+from lm_eval_ensemble.scoring.scores import SCORES
 
-__all__ = ["ALIASES", "DEFAULT_RULE", "SCORES", "Term", "apply_rule", "parse_rule", "parse_terms"]
-
-#: every score by name; the order is that of the record.
-SCORES: dict[str, Score] = {score.name: score for score in (*CAUSAL, *JOINT, *FIM, *ONEPASS, *CHAIN, *ELBO, *PMI)}
+__all__ = ["ALIASES", "DEFAULT_RULE", "Term", "apply_rule", "parse_rule", "parse_terms"]
 
 #: shorter names.
 ALIASES = {"worst": "fim_worst"}

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lm_eval_ensemble.scoring.base import Model, Pass, Scorers, Statistic
-from lm_eval_ensemble.scoring.passes import Job, run_pass
-from lm_eval_ensemble.scoring.rules import SCORES, Term, apply_rule, parse_rule, parse_terms
+from lm_eval_ensemble.scoring.passes import PassJob, run_pass
+from lm_eval_ensemble.scoring.rules import Term, apply_rule, parse_rule, parse_terms
+from lm_eval_ensemble.scoring.scores import SCORES
 from lm_eval_ensemble.types import Candidate, InfillRequest
 
 __all__ = ["Pair", "Sheet", "check_terms", "score_all"]
@@ -60,7 +61,7 @@ def score_all(
     for key, candidate in zip(keys, written or (), strict=False):
         authors[key].append(candidate)
     requests = {key: request for key, (request, _) in zip(keys, pairs, strict=True)}
-    jobs = [Job(requests[key], key[2], tuple(found)) for key, found in authors.items()]
+    jobs = [PassJob(requests[key], key[2], tuple(found)) for key, found in authors.items()]
     logger.debug("scoring %d distinct candidates of %d: %s", len(jobs), len(keys), ", ".join(map(_title, runs)))
     # All passes of a model together, for only one model may be in memory; the diffusion model first, which was asked last.
     order = list(dict.fromkeys(map(id, runs.values())))

@@ -39,6 +39,15 @@ class Case:
     def task(self) -> str:
         return str(self.key[0]) if self.key else ""
 
+    def of(self, places: Sequence[int]) -> Case:
+        """The same gap with some of the candidates alone."""
+        kept = tuple(self.candidates[i] for i in places)
+        return Case(kept, self.rule, self.prefer, self.prefix, self.suffix, self.key, self.seed, self.right)
+
+    def by(self, rule: str) -> Case:
+        """The same gap under another score."""
+        return Case(self.candidates, rule, self.prefer, self.prefix, self.suffix, self.key, self.seed, self.right)
+
     def program(self, index: int) -> str:
         """The whole file with a candidate in the gap."""
         return self.prefix + self.candidates[index].candidate.text + self.suffix
@@ -60,9 +69,10 @@ def settled(case: Case) -> tuple[int, str] | None:
     """The answer where there is nothing to choose: ``single`` candidate, or ``agreement`` of all on one text."""
     if len(case.candidates) == 1:
         return 0, "single"
-    if len({scored.candidate.text for scored in case.candidates}) == 1:
-        return by_preference(case)[0], "agreement"
-    return None
+    text = case.candidates[0].candidate.text
+    if any(scored.candidate.text != text for scored in case.candidates):
+        return None
+    return by_preference(case)[0], "agreement"
 
 
 def lowest(case: Case, values: Sequence[float | None], reason: str = "score") -> tuple[int, str]:
@@ -75,7 +85,10 @@ def lowest(case: Case, values: Sequence[float | None], reason: str = "score") ->
         return answer
     ranks = [_rank(scored, value) for scored, value in zip(case.candidates, values, strict=True)]
     level, least = min(ranks)
-    close = [i for i in by_preference(case) if ranks[i][0] == level and ranks[i][1] - least <= TOLERANCE]
+    close = [i for i, rank in enumerate(ranks) if rank[0] == level and rank[1] - least <= TOLERANCE]
+    if len(close) == 1:
+        return close[0], reason
+    close = [i for i in by_preference(case) if i in close]
     alone = len({case.candidates[i].candidate.text for i in close}) == 1
     return close[0], reason if alone else "tie"
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from difflib import SequenceMatcher
 from functools import partial
 
-from lm_eval_ensemble.selection.argmin import argmin
 from lm_eval_ensemble.selection.base import Case, Selector, lowest, settled
+from lm_eval_ensemble.selection.rules import argmin
 
 __all__ = ["SIMILARITIES", "edit_similarity", "minimum_risk", "token_similarity"]
 

@@ -10,17 +10,17 @@ import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lm_eval_ensemble.selection.base import Case, score_of
+from lm_eval_ensemble.selection.base import TOLERANCE, Case, score_of
 from lm_eval_ensemble.selection.features import feature
 from lm_eval_ensemble.selection.fitted import Logistic, Moments, Numbers, Weight
-from lm_eval_ensemble.selection.rules import margin
+from lm_eval_ensemble.selection.rules import preferred
 
 __all__ = ["FEWEST", "FOLDS", "Fitting", "Judged", "fold_of"]
 
@@ -104,13 +104,14 @@ class Fitting:
     @cached_property
     def _by_threshold(self) -> dict[int, list[bool]]:
         """Decisive row -> whether each threshold of ``margin`` chooses right."""
-        selectors = [margin(threshold) for threshold in _THRESHOLDS]
-        found = {}
+        chosen = {}
         for i, row in enumerate(self.rows):
             if row.decisive and row.case.right:
-                case = replace(row.case, rule=self.rule)
-                found[i] = [row.case.right[select(case)[0]] for select in selectors]
-        return found
+                best, _, held, lead = preferred(row.case.by(self.rule))
+                right = row.case.right
+                kept = [held is not None and lead <= threshold + TOLERANCE for threshold in _THRESHOLDS]
+                chosen[i] = [right[held] if keeps and held is not None else right[best] for keeps in kept]
+        return chosen
 
     @cached_property
     def _features(self) -> dict[int, Floats]:

@@ -11,10 +11,9 @@ from pydantic import Field
 
 from lm_eval_ensemble.config import Strict
 from lm_eval_ensemble.errors import ConfigError, did_you_mean
-from lm_eval_ensemble.selection.argmin import argmin
 from lm_eval_ensemble.selection.base import Case, Selector, lowest, score_of
 from lm_eval_ensemble.selection.features import feature
-from lm_eval_ensemble.selection.rules import margin, scored_by
+from lm_eval_ensemble.selection.rules import argmin, margin, scored_by
 
 __all__ = ["FITTED", "LEARNED_TASKS", "Logistic", "Moments", "Numbers", "Weight"]
 

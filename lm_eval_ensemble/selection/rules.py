@@ -1,18 +1,56 @@
-"""Selectors that need nothing but the recorded scores and texts."""
+"""Selectors that need nothing but the recorded scores and texts, and the two bounds, which look at the outcome."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
-from lm_eval_ensemble.selection.argmin import argmin
-from lm_eval_ensemble.selection.base import TOLERANCE, Case, Selector, lowest, score_of, settled, stream
+from lm_eval_ensemble.errors import ConfigError
+from lm_eval_ensemble.selection.base import TOLERANCE, Case, Selector, by_preference, lowest, score_of, settled, stream
 
-__all__ = ["Rule", "always", "inverse", "longest", "margin", "random", "scored_by", "sequence", "shortest"]
+__all__ = [
+    "Rule",
+    "always",
+    "argmin",
+    "floor",
+    "inverse",
+    "longest",
+    "margin",
+    "oracle",
+    "preferred",
+    "random",
+    "scored_by",
+    "sequence",
+    "shortest",
+]
 
 #: one step of a sequence: who stays, and the reason if all who stay have the same text.
 Rule = Callable[[Case], tuple[Sequence[int], str]]
+
+
+def argmin(case: Case) -> tuple[int, str]:
+    """The candidate with the lowest score. The reason is ``single``, ``agreement``, ``score`` or ``tie``."""
+    return lowest(case, [score_of(scored, case.rule) for scored in case.candidates])
+
+
+def oracle(case: Case) -> tuple[int, str]:
+    """A right candidate if there is one: the best choice there was. Only a replay knows it."""
+    right = _outcome(case)
+    order = by_preference(case)
+    return next((i for i in order if right[i]), order[0]), "oracle"
+
+
+def floor(case: Case) -> tuple[int, str]:
+    """A wrong candidate if there is one: the worst choice there was."""
+    right = _outcome(case)
+    order = by_preference(case)
+    return next((i for i in order if not right[i]), order[0]), "floor"
+
+
+def _outcome(case: Case) -> tuple[bool, ...]:
+    if case.right is None:
+        raise ConfigError("selector=oracle and selector=floor need the verdicts; `lm-eval-ensemble select` shows both bounds.")
+    return case.right
 
 
 def sequence(*rules: Rule) -> Selector:
@@ -23,12 +61,12 @@ def sequence(*rules: Rule) -> Selector:
             return answer
         kept = list(range(len(case.candidates)))
         for rule in (*rules, deciding(argmin)):
-            stay, reason = rule(replace(case, candidates=tuple(case.candidates[i] for i in kept)))
+            stay, reason = rule(case.of(kept))
             narrowed = len(stay) < len(kept)
             kept = [kept[i] for i in stay]
             if narrowed and len({case.candidates[i].candidate.text for i in kept}) == 1:
                 break
-        rest = replace(case, candidates=tuple(case.candidates[i] for i in kept))
+        rest = case.of(kept)
         return kept[argmin(rest)[0]], reason
 
     return select
@@ -46,7 +84,7 @@ def deciding(selector: Selector) -> Rule:
 
 def scored_by(selector: Selector, score: str) -> Selector:
     """The same selector with another score in the place of the run's rule: the score swap."""
-    return lambda case: selector(replace(case, rule=score))
+    return lambda case: selector(case.by(score))
 
 
 def margin(threshold: float) -> Selector:
@@ -56,17 +94,24 @@ def margin(threshold: float) -> Selector:
     """
 
     def select(case: Case) -> tuple[int, str]:
-        best, reason = argmin(case)
-        own = [i for i, scored in enumerate(case.candidates) if scored.candidate.member == case.prefer]
-        if reason != "score" or not own or best in own:
-            return best, reason
-        held = own[argmin(replace(case, candidates=tuple(case.candidates[i] for i in own)))[0]]
-        ours, theirs = (score_of(case.candidates[i], case.rule) for i in (held, best))
-        if ours is None or theirs is None or not case.candidates[held].candidate.text.strip():
-            return best, reason
-        return (held, "margin") if ours - theirs <= threshold + TOLERANCE else (best, reason)
+        best, reason, held, lead = preferred(case)
+        return (best, reason) if held is None or lead > threshold + TOLERANCE else (held, "margin")
 
     return select
+
+
+def preferred(case: Case) -> tuple[int, str, int | None, float]:
+    """``argmin``'s answer, and where another than the preferred member's best answer beats that one: its place, and by how
+    many nats it is beaten."""
+    best, reason = argmin(case)
+    own = [i for i, scored in enumerate(case.candidates) if scored.candidate.member == case.prefer]
+    if reason != "score" or not own or best in own:
+        return best, reason, None, 0.0
+    held = own[argmin(case.of(own))[0]]
+    ours, theirs = (score_of(case.candidates[i], case.rule) for i in (held, best))
+    if ours is None or theirs is None or not case.candidates[held].candidate.text.strip():
+        return best, reason, None, 0.0
+    return best, reason, held, ours - theirs
 
 
 def always(member: str) -> Selector:
@@ -76,7 +121,7 @@ def always(member: str) -> Selector:
         own = [i for i, scored in enumerate(case.candidates) if scored.candidate.member == member]
         if settled(case) or not own:
             return argmin(case)
-        return own[argmin(replace(case, candidates=tuple(case.candidates[i] for i in own)))[0]], "always"
+        return own[0] if len(own) == 1 else own[argmin(case.of(own))[0]], "always"
 
     return select
 

@@ -16,14 +16,47 @@ from lm_eval_ensemble.errors import ConfigError, did_you_mean
 from lm_eval_ensemble.selection.base import Selector
 from lm_eval_ensemble.selection.consensus import SIMILARITIES, minimum_risk
 from lm_eval_ensemble.selection.fitted import FITTED, Numbers, weighted
-from lm_eval_ensemble.selection.rules import Rule, always, deciding, margin, scored_by, sequence
+from lm_eval_ensemble.selection.rules import (
+    Rule,
+    always,
+    argmin,
+    deciding,
+    inverse,
+    longest,
+    margin,
+    random,
+    scored_by,
+    sequence,
+    shortest,
+)
 from lm_eval_ensemble.selection.static import agreement, veto
 
-__all__ = ["BOUNDS", "VERSION", "SelectorFile", "make_selector", "needs_file", "read_selector_file", "spec_scores"]
+__all__ = [
+    "BOUNDS",
+    "SELECTORS",
+    "VERSION",
+    "SelectorFile",
+    "build",
+    "make_selector",
+    "needs_file",
+    "read_selector_file",
+    "spec_scores",
+]
 
 VERSION = 1
 BOUNDS = ("oracle", "floor")
 _WRITE = "`lm-eval-ensemble select RUN --fit FILE` writes one."
+#: selectors by name. Those with an argument, a sequence or fitted numbers are made by ``make_selector``.
+SELECTORS: dict[str, Selector] = {
+    "argmin": argmin,
+    "veto": sequence(veto),
+    "agreement": sequence(agreement),
+    "inverse": inverse,
+    "random": random,
+    "longest": longest,
+    "shortest": shortest,
+    "mbr": minimum_risk(),
+}
 _FILTERS: dict[str, Rule] = {"veto": veto, "agreement": agreement}
 _STEP = re.compile(r"(?P<name>[a-z_]+)(?:\[(?P<score>[^\[\]]+)\])?(?::(?P<argument>.+))?")
 
@@ -67,17 +100,15 @@ def make_selector(spec: str, file: str | None = None, members: Sequence[str] = (
         generated; empty if unknown.
     :raises ConfigError: unknown name, argument out of range, numbers missing.
     """
-    from lm_eval_ensemble.selection import SELECTORS
-
     numbers = read_selector_file(file).numbers if file is not None else None
-    return build(spec, numbers, members, SELECTORS)
+    return build(spec, numbers, members)
 
 
-def build(spec: str, numbers: Numbers | None, members: Sequence[str], known: dict[str, Selector]) -> Selector:
+def build(spec: str, numbers: Numbers | None, members: Sequence[str]) -> Selector:
     """``make_selector`` with the numbers in hand."""
     name, _, rest = spec.strip().partition(":")
     if name != "sequence":
-        return _one(spec.strip(), numbers, members, known)
+        return _one(spec.strip(), numbers, members)
     steps = [step.strip() for step in re.split(r"[,/]", rest)]
     if not all(steps):
         raise ConfigError(f"selector={spec!r}: a rule is missing. Example: sequence:veto,agreement,margin:0.05")
@@ -86,7 +117,7 @@ def build(spec: str, numbers: Numbers | None, members: Sequence[str], known: dic
         if step in _FILTERS:
             rules.append(_FILTERS[step])
             continue
-        rules.append(deciding(_one(step, numbers, members, known)))
+        rules.append(deciding(_one(step, numbers, members)))
         if i < len(steps) - 1:
             raise ConfigError(
                 f"selector={spec!r}: {step!r} always decides, so {steps[i + 1]!r} after it would never be asked. Only "
@@ -95,13 +126,13 @@ def build(spec: str, numbers: Numbers | None, members: Sequence[str], known: dic
     return sequence(*rules)
 
 
-def _one(step: str, numbers: Numbers | None, members: Sequence[str], known: dict[str, Selector]) -> Selector:
-    if step in known:
-        return known[step]
+def _one(step: str, numbers: Numbers | None, members: Sequence[str]) -> Selector:
+    if step in SELECTORS:
+        return SELECTORS[step]
     found = _STEP.fullmatch(step)
     if step in BOUNDS:
         raise ConfigError(f"selector={step!r} needs the verdicts, which a run does not have; `select` shows both bounds.")
-    names = {*known, *FITTED, *_WITH_ARGUMENT, "sequence"}
+    names = {*SELECTORS, *FITTED, *_WITH_ARGUMENT, "sequence"}
     if not found or found["name"] not in names:
         name = found["name"] if found else step
         raise ConfigError(f"selector={step!r}: {name!r} is not a selector.{did_you_mean(name, names)}")
@@ -116,8 +147,8 @@ def _one(step: str, numbers: Numbers | None, members: Sequence[str], known: dict
         if score:
             raise ConfigError(f"selector={step!r}: the selector file says which score {name} compares; leave [{score}] out.")
         selector = FITTED[name][1](_numbers(step, name, numbers, members))
-    elif name in known:
-        selector = known[name]
+    elif name in SELECTORS:
+        selector = SELECTORS[name]
     else:
         raise ConfigError(f"selector={step!r}: an argument is missing, e.g. {_EXAMPLES[name]}")
     return scored_by(selector, score) if score else selector
@@ -186,8 +217,6 @@ def spec_scores(spec: str) -> tuple[str, ...]:
 
 def needs_file(spec: str) -> bool:
     """Whether the selector reads fitted numbers."""
-    from lm_eval_ensemble.selection import SELECTORS
-
     steps = re.split(r"[,/]", spec.strip().removeprefix("sequence:"))
     names = [step.strip().partition("[")[0] for step in steps]
     return any((name in FITTED and name not in SELECTORS) or name.startswith("weighted:") for name in names)

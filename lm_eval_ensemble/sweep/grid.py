@@ -54,7 +54,7 @@ class ModelEntry(BaseModel):
         return {**own, "model_args": self.model_args, **(self.model_extra or {})}
 
 
-class Selection(BaseModel):
+class CellSelection(BaseModel):
     """Which models and tasks to take from the included grid: patterns of their names."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -70,7 +70,7 @@ class GridFile(BaseModel):
 
     description: str = ""
     include: str | None = None
-    select: Selection = Selection()
+    select: CellSelection = CellSelection()
     defaults: dict[str, Any] = {}
     models: tuple[ModelEntry, ...] = ()
     tasks: tuple[str, ...] = ()
@@ -186,7 +186,7 @@ def _joined(
     changes = {
         "description": file.description or base.description,
         "include": None,
-        "select": Selection(),
+        "select": CellSelection(),
         "defaults": merged(base.defaults, file.defaults),
         "models": (*(base.models[i] for i in kept), *file.models),
         "tasks": (*tasks, *(task for task in file.tasks if task not in tasks)),

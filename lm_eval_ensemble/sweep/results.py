@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_ensemble.errors import DataError
-from lm_eval_ensemble.report.load import load_runs
+from lm_eval_ensemble.runs.load import load_runs
 
 __all__ = ["finished", "set_aside"]
 

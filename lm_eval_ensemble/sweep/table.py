@@ -63,11 +63,11 @@ def _answers_questions(cell: Cell, board: Board) -> bool:
     """Whether its table is that of ``uncertainty``; where the grid does not say, whether its records have what that needs."""
     if board.grid.file.table != "auto":
         return board.grid.file.table == "uncertainty"
-    from lm_eval_ensemble.report.load import load_runs
+    from lm_eval_ensemble.runs.load import load_runs
 
     (run, *_), _ = load_runs([_results(cell, board.output)])
-    first: dict[str, object] = next(run.samples([]), {}) if run.samples_path is not None else {}
-    return "uncertainty" in first
+    first = next(run.lines({}), None) if run.samples_path is not None else None
+    return first is not None and "uncertainty" in first[1]
 
 
 def _results(cell: Cell, output: Path) -> Path:
@@ -75,12 +75,12 @@ def _results(cell: Cell, output: Path) -> Path:
 
 
 def _comparison(cells: Sequence[Cell], output: Path, files: list[Path], problems: list[str]) -> str:
-    from lm_eval_ensemble.report.compare import Options, compare
-    from lm_eval_ensemble.report.load import load_runs
+    from lm_eval_ensemble.report.compare import CompareOptions, compare
     from lm_eval_ensemble.report.tables import render
+    from lm_eval_ensemble.runs.load import load_runs
 
     runs, told = load_runs([_results(cell, output) for cell in cells])
-    found = compare(runs, Options(), told)
+    found = compare(runs, CompareOptions(), told)
     problems += found.problems
     for form in ("md", "csv", "json"):
         files.append(output / f"compare.{form}")

@@ -12,20 +12,21 @@ from numpy.typing import NDArray
 
 from lm_eval_ensemble.errors import ConfigError, DataError
 from lm_eval_ensemble.metrics.abstention import Abstention, abstain, clopper_pearson
+from lm_eval_ensemble.metrics.answer_scores import free_scores, is_empty
 from lm_eval_ensemble.metrics.calibration import METHODS, Calibration, calibrate
 from lm_eval_ensemble.metrics.delong import Difference, paired, unpaired
 from lm_eval_ensemble.metrics.discrimination import Discrimination, discriminate, spearman
 from lm_eval_ensemble.metrics.multiple import holm
 from lm_eval_ensemble.metrics.uncertainty import Estimate, auroc
-from lm_eval_ensemble.uncertainty.answers import LABELS, Answers, labels
+from lm_eval_ensemble.runs.answer import RULES
+from lm_eval_ensemble.uncertainty.answers import Answers, labels
 from lm_eval_ensemble.uncertainty.clusters import Clusters, MatchClusters
 from lm_eval_ensemble.uncertainty.origin import UNKNOWN
 from lm_eval_ensemble.uncertainty.relevance import relevance_scores
 from lm_eval_ensemble.uncertainty.sampled import sampled_scores
-from lm_eval_ensemble.uncertainty.scores import free_scores, is_empty
 from lm_eval_ensemble.uncertainty.similarity import Similarity
 
-__all__ = ["BASELINE", "PRIMARY", "Analysis", "Comparison", "HolmTest", "ScoreReport", "Settings", "analyse", "compare"]
+__all__ = ["BASELINE", "PRIMARY", "Analysis", "AnalysisSettings", "HolmTest", "ModelPair", "ScoreReport", "analyse", "compare"]
 
 PRIMARY = "g_nll"
 BASELINE = "length_tokens"
@@ -35,7 +36,7 @@ Column = list[float | None]
 
 
 @dataclass(frozen=True)
-class Settings:
+class AnalysisSettings:
     """How to analyse. ``label`` is the primary rule, ``alpha`` the target error of abstention with risk ``delta``."""
 
     similarity: Similarity | None = None
@@ -47,8 +48,8 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.label not in LABELS:
-            raise ConfigError(f"label: found {self.label!r}, expected one of {', '.join(LABELS)}.")
+        if self.label not in RULES:
+            raise ConfigError(f"label: found {self.label!r}, expected one of {', '.join(RULES)}.")
         for name in ("alpha", "delta"):
             if not 0 < (value := getattr(self, name)) < 1:
                 raise ConfigError(f"{name}: found {value}, expected a number between 0 and 1, such as 0.1.")
@@ -95,7 +96,7 @@ class Analysis:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ModelPair:
     """Two models on one task by one score: AUROC of the first minus that of the second.
 
     ``differ`` lists what is known to differ between them (family, size, precision). Where it is more than one thing, the
@@ -110,7 +111,7 @@ class Comparison:
     differ: tuple[str, ...]
 
 
-def analyse(answers: Answers, settings: Settings) -> Analysis:
+def analyse(answers: Answers, settings: AnalysisSettings) -> Analysis:
     """Every score and metric of a run.
 
     :raises DataError: the labels of the rule asked for are not to be had.
@@ -119,7 +120,7 @@ def analyse(answers: Answers, settings: Settings) -> Analysis:
     if wrong is None:
         raise DataError(f"{answers.path}: {answers.dataset} has no label {settings.label!r} for some answers; try --label f1.")
     columns = _columns(answers.records, settings)
-    rules = {rule: found for rule in LABELS if (found := labels(answers.records, rule)) is not None}
+    rules = {rule: found for rule in RULES if (found := labels(answers.records, rule)) is not None}
     answerable = np.array([record.get("answerable") is not False for record in answers.records])
     reports = {name: _report(name, column, wrong, rules, answerable, settings) for name, column in columns.items()}
     over_primary, over_length = (_tests(columns, wrong, other) for other in (PRIMARY, BASELINE))
@@ -142,12 +143,12 @@ def analyse(answers: Answers, settings: Settings) -> Analysis:
     )
 
 
-def compare(analyses: Sequence[Analysis], scores: Sequence[str] = (PRIMARY, "rw_g_nll")) -> list[Comparison]:
+def compare(analyses: Sequence[Analysis], scores: Sequence[str] = (PRIMARY, "rw_g_nll")) -> list[ModelPair]:
     """All pairs of runs of the same task: paired on the documents they share, unpaired where they share none.
 
     Holm's correction is over the pairs of one task and score.
     """
-    found: list[Comparison] = []
+    found: list[ModelPair] = []
     for dataset in dict.fromkeys(analysis.answers.dataset for analysis in analyses):
         group = [analysis for analysis in analyses if analysis.answers.dataset == dataset]
         for score in scores:
@@ -155,11 +156,11 @@ def compare(analyses: Sequence[Analysis], scores: Sequence[str] = (PRIMARY, "rw_
             pairs = list(combinations(having, 2))
             tests = _corrected([_between(a, b, score) for a, b in pairs])
             for (a, b), test in zip(pairs, tests, strict=True):
-                found.append(Comparison(dataset, score, _name(a, group), _name(b, group), test, _differ(a, b)))
+                found.append(ModelPair(dataset, score, _name(a, group), _name(b, group), test, _differ(a, b)))
     return found
 
 
-def _columns(records: Sequence[Mapping[str, Any]], settings: Settings) -> dict[str, Column]:
+def _columns(records: Sequence[Mapping[str, Any]], settings: AnalysisSettings) -> dict[str, Column]:
     """Score -> values; scores no document has are left out, but for the primary one, which keeps its row."""
     rows: list[dict[str, float | None]] = [free_scores(record) for record in records]
     if settings.similarity is not None:
@@ -178,7 +179,7 @@ def _report(
     wrong: NDArray[np.bool_],
     rules: Mapping[str, NDArray[np.bool_]],
     answerable: NDArray[np.bool_],
-    settings: Settings,
+    settings: AnalysisSettings,
 ) -> ScoreReport:
     return ScoreReport(
         name=name,

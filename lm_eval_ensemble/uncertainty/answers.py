@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lm_eval_ensemble.errors import DataError
-from lm_eval_ensemble.metrics.answers import rouge_l, squad_em, squad_f1
-from lm_eval_ensemble.report.load import TaskRun, first_few, load_runs
+from lm_eval_ensemble.runs.answer import RULES, fault_of, value_of
+from lm_eval_ensemble.runs.load import TaskRun, first_few, load_runs
+from lm_eval_ensemble.runs.samples import Line, document_keys, read
 from lm_eval_ensemble.uncertainty.legacy import FILE_NAME, old_records, run_settings
 from lm_eval_ensemble.uncertainty.origin import UNKNOWN, Origin, from_config, from_old_name
 
-__all__ = ["LABELS", "Answers", "answers_of", "labels", "load_answers"]
+__all__ = ["Answers", "answers_of", "labels", "load_answers"]
 
-# Rule -> the least value of that field of a record that counts as right. The first is the primary one.
-LABELS: dict[str, float] = {"f1": 0.5, "em": 1.0, "rougeL": 0.3, "stored": 0.5}
-_MEASURES = {"f1": squad_f1, "em": squad_em, "rougeL": rouge_l}
-_LISTS = ("logprobs", "tokens", "token_ids", "samples", "entropy", "margin", "references")
-# A server's rounding may put a log-probability this little above 0 (nats).
-_ROUNDING = 1e-3
 _OLD = (
     "a file of earlier experiments: the log-probabilities of runs before 2025-12-08 are those of sampled answers after "
     "temperature and cut-offs, not of greedy ones; RW-G-NLL needs tokens, which it does not hold"
@@ -42,7 +37,7 @@ class Answers:
     run_id: str
     experiment_lot: str
     path: Path
-    keys: tuple[str, ...]
+    keys: tuple[Hashable, ...]
     records: tuple[Mapping[str, Any], ...]
     notes: tuple[str, ...] = ()
     cell: str = ""
@@ -59,13 +54,11 @@ class Answers:
 
 
 def labels(records: Sequence[Mapping[str, Any]], rule: str) -> NDArray[np.bool_] | None:
-    """Whether each answer is wrong, (n,), by a rule of :data:`LABELS`; None if some record cannot tell.
-
-    A missing value is computed from ``answer`` and ``references`` where the rule allows.
-    """
-    values = [_value(record, rule) for record in records]
+    """Whether each answer is wrong, (n,), by a rule of :data:`lm_eval_ensemble.runs.answer.RULES`; None if some record cannot
+    tell."""
+    values = [value_of(record, rule) for record in records]
     known = [value for value in values if value is not None]
-    return np.array(known) < LABELS[rule] if len(known) == len(values) else None
+    return np.array(known) < RULES[rule] if len(known) == len(values) else None
 
 
 def load_answers(paths: Sequence[str | Path]) -> tuple[list[Answers], list[str]]:
@@ -97,34 +90,26 @@ def load_answers(paths: Sequence[str | Path]) -> tuple[list[Answers], list[str]]
     return found, problems
 
 
-def answers_of(run: TaskRun, problems: list[str], samples: Sequence[Mapping[str, Any]] | None = None) -> Answers | None:
+def answers_of(run: TaskRun, problems: list[str], lines: Iterable[Line] | None = None) -> Answers | None:
     """The answers of one task of one run; None, and a line for ``problems``, where it has no records of them.
 
-    :param samples: instead of those of the run's file, in the form they have there.
+    :param lines: instead of those of the run's file, numbered, in the form they have there.
     """
-    if samples is None and run.samples_path is None:
+    if lines is None and run.samples_path is None:
         problems.append(f"{run.results_path}: {run.task} has no samples file; run lm_eval with --log_samples. Left out.")
         return None
-    rows: dict[str, Mapping[str, Any]] = {}
-    told: list[str] = []
-    seen = 0
-    for sample in run.samples(told) if samples is None else samples:
-        seen += 1
-        record = sample.get("uncertainty")
-        if record is None:
-            continue
-        if fault := _fault(record):
-            told.append(f"{run.samples_path}, document {sample['doc_id']}: {fault}. The document is left out.")
-            continue
-        # one sample per filter; the record is the same
-        rows.setdefault(str(sample.get("doc_hash") or record["question"]), record)
-    problems += first_few(told, run.samples_path)
-    if not rows:
+    samples = read(run, lambda sample: (sample.number, sample.content, sample.answer), lines=lines)
+    problems += samples.problems
+    answered = [(number, content, record) for number, content, record in samples.rows if record is not None]
+    if not answered:
         problems.append(
-            f"{run.samples_path}: none of {seen} samples has an 'uncertainty' record; expected a task such as "
+            f"{run.samples_path}: none of {len(samples.rows)} samples has an 'uncertainty' record; expected a task such as "
             "triviaqa_uncertainty. Left out."
         )
         return None
+    records = tuple(record for _, _, record in answered)
+    # Old files have no hashes of their documents: there the question is the document.
+    contents = [content or str(record["question"]) for _, content, record in answered]
     metadata = run.task_config.get("metadata")
     lot = metadata.get("experiment_lot") if isinstance(metadata, Mapping) else None
     return Answers(
@@ -134,8 +119,8 @@ def answers_of(run: TaskRun, problems: list[str], samples: Sequence[Mapping[str,
         run_id=run.date,
         experiment_lot=str(lot or run.grid or run.results_path.resolve().parent.parent.name),
         path=run.results_path,
-        keys=tuple(rows),
-        records=tuple(rows.values()),
+        keys=tuple(document_keys([number for number, _, _ in answered], contents)),
+        records=records,
         notes=(_DRAWN,) if _is_drawn(run) else (),
         cell=run.cell,
     )
@@ -156,11 +141,13 @@ def _is_drawn(run: TaskRun) -> bool:
 
 def _old_run(file: Path, problems: list[str]) -> Answers:
     rows: dict[str, Mapping[str, Any]] = {}
-    for key, record in old_records(file, problems):
-        if fault := _fault(record):
-            problems.append(f"{file}, entry {key!r}: {fault}. The entry is left out.")
+    told: list[str] = []
+    for key, record in old_records(file, told):
+        if fault := fault_of(record):
+            told.append(f"{file}, entry {key!r}: {fault}. The entry is left out.")
         else:
             rows[key] = record
+    problems += first_few(told, file)
     if not rows:
         raise DataError(f"{file}: holds no readable entry.")
     settings = run_settings(file)
@@ -178,63 +165,3 @@ def _old_run(file: Path, problems: list[str]) -> Answers:
         records=tuple(rows.values()),
         notes=(_OLD,),
     )
-
-
-def _fault(record: Any) -> str | None:
-    """What makes a record unusable, in words; None if nothing does."""
-    if not isinstance(record, Mapping):
-        return f"'uncertainty' is {type(record).__name__}, expected an object"
-    if not isinstance(record.get("question"), str):
-        return "'uncertainty' has no question"
-    for name in _LISTS:
-        if record.get(name) is not None and not isinstance(record[name], list):
-            return f"'uncertainty.{name}' is {type(record[name]).__name__}, expected a list or null"
-    if not isinstance(record.get("answer"), str):
-        return "'uncertainty' has no answer"
-    for name in LABELS:
-        if (value := record.get(name)) is not None and not (_is_number(value) and 0 <= value <= 1):
-            return f"'uncertainty.{name}' is {_shown(value)}, expected a number from 0 to 1"
-    if fault := _token_fault(record, "uncertainty"):
-        return fault
-    for sample in record.get("samples") or []:
-        if not (isinstance(sample, Mapping) and isinstance(sample.get("text"), str)):
-            return "'uncertainty.samples' holds something without a text"
-        if fault := _token_fault(sample, "uncertainty.samples"):
-            return fault
-    return None
-
-
-def _token_fault(record: Mapping[str, Any], where: str) -> str | None:
-    """What is wrong with the tokens and log-probabilities of an answer or of a sample."""
-    for name in ("logprobs", "tokens", "token_ids"):
-        if record.get(name) is not None and not isinstance(record[name], list):
-            return f"'{where}.{name}' is {type(record[name]).__name__}, expected a list or null"
-    if not all(isinstance(token, str) for token in record.get("tokens") or []):
-        return f"'{where}.tokens' holds something that is no text"
-    for value in [*(record.get("logprobs") or []), record.get("stop_logprob")]:
-        # not-a-number is a number that is not known, as null is
-        if value is not None and value == value and not (_is_number(value) and value <= _ROUNDING):
-            return f"'{where}.logprobs' holds {_shown(value)}, expected log-probabilities, which are 0 or below"
-    return None
-
-
-def _is_number(value: Any) -> bool:
-    """A number that fits a float; not-a-number is none."""
-    try:
-        return isinstance(value, int | float) and float(value) == value
-    except OverflowError:
-        return False
-
-
-def _shown(value: Any) -> str:
-    return str(value) if isinstance(value, float) or _is_number(value) else type(value).__name__
-
-
-def _value(record: Mapping[str, Any], rule: str) -> float | None:
-    value = record.get(rule)
-    if isinstance(value, int | float):
-        return float(value)
-    references = record.get("references")
-    if rule not in _MEASURES or references is None:
-        return None
-    return _MEASURES[rule](record["answer"], [str(reference) for reference in references])

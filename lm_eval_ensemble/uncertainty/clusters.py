@@ -12,12 +12,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lm_eval_ensemble.errors import ConfigError, did_you_mean
 from lm_eval_ensemble.metrics.answers import normalise
 from lm_eval_ensemble.uncertainty.relevance import with_question
 from lm_eval_ensemble.uncertainty.similarity import Pair
 
-__all__ = ["Clusters", "MatchClusters", "NLIClusters", "clusters_from"]
+__all__ = ["Clusters", "MatchClusters", "NLIClusters"]
 
 
 class Clusters(Protocol):
@@ -69,20 +68,3 @@ class NLIClusters:
         asked = sorted({p for a, b in pairs if a != b for p in ((a, b), (b, a))}, key=lambda p: (len(p[0]) + len(p[1]), p))
         entailed = dict(zip(asked, self._entails(asked).tolist(), strict=True)) if asked else {}
         return [a == b or (entailed[a, b] and entailed[b, a]) for a, b in pairs]
-
-
-def clusters_from(spec: str, device: str | None = None) -> Clusters:
-    """The clusters a command line names: ``match``, or ``nli:ID or FOLDER`` of a model with a label 'entailment'.
-
-    :raises ConfigError: an unknown name.
-    :raises ModelError: the model is missing or of another kind.
-    """
-    kind, _, source = spec.partition(":")
-    if kind == "nli" and source:
-        from lm_eval_ensemble.uncertainty.models import Entailment  # torch and transformers
-
-        model = Entailment(source, device)
-        return NLIClusters(model, model.name)
-    if spec != "match":
-        raise ConfigError(f"clusters {spec!r} are unknown.{did_you_mean(spec, ['match', 'nli:ID_OR_FOLDER'])}")
-    return MatchClusters()

@@ -9,14 +9,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lm_eval_ensemble.errors import ConfigError, DataError
+from lm_eval_ensemble.errors import ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:
-    from lm_eval_ensemble.uncertainty.analysis import Analysis, Comparison
+    from lm_eval_ensemble.uncertainty.analysis import Analysis, ModelPair
+    from lm_eval_ensemble.uncertainty.clusters import Clusters
+    from lm_eval_ensemble.uncertainty.similarity import Memo, Similarity
 
 # scipy takes a second to import: --help and the other commands do without, so the work is imported in main.
 
-__all__ = ["add_arguments", "analyse_runs", "main"]
+__all__ = ["add_arguments", "analyse_runs", "clusters_from", "main", "similarity_from"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,23 +88,21 @@ def analyse_runs(
     clusters: str = "match",
     device: str | None = None,
     **plain: Any,
-) -> tuple[list[Analysis], list[Comparison], list[str], dict[str, Any]]:
+) -> tuple[list[Analysis], list[ModelPair], list[str], dict[str, Any]]:
     """The runs analysed and compared, what could not be used, and the settings as they go into the files.
 
     :param plain: fields of ``analysis.Settings``; left out ones take its defaults.
     :raises ConfigError: a setting is out of range or names nothing.
     :raises DataError: nothing usable is there.
     """
-    from lm_eval_ensemble.uncertainty.analysis import Settings, analyse, compare
+    from lm_eval_ensemble.uncertainty.analysis import AnalysisSettings, analyse, compare
     from lm_eval_ensemble.uncertainty.answers import load_answers
-    from lm_eval_ensemble.uncertainty.clusters import clusters_from
-    from lm_eval_ensemble.uncertainty.similarity import similarity_from
 
     # The plain settings are checked before a model is loaded, and files are read before that too.
-    Settings(**plain)
+    AnalysisSettings(**plain)
     answers, problems = load_answers(paths)
     model = similarity_from(similarity, device) if similarity else None
-    settings = Settings(model, clusters_from(clusters, device), **plain)
+    settings = AnalysisSettings(model, clusters_from(clusters, device), **plain)
     analyses = []
     for run in answers:
         try:
@@ -112,6 +112,44 @@ def analyse_runs(
     told = {name: getattr(settings, name) for name in ("label", "alpha", "delta", "draws", "seed")}
     shown = {**told, "similarity": model and model.name, "clusters": settings.clusters.name}
     return analyses, compare(analyses), problems, shown
+
+
+def similarity_from(spec: str, device: str | None = None) -> Memo:
+    """The similarity a command line names (``uncertainty.similarity``), behind a :class:`Memo`.
+
+    :raises ConfigError: an unknown name.
+    :raises ModelError: the model is missing or of another kind.
+    """
+    from lm_eval_ensemble.uncertainty.similarity import Constant, Memo, NGram
+
+    kind, _, source = spec.partition(":")
+    if kind == "cross-encoder" and source:
+        from lm_eval_ensemble.uncertainty.models import CrossEncoder  # torch and transformers
+
+        return Memo(CrossEncoder(source, device))
+    plain: dict[str, Similarity] = {"constant": Constant(), "ngram": NGram()}
+    if spec not in plain:
+        raise ConfigError(f"similarity {spec!r} is unknown.{did_you_mean(spec, [*plain, 'cross-encoder:ID_OR_FOLDER'])}")
+    return Memo(plain[spec])
+
+
+def clusters_from(spec: str, device: str | None = None) -> Clusters:
+    """The clusters a command line names: ``match``, or ``nli:ID or FOLDER`` of a model with a label 'entailment'.
+
+    :raises ConfigError: an unknown name.
+    :raises ModelError: the model is missing or of another kind.
+    """
+    from lm_eval_ensemble.uncertainty.clusters import MatchClusters, NLIClusters
+
+    kind, _, source = spec.partition(":")
+    if kind == "nli" and source:
+        from lm_eval_ensemble.uncertainty.models import Entailment  # torch and transformers
+
+        model = Entailment(source, device)
+        return NLIClusters(model, model.name)
+    if spec != "match":
+        raise ConfigError(f"clusters {spec!r} are unknown.{did_you_mean(spec, ['match', 'nli:ID_OR_FOLDER'])}")
+    return MatchClusters()
 
 
 def _write(path: Path | None, write: Callable[[Path], None]) -> list[str]:

@@ -92,24 +92,28 @@ def load_pickle(path: Path) -> Any:
 def old_records(path: Path, problems: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(document id, record) in the form of a samples file; RW-G-NLL is not to be had, as the tokens were not saved.
 
-    :param problems: takes one line per entry that is not of the expected form.
+    :param problems: takes one line per fault of entries that are not of the expected form.
     :raises DataError: the file is no dict of entries, or see :func:`load_pickle`.
     """
     content = load_pickle(path)
     if not isinstance(content, dict):
         raise DataError(f"{path}: found {type(content).__name__}, expected a dict of document id -> answers.")
+    faults: dict[str, list[Any]] = {}
     for key, entry in content.items():
         try:
             yield str(key), _record(entry)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            problems.append(f"{path}, entry {key!r}: {type(error).__name__}: {error}; the entry is left out.")
+            faults.setdefault(f"{type(error).__name__}: {error}", []).append(key)
+    # Many equal faults are one: the file is of another form.
+    for fault, keys in faults.items():
+        where = f"entry {keys[0]!r}" if len(keys) == 1 else f"{len(keys)} entries, the first {keys[0]!r}"
+        problems.append(f"{path}, {where}: {fault}; left out.")
 
 
 def _record(entry: Mapping[str, Any]) -> dict[str, Any]:
     best = entry["most_likely_answer"]
     text = str(best["response"])
-    answers = (entry.get("reference") or {}).get("answers") or {}
-    references = [str(answer) for answer in answers.get("text", [])]
+    references = _references(entry.get("reference"))
     answerable = bool(references)
     accuracy = None if best.get("accuracy") is None else float(best["accuracy"])
     known = "reference" in entry
@@ -119,7 +123,7 @@ def _record(entry: Mapping[str, Any]) -> dict[str, Any]:
         "raw": text,
         "tokens": None,
         "token_ids": None,
-        "logprobs": _numbers(best["token_log_likelihoods"]),
+        "logprobs": _numbers(best.get("token_log_likelihoods")),
         "stop_logprob": None,
         "stop_kind": None,
         "source": "generation",
@@ -132,6 +136,16 @@ def _record(entry: Mapping[str, Any]) -> dict[str, Any]:
         "answerable": answerable if known else True,
         "samples": [_sample(response) for response in entry.get("responses") or []],
     }
+
+
+def _references(given: Any) -> list[str]:
+    """The accepted answers: those under ``answers``, or, as in forks of the format, one text or a list of texts."""
+    if isinstance(given, str):
+        return [given]
+    if isinstance(given, list | tuple):
+        return [str(answer) for answer in given]
+    answers = (given or {}).get("answers") or {}
+    return [str(answer) for answer in (answers.get("text", []) if isinstance(answers, Mapping) else answers)]
 
 
 def _sample(response: Sequence[Any]) -> dict[str, Any]:

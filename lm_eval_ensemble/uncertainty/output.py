@@ -11,8 +11,8 @@ from typing import Any
 
 from lm_eval_ensemble.metrics.rejection import CURVES
 from lm_eval_ensemble.metrics.uncertainty import Estimate
-from lm_eval_ensemble.uncertainty.analysis import BASELINE, PRIMARY, Analysis, Comparison, HolmTest, ScoreReport
-from lm_eval_ensemble.uncertainty.answers import LABELS
+from lm_eval_ensemble.runs.answer import RULES
+from lm_eval_ensemble.uncertainty.analysis import BASELINE, PRIMARY, Analysis, HolmTest, ModelPair, ScoreReport
 
 __all__ = ["COLUMNS", "as_json", "as_text", "comparisons_text", "csv_row", "write_csv", "write_json"]
 
@@ -46,7 +46,7 @@ def as_text(analysis: Analysis) -> str:
     return "\n".join(lines)
 
 
-def comparisons_text(comparisons: Sequence[Comparison]) -> str:
+def comparisons_text(comparisons: Sequence[ModelPair]) -> str:
     """One line per pair of models; empty without any."""
     if not comparisons:
         return ""
@@ -63,7 +63,7 @@ def comparisons_text(comparisons: Sequence[Comparison]) -> str:
 
 
 def _rows(analysis: Analysis) -> list[list[str]]:
-    rules = [rule for rule in LABELS if rule in next(iter(analysis.reports.values())).by_label]
+    rules = [rule for rule in RULES if rule in next(iter(analysis.reports.values())).by_label]
     others = [rule for rule in rules if rule != analysis.label]
     some_unanswerable = any(report.unanswerable for report in analysis.reports.values())
     head = ["score", "AUROC", "95 %", *(f"by {rule}" for rule in others), "- length", "p", "- g_nll", "p", "rank"]
@@ -100,7 +100,7 @@ def _abstention_line(analysis: Analysis) -> str:
     return f"{target}: {rule}; {_percent(found.coverage)} answered here, {_percent(found.error)} of them wrong"
 
 
-def as_json(analyses: Sequence[Analysis], comparisons: Sequence[Comparison], settings: Mapping[str, Any]) -> dict[str, Any]:
+def as_json(analyses: Sequence[Analysis], comparisons: Sequence[ModelPair], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Everything, without NaN: null with a reason; infinity as null."""
     return {
         "settings": dict(settings),
@@ -209,7 +209,7 @@ def _area(report: ScoreReport) -> Estimate:
 
 
 def _rule(name: str) -> str:
-    return f"{name} >= {LABELS[name]:g}"
+    return f"{name} >= {RULES[name]:g}"
 
 
 def _gap(test: HolmTest | None) -> list[str]:

@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lm_eval_ensemble.uncertainty.scores import free_scores
+from lm_eval_ensemble.metrics.answer_scores import free_scores
 from lm_eval_ensemble.uncertainty.similarity import Pair, Similarity
 
 __all__ = ["RELEVANCE_SCORES", "relevance_scores", "relevances", "token_pairs", "weighted_nll", "with_question"]

@@ -24,10 +24,10 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+from lm_eval_ensemble.metrics.answer_scores import free_scores
 from lm_eval_ensemble.metrics.answers import rouge_l
 from lm_eval_ensemble.uncertainty.clusters import Clusters
 from lm_eval_ensemble.uncertainty.relevance import relevance_scores, with_question
-from lm_eval_ensemble.uncertainty.scores import free_scores
 from lm_eval_ensemble.uncertainty.similarity import Similarity
 
 __all__ = ["SAMPLED_SCORES", "entropy_of", "lexical_dissimilarity", "sampled_scores", "sentence_sar"]

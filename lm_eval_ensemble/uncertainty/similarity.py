@@ -17,9 +17,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lm_eval_ensemble.errors import ConfigError, ModelError, did_you_mean
+from lm_eval_ensemble.errors import ModelError
 
-__all__ = ["Constant", "Memo", "NGram", "Pair", "Similarity", "similarity_from"]
+__all__ = ["Constant", "Memo", "NGram", "Pair", "Similarity"]
 
 Pair = tuple[str, str]
 
@@ -74,23 +74,6 @@ class Memo:
                 )
             self._known.update(zip(new, np.clip(values, 0.0, 1.0).tolist(), strict=True))
         return np.array([self._known[pair] for pair in pairs])
-
-
-def similarity_from(spec: str, device: str | None = None) -> Memo:
-    """The similarity a command line names (see the module's text), behind a :class:`Memo`.
-
-    :raises ConfigError: an unknown name.
-    :raises ModelError: the model is missing or of another kind.
-    """
-    kind, _, source = spec.partition(":")
-    if kind == "cross-encoder" and source:
-        from lm_eval_ensemble.uncertainty.models import CrossEncoder  # torch and transformers
-
-        return Memo(CrossEncoder(source, device))
-    plain: dict[str, Similarity] = {"constant": Constant(), "ngram": NGram()}
-    if spec not in plain:
-        raise ConfigError(f"similarity {spec!r} is unknown.{did_you_mean(spec, [*plain, 'cross-encoder:ID_OR_FOLDER'])}")
-    return Memo(plain[spec])
 
 
 @lru_cache(maxsize=4096)

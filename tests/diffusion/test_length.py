@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm_eval_ensemble.diffusion.length import DEFAULT_FIXED, FIXED_MEAN, Choice, LengthPolicy, Search
+from lm_eval_ensemble.diffusion.length import DEFAULT_FIXED, FIXED_MEAN, LengthChoice, LengthPolicy, Search
 from lm_eval_ensemble.errors import ConfigError
 from lm_eval_ensemble.types import InfillRequest
 
@@ -27,17 +27,17 @@ POLICIES = [
 ]
 
 
-def choose(policy: str | None, limit: int = 64, **fields: Any) -> Choice:
+def choose(policy: str | None, limit: int = 64, **fields: Any) -> LengthChoice:
     request = InfillRequest("p", "s", task="t", doc_id=3, **fields)
     return LengthPolicy.parse(policy, limit).candidates(request, len)
 
 
 def test_policies() -> None:
-    assert choose("oracle", reference="abc") == Choice("oracle", [3])
-    assert choose("ar", reference="abc", hint="abcde") == Choice("ar", [5], 5)
-    assert choose("fixed:7") == Choice("fixed:7", [7])
-    assert choose("ar:2", hint="abcde") == Choice("ar:2", [3, 4, 5, 6, 7], 5)
-    assert choose("search") == Choice("search", [1, 2, 4, 8, 16, 32, 64])
+    assert choose("oracle", reference="abc") == LengthChoice("oracle", [3])
+    assert choose("ar", reference="abc", hint="abcde") == LengthChoice("ar", [5], 5)
+    assert choose("fixed:7") == LengthChoice("fixed:7", [7])
+    assert choose("ar:2", hint="abcde") == LengthChoice("ar:2", [3, 4, 5, 6, 7], 5)
+    assert choose("search") == LengthChoice("search", [1, 2, 4, 8, 16, 32, 64])
 
 
 @pytest.mark.parametrize("policy", ["grid:4+2+ar", "grid:4,2,ar"])
@@ -55,8 +55,8 @@ def test_fixed_mean_is_the_five_published_lengths() -> None:
 
 def test_default_prefers_the_reference_then_the_partner() -> None:
     assert choose(None, reference="abc", hint="abcde").mode == "oracle"
-    assert choose(None, hint="abcde") == Choice("ar", [5], 5)
-    assert choose(None) == Choice(f"fixed:{DEFAULT_FIXED}", [DEFAULT_FIXED])
+    assert choose(None, hint="abcde") == LengthChoice("ar", [5], 5)
+    assert choose(None) == LengthChoice(f"fixed:{DEFAULT_FIXED}", [DEFAULT_FIXED])
 
 
 @given(
@@ -92,7 +92,7 @@ def test_a_blank_or_endless_answer_of_the_partner_is_not_believed(hint: str) -> 
 
 
 def test_distance_from_the_partner_costs_half_a_nat_a_token() -> None:
-    choice = Choice("ar:2", [3, 4, 5, 6, 7], 5)
+    choice = LengthChoice("ar:2", [3, 4, 5, 6, 7], 5)
     assert choice.best({3: 0, 4: 0, 5: 0, 6: 0, 7: 0}) == 5
     assert choice.best({3: 0, 4: 0, 5: 0, 6: 0.4, 7: 0.9}) == 5
     assert choice.best({3: 0, 4: 0, 5: 0, 6: 0.6, 7: 0.9}) == 6

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lm_eval_ensemble.diffusion.likelihood import (
-    Estimate,
+    LikelihoodBound,
     chain_logprobs,
     elbo,
     onepass_logprobs,
@@ -140,7 +140,7 @@ def test_uniform_logits_give_log_vocabulary(diffusion: Any, return_x: Row) -> No
 def test_an_empty_middle_is_certain(diffusion: Any) -> None:
     gap = row(diffusion, "x = 1\n", "", "y = 2\n")
     assert diffusion.chain_logprobs([gap]) == diffusion.pseudo_logprobs([gap]) == diffusion.onepass_logprobs([gap]) == [[]]
-    assert diffusion.elbo([gap], names=[()]) == [Estimate(0.0, 0.0, 0)]
+    assert diffusion.elbo([gap], names=[()]) == [LikelihoodBound(0.0, 0.0, 0)]
 
 
 def test_one_sample_is_refused(diffusion: Any, return_x: Row) -> None:

@@ -198,7 +198,7 @@ def test_a_peer_that_ended_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> Non
     def closed(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("Connection closed by peer [127.0.0.1]:1")
 
-    lm = ranks.Ranked()
+    lm = ranks.OneOfSeveral()
     lm._rank, lm._world_size = 1, 2
     monkeypatch.setattr(torch.distributed, "barrier", closed)
     with pytest.raises(HostError, match=r"Process 1 of 2 waited for the others, and one of them has ended"):
@@ -207,7 +207,7 @@ def test_a_peer_that_ended_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_row_that_no_document_of_a_process_has_is_empty_there(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[Any] = []
-    lm = ranks.Ranked()
+    lm = ranks.OneOfSeveral()
     lm._rank, lm._world_size = 0, 2
     monkeypatch.setattr(torch.distributed, "gather_object", lambda value, found, dst: sent.append(value))
     lm.gather_object({"task": {("accuracy", "none"): [1.0]}})

@@ -12,7 +12,7 @@ import torch
 from lm_eval_ensemble.errors import ConfigError
 from lm_eval_ensemble.fim import LAYOUTS, find_layout
 from lm_eval_ensemble.harness.scored_lm import ScoredHF
-from lm_eval_ensemble.scoring.passes import Job, run_pass
+from lm_eval_ensemble.scoring.passes import PassJob, run_pass
 from lm_eval_ensemble.types import InfillRequest
 from tests.harness.families import FAMILIES, save_checkpoint
 
@@ -108,7 +108,7 @@ def test_the_fim_score_ends_with_the_familys_token(checkpoint: tuple[str, str], 
             return [[0.0] * (len(span.ids) - span.start) for span in spans]
 
     spy: Any = Spy()
-    run_pass("fim", spy, [Job(InfillRequest("def f(", "return a + b"), "a")])
+    run_pass("fim", spy, [PassJob(InfillRequest("def f(", "return a + b"), "a")])
     expected = LAYOUTS[checkpoint[0]].end or FAMILIES[checkpoint[0]].eos
     assert model.tokenizer.convert_ids_to_tokens(seen[0].ids[-1]) == expected
 

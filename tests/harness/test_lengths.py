@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from lm_eval_ensemble import ensemble
 from lm_eval_ensemble.config import DiffusionConfig, MemberConfig, parse_settings
-from lm_eval_ensemble.diffusion.confidence import Bias, Probe, Signals, Table, fingerprint, newline_ids, read_signals
+from lm_eval_ensemble.diffusion.confidence import Bias, LengthBias, Probe, Signals, fingerprint, newline_ids, read_signals
 from lm_eval_ensemble.diffusion.length import FIXED_MEAN
 from lm_eval_ensemble.errors import ConfigError, HostError
 from lm_eval_ensemble.harness.diffusion_lm import DiffusionInfill
@@ -71,7 +71,7 @@ def test_signals_are_read_off_the_masks(diffusion: DiffusionInfill) -> None:
 
 
 def test_a_table_is_linear_in_the_logarithm() -> None:
-    table = Table((2, 8), (1.0, 3.0), confidence=2.0, one_line=0.5)
+    table = LengthBias((2, 8), (1.0, 3.0), confidence=2.0, one_line=0.5)
     signals = Signals(0.5, -2.0)
     assert [table.score(signals, n) for n in (1, 2, 4, 8, 99)] == pytest.approx([1, 1, 2, 3, 3])
 

@@ -16,7 +16,7 @@ from lm_eval_ensemble.harness import recorder
 from lm_eval_ensemble.harness.base import alone
 from lm_eval_ensemble.harness.recorder import Answer, Detail
 from lm_eval_ensemble.harness.scored_lm import ScoredHF
-from lm_eval_ensemble.metrics.infill import record
+from lm_eval_ensemble.runs.samples import record
 from lm_eval_ensemble.types import Candidate, Completion, InfillRequest
 
 PROMPTS = [

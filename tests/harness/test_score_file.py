@@ -12,7 +12,8 @@ import pytest
 from lm_eval_ensemble.cli import main
 from lm_eval_ensemble.errors import ConfigError, DataError
 from lm_eval_ensemble.harness import score_file as module
-from lm_eval_ensemble.harness.score_file import Options, read_gaps, score_file
+from lm_eval_ensemble.harness.gaps import ScoreOptions, read_gaps
+from lm_eval_ensemble.harness.score_file import score_file
 
 TINY = {"preset": "tiny"}
 
@@ -75,7 +76,7 @@ def test_scores_equal_those_of_a_run(evaluate: Any, tmp_path: Path) -> None:
     ]
     path = tmp_path / "run.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    results = score_file(path, Options(tmp_path / "out", TINY, member_field="member", batch_size=3))
+    results = score_file(path, ScoreOptions(tmp_path / "out", TINY, member_field="member", batch_size=3))
     for before, after in zip(found, samples_of(results), strict=True):
         one, two = before["selection"], after["selection"]
         assert (one["winner"], one["reason"]) == (two["winner"], two["reason"])
@@ -88,7 +89,7 @@ def test_scores_equal_those_of_a_run(evaluate: Any, tmp_path: Path) -> None:
 def test_an_interrupted_run_goes_on(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lm_eval_ensemble.harness import scored_run
 
-    options = Options(tmp_path / "out", TINY, chunk=1, judge=None)
+    options = ScoreOptions(tmp_path / "out", TINY, chunk=1, judge=None)
     original = scored_run.ScoredRun.samples
     asked: list[list[int]] = []
 
@@ -115,7 +116,7 @@ def test_an_interrupted_run_goes_on(file: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(scored_run, "ScoredRun", lambda options: pytest.fail("loaded"))
     score_file(file, options)
     with pytest.raises(pytest.fail.Exception, match="loaded"):
-        score_file(file, Options(tmp_path / "out", {**TINY, "score": "fim"}, chunk=1, judge=None))
+        score_file(file, ScoreOptions(tmp_path / "out", {**TINY, "score": "fim"}, chunk=1, judge=None))
 
 
 def test_files_count_by_their_content(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +126,7 @@ def test_files_count_by_their_content(file: Path, tmp_path: Path, monkeypatch: p
     numbers = tmp_path / "numbers.json"
     fitted = {"rule": "fim", "members": {name: {"mean": 0.0, "sd": 1.0} for name in ("dllm", "fim", "file")}}
     arguments = {**TINY, "selector": "centred", "selector_file": str(numbers)}
-    options = Options(tmp_path / "out", arguments, judge=None)
+    options = ScoreOptions(tmp_path / "out", arguments, judge=None)
     numbers.write_text(json.dumps({"version": 1, "origin": {"by": "hand"}, "numbers": fitted}))
     score_file(file, options)
     monkeypatch.setattr(scored_run, "ScoredRun", lambda options: pytest.fail("loaded"))
@@ -140,12 +141,12 @@ def test_changed_data_are_scored_again(
     file: Path, tmp_path: Path, toy: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same ids and completions, but another program around the second gap: only that one is new."""
-    from lm_eval_ensemble.harness import scored_run
+    from lm_eval_ensemble.harness import gaps, scored_run
 
-    options = Options(tmp_path / "out", TINY, task="infill_toy", judge=None)
+    options = ScoreOptions(tmp_path / "out", TINY, task="infill_toy", judge=None)
     score_file(file, options)
     changed = [{**d, "suffix": d["suffix"] + "\n# more\n"} if i == 1 else d for i, d in enumerate(toy)]
-    for place in (module, scored_run):
+    for place in (gaps, scored_run):
         monkeypatch.setattr(place, "load_documents", lambda name, folder: changed)
     asked: list[int] = []
     original = scored_run.ScoredRun.samples
@@ -164,7 +165,7 @@ def test_half_an_emoji_is_scored_and_written(toy: list[dict[str, Any]], tmp_path
     path = tmp_path / "halves.jsonl"
     texts = ["    return '\ud83d'\n", "    return '\ufffd'\n"]
     path.write_text("".join(json.dumps({"task_id": toy[0]["task_id"], "completion": text}) + "\n" for text in texts))
-    (sample,) = samples_of(score_file(path, Options(tmp_path / "out", TINY, task="infill_toy")))
+    (sample,) = samples_of(score_file(path, ScoreOptions(tmp_path / "out", TINY, task="infill_toy")))
     half, whole = sample["selection"]["candidates"]
     assert [half["text"], whole["text"]] == texts
     assert half["scores"] == whole["scores"]
@@ -174,7 +175,7 @@ def test_half_an_emoji_is_scored_and_written(toy: list[dict[str, Any]], tmp_path
 
 def test_bad_files_are_told(file: Path, tmp_path: Path, capsys: Any) -> None:
     bad = tmp_path / "bad.jsonl"
-    options = Options(tmp_path / "out", TINY)
+    options = ScoreOptions(tmp_path / "out", TINY)
     bad.write_text('{"task_id": "infill_toy/nobody/line0", "completion": "x"}\n{"task_id": "b", "completion": "x"}\n')
     with pytest.raises(DataError, match=r"2 of 2 task ids are unknown: 'infill_toy/nobody/line0' \(line 1\), 'b' \(line 2\)"):
         read_gaps(bad, options)
@@ -185,9 +186,9 @@ def test_bad_files_are_told(file: Path, tmp_path: Path, capsys: Any) -> None:
     with pytest.raises(DataError, match="holds no completion"):
         read_gaps(bad, options)
     with pytest.raises(ConfigError, match="is no data set"):
-        read_gaps(file, Options(tmp_path / "out", TINY, task="infill_tyo"))
+        read_gaps(file, ScoreOptions(tmp_path / "out", TINY, task="infill_tyo"))
     with pytest.raises(DataError, match="line 1: found no text under 'author'"):
-        read_gaps(file, Options(tmp_path / "out", TINY, member_field="author"))
+        read_gaps(file, ScoreOptions(tmp_path / "out", TINY, member_field="author"))
     command = ["score", str(file), "--model_args", "preset=tiny"]
     assert main(command) == 2
     assert "--confirm_run_unsafe_code" in capsys.readouterr().err
@@ -197,10 +198,10 @@ def test_bad_files_are_told(file: Path, tmp_path: Path, capsys: Any) -> None:
 
 
 def test_members_of_a_file_and_ids_of_other_sets(file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    gaps = read_gaps(file, Options(tmp_path, TINY, member_field="run", limit=2))
+    gaps = read_gaps(file, ScoreOptions(tmp_path, TINY, member_field="run", limit=2))
     assert [[(c.member, c.sample) for c in gap.candidates] for gap in gaps] == [[("one", 0), ("two", 0)]] * 2
     with gzip.open(file, "at") as stream:
         stream.write('{"task_id": "elsewhere", "completion": "x"}\n')
     with caplog.at_level("WARNING", module.__name__):
-        assert len(read_gaps(file, Options(tmp_path, TINY, task="infill_toy"))) == 3
+        assert len(read_gaps(file, ScoreOptions(tmp_path, TINY, task="infill_toy"))) == 3
     assert "1 of 4 task ids do not belong to infill_toy" in caplog.text

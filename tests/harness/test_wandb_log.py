@@ -16,8 +16,7 @@ import pytest
 
 from lm_eval_ensemble.harness.wandb_log import extend, flat, sample_table
 from lm_eval_ensemble.report.figures import figures
-from lm_eval_ensemble.report.records import read_rows
-from tests.report.helpers import candidate, ensemble_sample, record
+from tests.report.helpers import candidate, ensemble_sample, read_lines, record
 
 ANSWERS = Path(__file__).resolve().parent.parent / "fixtures" / "answers" / "qa_float32"
 
@@ -231,8 +230,8 @@ def test_only_numbers_are_figures() -> None:
 def test_the_table_has_a_line_per_completion() -> None:
     own = record([candidate("a", "one", True, 1.0), candidate("b", "two", False, 3.0)], 0)
     samples = [ensemble_sample(0, own, "P/0"), ensemble_sample(1, {**own, "completions": [own, own]}, "P/1")]
-    rows = read_rows(enumerate(samples, 1), "pass@1", "none", "here", [])
-    columns, lines = sample_table(rows, samples)
+    rows, _ = read_lines(samples)
+    columns, lines = sample_table(rows)
     assert [len(line) for line in lines] == [len(columns)] * 3
     assert dict(zip(columns, lines[0], strict=True)) == {
         "doc_id": "0",

@@ -89,12 +89,13 @@ def test_the_bootstrap_of_a_ratio_agrees_with_scipy() -> None:
         n_resamples=10_000,
         rng=np.random.default_rng(1),
     ).confidence_interval
-    found = cluster_bootstrap(right, decisive, clusters)
+    (found, twice) = cluster_bootstrap([(right, decisive), (2 * right, decisive)], clusters)
     assert found == pytest.approx((expected.low, expected.high), abs=0.01)
-    assert cluster_bootstrap(right, decisive, clusters) == found  # seeded
+    assert cluster_bootstrap([(right, decisive)], clusters) == [found]  # seeded
+    assert twice == pytest.approx((2 * found[0], 2 * found[1]) if found else None)  # the same resamples
 
 
 def test_a_ratio_over_nothing_has_no_interval() -> None:
-    assert cluster_bootstrap([0, 0], [0, 0], "ab") is None
+    assert cluster_bootstrap([([0, 0], [0, 0])], "ab") == [None]
     # One decisive cluster of three: 30 % of the resamples miss it.
-    assert cluster_bootstrap([1, 0, 0], [1, 0, 0], "abc") is None
+    assert cluster_bootstrap([([1, 0, 0], [1, 0, 0])], "abc") == [None]

@@ -12,17 +12,18 @@ import pytest
 from lm_eval_ensemble.metrics.clustered import wilson
 from lm_eval_ensemble.plots import infill
 from lm_eval_ensemble.plots.style import Missing, plain, render, unit_of
-from lm_eval_ensemble.report.load import load_runs
-from lm_eval_ensemble.report.records import Answer
-from lm_eval_ensemble.report.run import read_run
+from lm_eval_ensemble.report.records import Measured
+from lm_eval_ensemble.report.run import report_of
+from lm_eval_ensemble.runs.load import load_runs
 from tests.report.helpers import FIXTURES, candidate, ensemble_sample, record, write_run
 
-Run = tuple[dict[str, Any], list[Answer]]
+Run = tuple[dict[str, Any], list[Measured]]
 
 
 def run_of(folder: Path) -> Run:
     (run,), _ = load_runs([folder])
-    return read_run(run, [])
+    report = report_of(run)
+    return dict(report.content), list(report.rows)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from lm_eval_ensemble.plots import uncertainty as plots
 from lm_eval_ensemble.plots.findings import uncertainty_findings, uncertainty_table
 from lm_eval_ensemble.plots.models import aliasing, models_of
 from lm_eval_ensemble.plots.style import Missing, render
-from lm_eval_ensemble.uncertainty.analysis import Analysis, Settings, analyse
+from lm_eval_ensemble.uncertainty.analysis import Analysis, AnalysisSettings, analyse
 from lm_eval_ensemble.uncertainty.answers import load_answers
 from tests.plots.grid import DATASETS, MODELS, write_grid
 
@@ -24,7 +24,7 @@ REAL = Path(__file__).resolve().parent.parent / "fixtures" / "answers"
 def analyses_of(*paths: Path) -> list[Analysis]:
     answers, problems = load_answers(paths)
     assert problems == []
-    return [analyse(own, Settings(draws=0)) for own in answers]
+    return [analyse(own, AnalysisSettings(draws=0)) for own in answers]
 
 
 @pytest.fixture(scope="module")

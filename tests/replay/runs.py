@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from lm_eval_ensemble.metrics.infill import document_rows
+from lm_eval_ensemble.runs.rows import document_rows
 from lm_eval_ensemble.selection import SELECTORS, Case, make_selector
 from lm_eval_ensemble.types import RUN, Candidate, Scored, Selection
 

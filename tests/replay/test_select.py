@@ -13,8 +13,8 @@ import pytest
 
 from lm_eval_ensemble.cli import main
 from lm_eval_ensemble.errors import ConfigError, DataError
-from lm_eval_ensemble.metrics.infill import selection_accuracy
 from lm_eval_ensemble.replay.command import select_runs
+from lm_eval_ensemble.runs.rows import selection_accuracy
 from lm_eval_ensemble.selection import make_selector
 from lm_eval_ensemble.selection.spec import read_selector_file
 from lm_eval_ensemble.types import Scored
@@ -47,7 +47,9 @@ def test_the_table_tells_what_the_run_told(tmp_path: Path) -> None:
         assert rows[name].score.mean == pytest.approx(sum(s[f"pass@1_{name}"] for s in samples) / len(samples))
     for member in ("dllm", "fim"):
         expected = sum(s[f"pass@1_{member}"] for s in samples) / len(samples)
-        assert rows[f"always:{member}"].score.mean == pytest.approx(expected) == found.members[member]
+        value, answered = found.members[member]
+        assert rows[f"always:{member}"].score.mean == pytest.approx(expected) == value
+        assert answered == len(samples)
     assert found.clusters == 30
     assert found.notes == ()
 
@@ -60,6 +62,7 @@ def test_every_score_follows_from_s(tmp_path: Path) -> None:
     for row in found.rows:
         assert row.s is not None
         assert row.score.mean == pytest.approx(found.floor + row.s.mean * found.decisive)
+        assert row.gain is not None
         assert row.gain.difference.mean == pytest.approx(found.decisive * (row.s.mean - found.s0))
     scores = [row.score.mean for row in found.rows]
     assert scores == sorted(scores, reverse=True)
@@ -172,10 +175,12 @@ def test_samples_of_one_model(tmp_path: Path) -> None:
     (found,), _ = select_runs([tmp_path])
     rows = rows_of(found)
     # The best member is a sample drawn blindly, so every selector is compared with pass@1 of the model itself.
-    assert found.members == {"alone": pytest.approx(sum(s["pass@1_alone"] for s in samples) / 60)}
+    assert list(found.members) == ["alone"]
+    assert found.members["alone"][0] == pytest.approx(sum(s["pass@1_alone"] for s in samples) / 60)
+    assert found.members["alone"][1] == 60
     assert rows["mbr"].reasons["consensus"] > 0
     assert not [name for name in rows if name.startswith(("always", "margin", "znorm"))]
-    assert found.floor < found.members["alone"] < found.oracle
+    assert found.floor < found.members["alone"][0] < found.oracle
 
 
 def test_a_damaged_line_is_told_and_the_rest_used(tmp_path: Path) -> None:
@@ -190,11 +195,12 @@ def test_a_damaged_line_is_told_and_the_rest_used(tmp_path: Path) -> None:
     file.write_text("\n".join(lines))
     (found,), problems = select_runs([tmp_path])
     assert len(found.recorded.choices) == 117
-    assert len(problems) == 3
+    assert len(problems) == 4
     assert f"{file}, line 4" in problems[0]
-    assert "doc_id 5" in problems[1]
+    assert f"{file}, line 6" in problems[1]
     assert "'text'" in problems[1]
-    assert "winner_index 9" in problems[2]
+    assert "winner_index is 9" in problems[2]
+    assert "117 documents can be used, the results file counts 120" in problems[3]
 
 
 def test_a_document_counts_once_and_records_hold_text(tmp_path: Path) -> None:
@@ -205,7 +211,7 @@ def test_a_document_counts_once_and_records_hold_text(tmp_path: Path) -> None:
     write(file, [*samples, samples[0]])
     (found,), problems = select_runs([tmp_path])
     assert len(found.recorded.choices) == 118
-    for part, problem in zip(("doc_id 3", "doc_id 4", "document 0 stands there again"), problems, strict=True):
+    for part, problem in zip(("line 4: ", "line 5: ", "line 121: the document stands there again"), problems, strict=False):
         assert part in problem
 
 
@@ -223,8 +229,9 @@ def test_a_row_that_contradicts_its_record_is_told_and_left_out(tmp_path: Path, 
         assert count in out, command
         assert "pass@1 is 1, but no candidate that was chosen from allows more than 0" in told
         assert "pass@1 is 0, but the chosen candidates give 1" in told
-    # By another measure the rows of this one do not matter.
-    assert main(["select", str(tmp_path), "--measure", "exact_match"]) == 0
+    # The lines are damaged by whatever measure.
+    assert main(["select", str(tmp_path), "--measure", "exact_match"]) == 1
+    assert "118 documents of" in capsys.readouterr().out
 
 
 def test_many_faults_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -234,8 +241,8 @@ def test_many_faults_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["select", str(tmp_path)]) == 1
     out, told = capsys.readouterr()
     assert "90 documents" in out
-    assert len(told.splitlines()) == 6
-    assert told.splitlines()[-1].endswith("25 more lines like these.")
+    assert len(told.splitlines()) == 7
+    assert told.splitlines()[-2].endswith("25 more lines like these.")
 
 
 def test_a_run_without_records_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

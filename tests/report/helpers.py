@@ -7,6 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lm_eval_ensemble.report.records import Measured, read_measured
+from lm_eval_ensemble.runs.load import TaskRun
+from lm_eval_ensemble.runs.samples import Choice
+from lm_eval_ensemble.types import Scored, Selection
+
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures" / "runs"
 DATE = "2026-01-02T03-04-05.000006"
 
@@ -58,10 +63,34 @@ def write_run(
     return folder
 
 
+def read_lines(samples: Sequence[Mapping[str, Any]], metric: str = "pass@1") -> tuple[list[Measured], list[str]]:
+    """The rows of a report made of samples, as if they stood in a file named ``file``, and what was told of them."""
+    run = TaskRun("t", "m", "hf", {}, {}, {metric: 0.0}, Path("results"), Path("file"), "")
+    rows, found = read_measured(run, metric, enumerate(samples, 1))
+    return rows, list(found.problems)
+
+
+def chosen(
+    candidates: Sequence[tuple[Scored, bool]], winner: int, reason: str = "score", rule: str = "fim", **settings: Any
+) -> Choice:
+    """A choice between candidates (each with whether it is right)."""
+    selection = Selection(tuple(scored for scored, _ in candidates), winner, reason, rule, settings)
+    return Choice(selection, tuple(right for _, right in candidates))
+
+
 def candidate(member: str, text: str, right: bool, score: float | None = None, **more: Any) -> dict[str, Any]:
     scores = {} if score is None else {"fim": score, "causal": score}
     verdict = "pass" if right else "fail"
-    return {"member": member, "text": text, "right": right, "scores": scores, "verdict": verdict, "why": "", **more}
+    return {
+        "member": member,
+        "text": text,
+        "raw": text,
+        "right": right,
+        "scores": scores,
+        "verdict": verdict,
+        "why": "",
+        **more,
+    }
 
 
 def record(candidates: Sequence[Mapping[str, Any]], winner: int, reason: str = "score", rule: str = "fim") -> dict[str, Any]:

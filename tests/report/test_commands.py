@@ -57,4 +57,4 @@ def test_a_document_without_a_record_is_not_counted_as_wrong(tmp_path: Path, cap
     out, told = capsys.readouterr()
     figures = json.loads(out)[0]["figures"]
     assert (figures["n"], figures["ensemble"]["value"], figures["members"]["a"]["value"]) == (3, 1.0, 1.0)
-    assert "line 2: no record of candidates" in told
+    assert "line 2: no record as in other lines" in told

@@ -16,19 +16,19 @@ from scipy.stats import binomtest
 
 from lm_eval_ensemble.cli import main
 from lm_eval_ensemble.errors import DataError
-from lm_eval_ensemble.report.compare import Options, compare
-from lm_eval_ensemble.report.comparison import Comparison, Overlap, Row, TaskComparison
-from lm_eval_ensemble.report.load import load_runs
+from lm_eval_ensemble.report.compare import CompareOptions, compare
+from lm_eval_ensemble.report.comparison import Comparison, Overlap, RunRow, TaskComparison
 from lm_eval_ensemble.report.tables import render
+from lm_eval_ensemble.runs.load import load_runs
 from tests.report.helpers import DATE, FIXTURES, candidate, ensemble_sample, record, sample, write_run
 
 
 def compared(*paths: Path, **options: Any) -> Comparison:
     runs, problems = load_runs(paths)
-    return compare(runs, Options(**options), problems)
+    return compare(runs, CompareOptions(**options), problems)
 
 
-def row(table: TaskComparison, label: str) -> Row:
+def row(table: TaskComparison, label: str) -> RunRow:
     return next(row for row in table.rows if row.label == label)
 
 
@@ -172,7 +172,7 @@ def test_names_that_clash_get_their_folder(tmp_path: Path) -> None:
     for place in ("one", "two"):
         write_run(tmp_path / place / "m", [sample(0, 1.0), sample(1, 0.0)], model="m")
     (table,) = compared(tmp_path / "one", tmp_path / "two").tasks
-    assert [r.label for r in table.rows] == ["m (hf) (one)", "m (hf) (two)"]
+    assert [r.label for r in table.rows] == ["m (one)", "m (two)"]
 
 
 def test_the_same_checkpoint_in_other_bits_is_another_model(tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_only_the_member_that_was_told_a_length_shows_the_mode(tmp_path: Path) -
     told = candidate("a", "x", True, length_mode="oracle")
     samples = [ensemble_sample(i, record([told, candidate("b", "y", False)], 0)) for i in range(3)]
     runs, problems = load_runs([write_run(tmp_path / "run", samples, metric="pass@1")])
-    (found,) = compare(runs, Options(members=True), problems).tasks
+    (found,) = compare(runs, CompareOptions(members=True), problems).tasks
     modes = {row.label: row.length_mode for row in found.rows}
     assert modes == {"run": "oracle", "run/a": "oracle", "run/b": None, "run/oracle": "oracle", "run/floor": "oracle"}
 
@@ -270,6 +270,6 @@ def test_runs_that_share_nothing_are_not_sent_to_common(tmp_path: Path) -> None:
     first = write_run(tmp_path / "a", [sample(0, 1.0)])
     second = write_run(tmp_path / "b", [sample(1, 1.0)])
     runs, problems = load_runs([first, second])
-    (found,) = compare(runs, Options(), problems).tasks
+    (found,) = compare(runs, CompareOptions(), problems).tasks
     assert found.notes
     assert not any("--common" in note for note in found.notes)

@@ -5,18 +5,27 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lm_eval_ensemble.cli import main
-from lm_eval_ensemble.report.exports import flat_lines
-from lm_eval_ensemble.report.load import load_runs
+from lm_eval_ensemble.report.exports import flat
+from lm_eval_ensemble.runs.load import TaskRun, load_runs
+from lm_eval_ensemble.runs.samples import read
 from tests.report.helpers import FIXTURES, candidate, ensemble_sample, record
+
+
+def exported(samples: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
+    """The lines of samples, as if they stood in a file named ``file``, and what was told of them."""
+    run = TaskRun("t", "m", "hf", {}, {}, {"pass@1": 0.0}, Path("results"), Path("file"), "")
+    found = read(run, flat, lines=enumerate(samples, 1))
+    return [line for lines in found.rows for line in lines], list(found.problems)
 
 
 def test_the_flat_file_has_the_documented_fields() -> None:
     selection = record([candidate("dllm", "x\n", True, 1.5), candidate("qwen", "y\n", False)], 0)
-    (line,) = flat_lines([(1, ensemble_sample(0, selection, middle="m\n"))], "none", "file", [])
+    (line,), _ = exported([ensemble_sample(0, selection, middle="m\n")])
     assert json.loads(line) == {
         "task_id": "task/0",
         "completion": "x\n",
@@ -63,9 +72,9 @@ def test_stats_of_a_real_run(capsys: pytest.CaptureFixture[str]) -> None:
 def test_damaged_records_are_told() -> None:
     broken = ensemble_sample(0, record([candidate("a", "x", True)], 0))
     broken["selection"]["winner_index"] = 3
-    problems: list[str] = []
-    assert list(flat_lines([(7, broken)], "none", "file", problems)) == []
-    assert problems[0].startswith("file, line 7: the record is damaged")
+    lines, problems = exported([broken])
+    assert lines == []
+    assert problems[0].startswith("file, line 1: the record is damaged")
 
 
 def test_a_document_is_exported_once_and_few_lines_are_told() -> None:
@@ -73,9 +82,9 @@ def test_a_document_is_exported_once_and_few_lines_are_told() -> None:
     wrong = [ensemble_sample(i, record([candidate("a", "x", True), candidate("b", "y", False)], 0)) for i in range(1, 9)]
     for entry in wrong:
         entry["selection"]["winner_index"] = 7
-    problems: list[str] = []
-    assert len(list(flat_lines(enumerate([good, good, *wrong], 1), "none", "file", problems))) == 1
-    assert problems[0] == "file, line 2: the document stands there again; it is not exported."
+    lines, problems = exported([good, good, *wrong])
+    assert len(lines) == 1
+    assert problems[0] == "file, line 2: the document stands there again; the line is left out."
     assert "winner_index is 7, there are 2 candidates" in problems[1]
     assert problems[5:] == ["file: 4 more lines like these."]
 
@@ -84,6 +93,6 @@ def test_the_answers_of_questions_are_exported(capsys: pytest.CaptureFixture[str
     for folder in (FIXTURES / "questions", FIXTURES.parent / "answers" / "qa_float32"):
         assert main(["report", str(folder), "--export", "jsonl"]) == 0
         (run,) = load_runs([folder])[0]
-        answers = [found["uncertainty"]["answer"] for found in run.samples()]
+        answers = [found["uncertainty"]["answer"] for _, found in run.lines({})]
         rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert [row["completion"].strip() for row in rows] == [answer.strip() for answer in answers]

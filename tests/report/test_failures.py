@@ -6,7 +6,8 @@ import pytest
 
 from lm_eval_ensemble.execution import Job, Judge
 from lm_eval_ensemble.report.failures import category, failures
-from lm_eval_ensemble.report.records import Choice, Option
+from lm_eval_ensemble.types import Candidate, Scored
+from tests.report.helpers import chosen
 
 TEST = "def check(candidate):\n    assert candidate(1) == 2\n"
 BODIES = {
@@ -36,16 +37,16 @@ def test_what_did_not_fail_has_none(verdict: str | None, why: str) -> None:
 
 
 def test_counts() -> None:
-    def option(member: str, verdict: str | None, why: str = "") -> Option:
-        return Option(member, "x", verdict == "pass", {}, verdict, why, None)
+    def option(member: str, verdict: str | None, why: str = "") -> tuple[Scored, bool]:
+        return Scored(Candidate(member, "x", "x"), {}, verdict, why), verdict == "pass"
 
     bad = option("b", "fail", "the program raised TypeError")
     data = [
-        Choice((option("a", "pass"), bad), 0, "score", "fim"),
-        Choice((option("a", "timeout", "late"), bad), 1, "score", "fim"),
+        chosen([option("a", "pass"), bad], 0),
+        chosen([option("a", "timeout", "late"), bad], 1),
     ]
     found = failures(data, ["a", "b"])
     assert found is not None
     assert found["counts"]["a"] == {"pass": 1, "syntax": 0, "name": 0, "assertion": 0, "timeout": 1, "other": 0}
     assert (found["counts"]["chosen"]["other"], found["other"]) == (1, {"TypeError": 2})
-    assert failures([Choice((option("a", None),), 0, "single", "none")], ["a"]) is None
+    assert failures([chosen([option("a", None)], 0, "single", "none")], ["a"]) is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,15 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm_eval_ensemble.report.figures import figures
-from lm_eval_ensemble.report.load import load_runs
-from lm_eval_ensemble.report.records import read_rows
 from lm_eval_ensemble.report.run import report_of
-from tests.report.helpers import FIXTURES, candidate, ensemble_sample, record
+from lm_eval_ensemble.report.text import as_text
+from lm_eval_ensemble.runs.load import load_runs
+from tests.report.helpers import FIXTURES, candidate, ensemble_sample, read_lines, record
+
+FACTS = {"run": "m", "task": "t", "metric": "pass@1", "model": "ensemble-ppl", "date": ""}
 
 
 def computed(samples: list[dict[str, Any]], metric: str = "pass@1") -> dict[str, Any]:
-    problems: list[str] = []
-    rows = read_rows(enumerate(samples, 1), metric, "none", "file", problems)
+    rows, problems = read_lines(samples, metric)
     assert problems == []
     found = figures(rows)
     json.dumps(found, allow_nan=False)
@@ -97,6 +97,36 @@ def test_repeats_are_means_over_a_document() -> None:
     assert (found["selection"]["n"], found["selection"]["right"]) == (4, 3)
 
 
+def test_a_member_that_was_not_asked_has_no_value() -> None:
+    """a answered 0 to 4, b 2 to 5: a member's row is over what it answered, pairs over what both did."""
+    only_a = [record([candidate("a", "x", right, 1.0)], 0, "single") for right in (True, False)]
+    only_b = [record([candidate("b", "y", True, 1.0)], 0, "single")]
+    cases = [*only_a, two(True, False, 0), two(False, True, 0), two(True, True, 1), *only_b]
+    found = computed([ensemble_sample(i, case, f"P{i}") for i, case in enumerate(cases)])
+    a, b = found["members"]["a"], found["members"]["b"]
+    assert (a["n"], a["value"]) == (5, pytest.approx(3 / 5))
+    assert (b["n"], b["value"]) == (4, pytest.approx(3 / 4))
+    # The ensemble is right in 0, 2, 4 and 5.
+    assert (found["score"]["n"], found["score"]["value"]) == (6, pytest.approx(4 / 6))
+    gain = b["ensemble_minus_member"]
+    assert (gain["difference"], gain["wins"], gain["losses"], gain["ties"]) == (0.0, 1, 1, 2)
+    assert found["documents_of_all_members"] == 3
+    # On 2, 3 and 4 both have two right of three; the decisive ones among them are 2 and 3.
+    assert (found["random"], found["selection"]["break_even"]) == (pytest.approx(2 / 3), 0.5)
+    assert "over the 3 that all answered" in as_text({**FACTS, "figures": found})
+
+
+def test_members_that_never_met_are_not_compared() -> None:
+    cases = [record([candidate(m, "x", right, 1.0)], 0, "single") for m, right in (("a", True), ("a", False), ("b", True))]
+    found = computed([ensemble_sample(i, case, f"P{i}") for i, case in enumerate(cases)])
+    assert [(name, entry["n"], entry["value"]) for name, entry in found["members"].items()] == [("a", 2, 0.5), ("b", 1, 1.0)]
+    assert (found["best_member"], found["random"], found["recovered"]["value"]) == (None, None, None)
+    assert (found["selection"]["n"], found["selection"]["break_even"]) == (0, None)
+    text = as_text({**FACTS, "figures": found})
+    assert "no document was answered by all members" in text
+    assert "None" not in text
+
+
 def test_lengths_fall_into_bins() -> None:
     rows = [ensemble_sample(i, two(True, False, i % 2), middle="m" * n + "\n") for i, n in enumerate((3, 9, 10, 159, 160))]
     found = computed(rows)["by_length"]
@@ -115,18 +145,17 @@ def test_no_rows_are_no_figures() -> None:
 )
 def test_real_runs(name: str, sections: set[str]) -> None:
     for run in load_runs([FIXTURES / name])[0]:
-        problems: list[str] = []
-        found = report_of(run, problems)
-        assert problems == []
-        assert found["figures"]["n"] == run.n_samples
-        assert sections <= found["figures"].keys()
-        assert ("members" in found["figures"]) == (name == "ensemble")
-        json.dumps(found, allow_nan=False)
+        found = report_of(run)
+        assert (list(found.problems), list(found.notes)) == ([], [])
+        assert found.figures["n"] == run.n_samples
+        assert sections <= found.figures.keys()
+        assert ("members" in found.figures) == (name == "ensemble")
+        json.dumps(found.content, allow_nan=False)
 
 
 def test_lines_of_several_processes_tell_the_same() -> None:
     (run,) = load_runs([FIXTURES / "ensemble"])[0]
-    samples = list(run.samples())
+    samples = [sample for _, sample in run.lines({})]
     dealt = [*samples[0::3], *samples[1::3], *samples[2::3]]
     assert dealt != samples
     assert computed(dealt) == computed(samples)
@@ -134,7 +163,7 @@ def test_lines_of_several_processes_tell_the_same() -> None:
 
 def test_figures_of_a_real_ensemble_are_the_rows_of_lm_eval() -> None:
     (run,) = load_runs([FIXTURES / "ensemble"])[0]
-    found, rows = report_of(run, [])["figures"], run.results
+    found, rows = report_of(run).figures, run.results
     assert found["score"]["value"] == pytest.approx(rows["pass@1"])
     assert found["oracle"]["value"] == pytest.approx(rows["pass@1_oracle"])
     assert found["floor"]["value"] == pytest.approx(rows["pass@1_floor"])
@@ -146,14 +175,13 @@ def test_figures_of_a_real_ensemble_are_the_rows_of_lm_eval() -> None:
     assert found["selection"]["accuracy"] == (None if rows["selection"] == "N/A" else pytest.approx(rows["selection"]))
 
 
-def test_damaged_records_are_told_and_left_out(tmp_path: Path) -> None:
+def test_damaged_records_are_told_and_left_out() -> None:
     good = ensemble_sample(0, two(True, False, 0))
     broken = [ensemble_sample(i, two(True, False, 0)) for i in range(1, 5)]
     broken[0]["selection"]["winner_index"] = 7
     del broken[1]["selection"]["candidates"][0]["right"]
     broken[2]["selection"] = "gone"
     broken[3]["pass@1"] = None
-    problems: list[str] = []
-    rows = read_rows(enumerate([good, *broken, good], 1), "pass@1", "none", "file", problems)
+    rows, problems = read_lines([good, *broken, good])
     assert len(rows) == 1
     assert [f"file, line {n}:" in text for n, text in zip(range(2, 7), problems, strict=True)] == [True] * 5

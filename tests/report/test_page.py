@@ -14,9 +14,9 @@ import pytest
 
 from lm_eval_ensemble.cli import main
 from lm_eval_ensemble.errors import DataError
-from lm_eval_ensemble.report.load import load_runs
 from lm_eval_ensemble.report.page.build import page, write_page
 from lm_eval_ensemble.report.run import report_of
+from lm_eval_ensemble.runs.load import load_runs
 from tests.report.helpers import FIXTURES, candidate, ensemble_sample, record, sample, write_run
 
 HOSTILE = [
@@ -68,9 +68,8 @@ class Reader(HTMLParser):
 
 
 def built(path: Path) -> str:
-    problems: list[str] = []
     runs, _ = load_runs([path])
-    return page(runs, [report_of(run, problems) for run in runs])
+    return page([report_of(run) for run in runs])
 
 
 def hostile_run(folder: Path, extra: str = "") -> Path:
@@ -177,7 +176,7 @@ def test_a_run_without_usable_samples_still_has_a_page(tmp_path: Path, samples: 
 def test_every_kind_of_run_keeps_its_answers(name: str) -> None:
     runs, _ = load_runs([FIXTURES / name])
     for run, block in zip(runs, Reader(built(FIXTURES / name)).data, strict=True):
-        samples = [entry for entry in run.samples() if entry["filter"] == run.first_filter]
+        samples = [entry for _, entry in run.lines({}) if entry["filter"] == run.first_filter]
         assert [d["i"] for d in block["documents"]] == [str(entry["doc_id"]) for entry in samples]
         for document, entry in zip(block["documents"], samples, strict=True):
             if "u" in document:

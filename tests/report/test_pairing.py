@@ -8,16 +8,16 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm_eval_ensemble.report.documents import Documents
-from lm_eval_ensemble.report.load import TaskRun
+from lm_eval_ensemble.report.columns import Columns
 from lm_eval_ensemble.report.pairing import pair, shared
+from lm_eval_ensemble.runs.load import TaskRun
 
 RUN = TaskRun("t", "m", "hf", {}, {}, {}, Path("r"), None, "")
 
 
-def documents(ids: list[int], hashes: list[Any] | None = None) -> Documents:
+def documents(ids: list[int], hashes: list[Any] | None = None) -> Columns:
     given_hashes = [f"h{i}" for i in ids] if hashes is None else hashes
-    return Documents(RUN, "acc", "none", ids=list(ids), hashes=given_hashes, values={"": [float(i) for i in ids]})
+    return Columns(RUN, "acc", "none", list(ids), given_hashes, ids, [True] * len(ids), {"": [float(i) for i in ids]})
 
 
 @given(st.permutations(range(8)), st.permutations(range(8)))

@@ -8,15 +8,15 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from lm_eval_ensemble.report.figures import figures
-from lm_eval_ensemble.report.records import read_rows
 from lm_eval_ensemble.report.text import as_text
-from tests.report.helpers import sample
+from tests.report.helpers import read_lines, sample
 
 
 def question(doc_id: int, score: float | None, f1: float) -> dict[str, Any]:
     record = {
+        "question": f"q{doc_id}",
         "answer": "a" if f1 else "",
-        "logprobs": [-1.0, -2.0],
+        "logprobs": [None, -2.0] if score is None else [-1.0, 1.0 - score],
         "stop_kind": "until" if doc_id else "length",
         "truncated": doc_id == 0,
         "f1": f1,
@@ -28,9 +28,9 @@ def question(doc_id: int, score: float | None, f1: float) -> dict[str, Any]:
 
 
 def test_figures_of_questions() -> None:
-    scores, f1 = [3.0, 2.0, 2.5, 1.0, 0.5, 4.0], [0.0, 0.0, 0.6, 1.0, 0.4, 0.0]
+    scores, f1 = [3.0, 2.0, 2.5, 1.0, 1.5, 4.0], [0.0, 0.0, 0.6, 1.0, 0.4, 0.0]
     data = [question(i, s, f) for i, (s, f) in enumerate(zip(scores, f1, strict=True))]
-    found = figures(read_rows(enumerate([*data, question(6, None, 1.0)], 1), "accuracy", "none", "file", []))
+    found = figures(read_lines([*data, question(6, None, 1.0)], "accuracy")[0])
     assert found["answers"]["right"] == {
         "f1>=0.5": pytest.approx(3 / 7),
         "em": pytest.approx(2 / 7),
@@ -49,14 +49,17 @@ def test_figures_of_questions() -> None:
 
 
 def test_nothing_is_said_of_other_runs() -> None:
-    found = figures(read_rows(enumerate([sample(0, 1.0), sample(1, 0.0)], 1), "acc", "none", "file", []))
+    found = figures(read_lines([sample(0, 1.0), sample(1, 0.0)], "acc")[0])
     assert not {"answers", "uncertainty", "scorers", "members"} & found.keys()
 
 
-@pytest.mark.parametrize("damaged", [float("nan"), 10**400, -1, "0.9"])
-def test_measures_that_are_no_share_count_neither_as_right_nor_as_wrong(damaged: Any) -> None:
+@pytest.mark.parametrize("damaged", [10**400, -1, "0.9", [1.0]])
+def test_a_measure_that_is_no_share_is_damage(damaged: Any) -> None:
     data = [question(i, 1.0, float(i)) for i in range(2)]
     data.append(question(2, 1.0, 0.0))
     data[2]["uncertainty"]["f1"] = damaged
-    found = figures(read_rows(enumerate(data, 1), "accuracy", "none", "file", []))["answers"]
-    assert (found["right"]["f1>=0.5"], found["mean"]["f1"], found["n"]) == (0.5, 0.5, 3)
+    rows, told = read_lines(data, "accuracy")
+    found = figures(rows)["answers"]
+    assert (found["right"]["f1>=0.5"], found["mean"]["f1"], found["n"]) == (0.5, 0.5, 2)
+    assert "file, line 3: the record is damaged" in told[0]
+    assert "'uncertainty.f1'" in told[0]

@@ -10,12 +10,15 @@ import pytest
 from scipy.stats import pointbiserialr
 from sklearn.metrics import roc_auc_score
 
-from lm_eval_ensemble.report.records import Choice, Option
+from lm_eval_ensemble.report.candidates import Candidates
 from lm_eval_ensemble.report.signals import curves, diversity, margin, risk_coverage, scorers
+from lm_eval_ensemble.runs.samples import Choice
+from lm_eval_ensemble.types import Candidate, Scored
+from tests.report.helpers import chosen
 
 
-def option(member: str, text: str, right: bool, **scores: float) -> Option:
-    return Option(member, text, right, scores, "pass" if right else "fail", "", None)
+def option(member: str, text: str, right: bool, **scores: float) -> tuple[Scored, bool]:
+    return Scored(Candidate(member, text, text), scores, "pass" if right else "fail"), right
 
 
 def choices(n: int = 200, seed: int = 0) -> list[Choice]:
@@ -25,21 +28,21 @@ def choices(n: int = 200, seed: int = 0) -> list[Choice]:
         right = random.random(2) < (0.4, 0.6)
         # one decimal: there are ties
         scores = np.round(random.normal(2 - right, 1, size=(2, 2)), 1)
-        options = tuple(
+        options = [
             option(m, f"{m}{i}", bool(r), fim=float(s[0]), onepass=float(s[1]))
             for m, r, s in zip("ab", right, scores, strict=True)
-        )
-        found.append(Choice(options, int(scores[1, 0] < scores[0, 0]), "score", "fim"))
+        ]
+        found.append(chosen(options, int(scores[1, 0] < scores[0, 0])))
     return found
 
 
 def test_auroc_and_correlation_are_those_of_the_libraries() -> None:
     data = choices()
-    found = scorers(data, ["a", "b"])
+    found = scorers(Candidates(data, ["a", "b"]))
     for scorer in ("fim", "onepass"):
         for place, member in enumerate("ab"):
-            score = [c.options[place].scores[scorer] for c in data]
-            right = [c.options[place].right for c in data]
+            score = [c.selection.candidates[place].scores[scorer] or 0.0 for c in data]
+            right = [c.right[place] for c in data]
             entry = found[scorer]["members"][member]
             assert entry["mean"] == pytest.approx(np.mean(score))
             assert entry["auroc"] == pytest.approx(roc_auc_score(right, [-s for s in score]))
@@ -49,27 +52,29 @@ def test_auroc_and_correlation_are_those_of_the_libraries() -> None:
 
 def test_a_scorer_as_selector_by_hand() -> None:
     data = [
-        Choice((option("a", "x", True, fim=1.0), option("b", "y", False, fim=2.0)), 0, "score", "fim"),
-        Choice((option("a", "x", True, fim=3.0), option("b", "y", False, fim=2.0)), 1, "score", "fim"),
-        Choice((option("a", "x", False, fim=2.0), option("b", "y", True, fim=2.0)), 0, "tie", "fim"),
-        Choice((option("a", "x", True, fim=2.0), option("b", "x", True, fim=2.0)), 0, "agreement", "fim"),
+        chosen([option("a", "x", True, fim=1.0), option("b", "y", False, fim=2.0)], 0),
+        chosen([option("a", "x", True, fim=3.0), option("b", "y", False, fim=2.0)], 1),
+        chosen([option("a", "x", False, fim=2.0), option("b", "y", True, fim=2.0)], 0, "tie"),
+        chosen([option("a", "x", True, fim=2.0), option("b", "x", True, fim=2.0)], 0, "agreement"),
     ]
-    entry = scorers(data, ["a", "b"])["fim"]
+    entry = scorers(Candidates(data, ["a", "b"]))["fim"]
     assert entry["prefers"] == {"a": pytest.approx(0.5), "b": pytest.approx(0.5)}
     # The tie goes to the smaller text, which is wrong, and to b, which is right, where that is preferred.
     assert (entry["accuracy"], entry["decisive"]) == (pytest.approx(1 / 3), 3)
-    preferred = scorers([replace(choice, prefer="b") for choice in data], ["a", "b"])["fim"]
+    for choice in data:
+        choice.selection = replace(choice.selection, settings={"prefer": "b"})
+    preferred = scorers(Candidates(data, ["a", "b"]))["fim"]
     assert (preferred["accuracy"], preferred["prefers"]) == (pytest.approx(2 / 3), entry["prefers"])
 
 
 def test_margins() -> None:
-    ahead = Choice((option("a", "x", True, fim=1.0), option("b", "y", False, fim=2.5)), 0, "score", "fim")
-    assert margin(ahead) == pytest.approx(1.5)
-    assert margin(Choice(ahead.options, 1, "veto", "fim")) == pytest.approx(-1.5)
-    assert margin(Choice((option("a", "x", True, fim=1.0),) * 2, 0, "agreement", "fim")) is None
-    mixed = (option("a", "x", True, fim=1.0, onepass=3.0), option("b", "y", True, fim=2.0, onepass=1.0))
-    assert margin(Choice(mixed, 1, "score", "fim+onepass")) == pytest.approx(0.5)
-    assert margin(Choice((option("a", "x", True), mixed[1]), 1, "score", "fim")) is None
+    ahead = [option("a", "x", True, fim=1.0), option("b", "y", False, fim=2.5)]
+    assert margin(chosen(ahead, 0)) == pytest.approx(1.5)
+    assert margin(chosen(ahead, 1, "veto")) == pytest.approx(-1.5)
+    assert margin(chosen([option("a", "x", True, fim=1.0)] * 2, 0, "agreement")) is None
+    mixed = [option("a", "x", True, fim=1.0, onepass=3.0), option("b", "y", True, fim=2.0, onepass=1.0)]
+    assert margin(chosen(mixed, 1, rule="fim+onepass")) == pytest.approx(0.5)
+    assert margin(chosen([option("a", "x", True), mixed[1]], 1)) is None
 
 
 def test_risk_coverage_by_hand() -> None:
@@ -89,12 +94,15 @@ def test_risk_of_real_margins_and_of_one_model() -> None:
     bins: list[dict[str, Any]] = found["selection_accuracy_by_margin"]
     assert sum(b["n"] for b in bins) == sum(c.decisive for c in choices())
     assert all(b["low"] <= b["high"] for b in bins)
-    single = [Choice((option("", "x", bool(i % 2), own=float(i)),), 0, "single", "none") for i in range(6)]
+    single = []
+    for i in range(6):
+        own = Scored(Candidate("", "x", "x", logprobs=(-float(i),)), {})
+        single.append(chosen([(own, bool(i % 2))], 0, "single", "none"))
     alone = risk_coverage(single)
     assert alone is not None
     assert alone["by"].startswith("own")
 
 
 def test_three_members_are_three_pairs() -> None:
-    three = Choice(tuple(option(m, m, m == "a") for m in "abc"), 0, "score", "fim")
-    assert [entry["pair"] for entry in diversity([three], list("abc"))] == [["a", "b"], ["a", "c"], ["b", "c"]]
+    three = chosen([option(m, m, m == "a") for m in "abc"], 0)
+    assert [entry["pair"] for entry in diversity(Candidates([three], list("abc")))] == [["a", "b"], ["a", "c"], ["b", "c"]]

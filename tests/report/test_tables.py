@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from lm_eval_ensemble.report.compare import Options, compare
+from lm_eval_ensemble.report.compare import CompareOptions, compare
 from lm_eval_ensemble.report.comparison import Comparison
-from lm_eval_ensemble.report.load import load_runs
 from lm_eval_ensemble.report.tables import FORMATS, as_json, markdown_table, render
+from lm_eval_ensemble.runs.load import load_runs
 from tests.report.helpers import FIXTURES, sample, write_run
 
 
 @pytest.fixture(scope="module")
 def real() -> Comparison:
     runs, _ = load_runs([FIXTURES / name for name in ("ensemble", "fim", "dllm", "hf")])
-    return compare(runs, Options(members=True))
+    return compare(runs, CompareOptions(members=True))
 
 
 def test_markdown_tables_fit_a_terminal(real: Comparison) -> None:
@@ -38,7 +38,7 @@ def test_markdown_tables_fit_a_terminal(real: Comparison) -> None:
 def test_long_names_split_the_table(tmp_path: Path) -> None:
     names = ["a" * 50, "b" * 50]
     paths = [write_run(tmp_path / name, [sample(0, 1.0), sample(1, float(i))]) for i, name in enumerate(names)]
-    text = render(compare(load_runs(paths)[0], Options()), "md")
+    text = render(compare(load_runs(paths)[0], CompareOptions()), "md")
     assert max(len(line) for line in text.splitlines() if line.startswith("|")) <= 120
 
 
@@ -56,7 +56,7 @@ def test_hostile_names_stay_text(tmp_path: Path, form: str) -> None:
     name = "<script>alert(1)</script>|x_&%$#\\ \n\\input{x}"
     a = write_run(tmp_path / "a", [sample(0, 1.0), sample(1, 0.0)], model=name)
     b = write_run(tmp_path / "b", [sample(0, 1.0), sample(1, 1.0)])
-    text = render(compare(load_runs([a, b])[0], Options()), form)
+    text = render(compare(load_runs([a, b])[0], CompareOptions()), form)
     assert text.endswith("\n")
     assert not text.endswith("\n\n")
     if form == "html":

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lm_eval_ensemble.selection import Case, argmin
-from lm_eval_ensemble.selection.argmin import TOLERANCE
+from lm_eval_ensemble.selection.base import TOLERANCE
 from lm_eval_ensemble.types import Candidate, Scored
 
 

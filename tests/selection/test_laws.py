@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lm_eval_ensemble.selection import SELECTORS, Case, make_selector
 from lm_eval_ensemble.selection.base import TOLERANCE
-from lm_eval_ensemble.selection.bounds import floor, oracle
+from lm_eval_ensemble.selection.rules import floor, oracle
 from lm_eval_ensemble.selection.static import compiles
 from lm_eval_ensemble.types import Candidate, Scored
 

@@ -6,8 +6,8 @@ import pytest
 
 from lm_eval_ensemble.errors import ConfigError
 from lm_eval_ensemble.selection import Case, make_selector
-from lm_eval_ensemble.selection.bounds import floor, oracle
 from lm_eval_ensemble.selection.consensus import edit_similarity, token_similarity
+from lm_eval_ensemble.selection.rules import floor, oracle
 from lm_eval_ensemble.types import Candidate, Scored
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lm_eval_ensemble.errors import DataError
-from lm_eval_ensemble.uncertainty.analysis import Settings, analyse
+from lm_eval_ensemble.uncertainty.analysis import AnalysisSettings, analyse
 from lm_eval_ensemble.uncertainty.answers import load_answers
 from lm_eval_ensemble.uncertainty.legacy import load_pickle
 
@@ -57,7 +57,7 @@ def test_an_old_run_is_analysed(tmp_path: Path, protocol: int) -> None:
     assert problems == []
     assert (answers.dataset, answers.run_id, answers.experiment_lot) == ("trivia_qa", "run-20251201_101010-ab12cd34", "lot7")
     assert (answers.origin.name, answers.origin.size, answers.origin.precision) == ("Llama-3-8B-8bit", "8B", "int8")
-    analysis = analyse(answers, Settings(draws=0))
+    analysis = analyse(answers, AnalysisSettings(draws=0))
     assert analysis.reports["g_nll"].discrimination.metrics["auroc"].value == 1.0
     assert analysis.reports["g_nll"].discrimination.mean == pytest.approx((12 * 0.3 + 12 * 3 + 144) / 24, rel=1e-6)
     assert set(analysis.columns["num_sets"]) == {2.0}
@@ -70,7 +70,7 @@ def test_an_old_run_is_analysed(tmp_path: Path, protocol: int) -> None:
 def test_another_judge_is_noticed(tmp_path: Path) -> None:
     old_run(tmp_path, {str(i): entry(i, [-1.0], "Paris", float(i % 2)) for i in range(20)})
     (answers,), _ = load_answers([tmp_path])
-    analysis = analyse(answers, Settings(draws=0, label="stored"))
+    analysis = analyse(answers, AnalysisSettings(draws=0, label="stored"))
     assert analysis.accuracy.value == 0.5
     assert any("stored verdicts differ from F1 >= 0.5 in 10 answers" in warning for warning in analysis.warnings)
 

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lm_eval_ensemble.errors import ConfigError, ModelError
+from lm_eval_ensemble.metrics.answer_scores import free_scores
+from lm_eval_ensemble.uncertainty.command import similarity_from
 from lm_eval_ensemble.uncertainty.relevance import relevance_scores, relevances, token_pairs, weighted_nll
-from lm_eval_ensemble.uncertainty.scores import free_scores
-from lm_eval_ensemble.uncertainty.similarity import Constant, Memo, NGram, Pair, similarity_from
+from lm_eval_ensemble.uncertainty.similarity import Constant, Memo, NGram, Pair
 
 
 class Table:

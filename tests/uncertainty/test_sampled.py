@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lm_eval_ensemble.errors import ConfigError, ModelError
+from lm_eval_ensemble.runs.answer import answer_record
 from lm_eval_ensemble.types import Candidate, Completion, Scored, Selection
-from lm_eval_ensemble.uncertainty.clusters import MatchClusters, NLIClusters, clusters_from
-from lm_eval_ensemble.uncertainty.records import answer_record
+from lm_eval_ensemble.uncertainty.clusters import MatchClusters, NLIClusters
+from lm_eval_ensemble.uncertainty.command import clusters_from
 from lm_eval_ensemble.uncertainty.sampled import SAMPLED_SCORES, entropy_of, lexical_dissimilarity, sampled_scores, sentence_sar
 from lm_eval_ensemble.uncertainty.similarity import Constant, NGram, Pair
 

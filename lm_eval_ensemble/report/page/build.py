@@ -12,9 +12,9 @@ from typing import Any
 
 from lm_eval_ensemble import __version__
 from lm_eval_ensemble.errors import DataError
-from lm_eval_ensemble.report.load import TaskRun
 from lm_eval_ensemble.report.page.charts import charts
 from lm_eval_ensemble.report.page.samples import embedded, task_data
+from lm_eval_ensemble.report.run import RunReport
 from lm_eval_ensemble.report.text import Table, headline, sections
 
 __all__ = ["page", "write_page"]
@@ -24,24 +24,21 @@ _HERE = Path(__file__).parent
 _MARK = '<meta name="generator" content="lm_eval_ensemble report'
 
 
-def page(runs: Sequence[TaskRun], reports: Sequence[Mapping[str, Any]]) -> str:
-    """One HTML document without any outside address.
-
-    :param runs: the tasks, each with its entry of ``reports`` (:func:`lm_eval_ensemble.report.run.report_of`).
-    """
+def page(reports: Sequence[RunReport]) -> str:
+    """One HTML document without any outside address."""
     data: list[dict[str, Any]] = []
     shown: list[dict[str, Any]] = []
-    for run, report, key in zip(runs, reports, _keys(reports), strict=True):
-        facts, samples = _facts(run, report, key)
+    for report, key in zip(reports, _keys([report.content for report in reports]), strict=True):
+        facts, samples = _facts(report, key)
         # Samples are JSON text already, one document a line; only what stands around them is encoded here.
         data.append({"key": key, "facts": embedded(facts), "documents": ",\n".join(samples)})
-        shown.append(_overview(report, key, facts))
+        shown.append(_overview(report.content, key, facts))
     style, script = (_read(name) for name in ("page.css", "page.js"))
     policy = (
         f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; base-uri 'none'; form-action 'none'; "
         "require-trusted-types-for 'script'; trusted-types 'none'"
     )
-    title = ", ".join(dict.fromkeys(str(report["run"]) for report in reports)) or "no run"
+    title = ", ".join(dict.fromkeys(str(report.content["run"]) for report in reports)) or "no run"
     return str(
         _template().render(title=title, tasks=shown, data=data, style=style, script=script, policy=policy, version=__version__)
     )
@@ -66,18 +63,18 @@ def write_page(text: str, path: Path) -> None:
         raise DataError(f"{path}: the page cannot be written ({error.strerror}). Give --html PATH, or --no_html.") from None
 
 
-def _facts(run: TaskRun, report: Mapping[str, Any], key: str) -> tuple[dict[str, Any], list[str]]:
+def _facts(report: RunReport, key: str) -> tuple[dict[str, Any], list[str]]:
     """What the script needs to know of a task, and its documents as JSON texts."""
-    figures = report["figures"]
-    usable = report["figures"]["n"] and run.samples_path is not None
-    found = task_data(run, report["metric"], figures["n"]) if usable else {"documents": [], "members": []}
+    figures, metric = report.figures, report.content["metric"]
+    usable = figures["n"] and report.samples is not None
+    found = task_data(report) if usable else {"documents": [], "members": []}
     score = figures.get("score", {}).get("value")
     kind = "questions" if "answers" in figures else "choices" if found["members"] else "plain"
     facts = {
         "key": key,
-        "metric": report["metric"],
+        "metric": metric,
         # Only then can a document be called right or wrong.
-        "share": score is not None and 0.0 <= score <= 1.0 and run.higher_is_better.get(str(report["metric"])) is not False,
+        "share": score is not None and 0.0 <= score <= 1.0 and report.run.higher_is_better.get(str(metric)) is not False,
         "kind": kind,
         "lengthOf": (figures.get("by_length") or {}).get("of"),
         **{name: value for name, value in found.items() if name != "documents"},

@@ -5,16 +5,19 @@ What the names mean stands in :func:`task_data`; ``page.js`` is the reader.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lm_eval_ensemble.report.documents import as_number, record_of
+from lm_eval_ensemble.report.candidates import OWN
 from lm_eval_ensemble.report.failures import category
-from lm_eval_ensemble.report.load import TaskRun
-from lm_eval_ensemble.report.records import Answer, Choice, read_rows
+from lm_eval_ensemble.report.records import measured, own_score
+from lm_eval_ensemble.report.run import RunReport
 from lm_eval_ensemble.report.signals import margin
+from lm_eval_ensemble.runs.samples import Choice, Sample, again, as_number
+from lm_eval_ensemble.types import Scored
 
 __all__ = ["embedded", "task_data"]
 
@@ -25,6 +28,8 @@ _BUDGET = 4_400
 _LEAST = 1_000
 #: more samples than this make a browser slow; the rest is left out, and the page says so.
 _MOST = 20_000
+#: so many samples show how all prompts begin.
+_PROMPTS = 50
 
 #: accepted answers, samples or repeats of one document.
 _SEVERAL = 100
@@ -42,10 +47,8 @@ def embedded(value: Any) -> str:
     return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def task_data(run: TaskRun, metric: str, n: int) -> dict[str, Any]:
-    """What the page shows of the samples of one task; damaged samples are left out (:func:`report_of` tells them).
-
-    :param n: how many samples are whole.
+def task_data(report: RunReport) -> dict[str, Any]:
+    """What the page shows of the samples of one task: of the documents that the figures count.
 
     ``strings``: texts that several documents share. ``head``: how all prompts begin. ``cut``: characters that longer texts
     were cut to, if any was. ``left_out``: documents that did not fit. ``documents``: each as JSON text, with
@@ -60,8 +63,9 @@ def task_data(run: TaskRun, metric: str, n: int) -> dict[str, Any]:
     - ``a``: answers of models that tell no more; ``h``: options of multiple choice, [text, log-likelihood, greedy]
     - ``u``: record of uncertainty, ``s``: its scores
     """
+    n = len(report.rows)
     for limit in _LIMITS:
-        found = _Task(run, metric, limit)
+        found = _Task(report, limit)
         if found.read(_BUDGET * max(_LEAST, n), last=limit == _LIMITS[-1]):
             break
     return {
@@ -77,8 +81,8 @@ def task_data(run: TaskRun, metric: str, n: int) -> dict[str, Any]:
 class _Task:
     """One pass over the samples with one limit."""
 
-    def __init__(self, run: TaskRun, metric: str, limit: int) -> None:
-        self.run, self.metric, self.limit = run, metric, limit
+    def __init__(self, report: RunReport, limit: int) -> None:
+        self.report, self.limit = report, limit
         self.strings: dict[str, int] = {}
         self.members: dict[str, int] = {}
         self.documents: list[str] = []
@@ -89,36 +93,33 @@ class _Task:
     def read(self, budget: int, last: bool) -> bool:
         """False if the samples have more bytes than ``budget``; the ``last`` time those that do not fit are left out."""
         self.head = self._common_head()
-        for row, sample in self._rows():
+        for sample in self._samples():
             if len(self.documents) >= _MOST or self._size > budget:
                 break
-            text = embedded(self._document(row, sample))
+            if (document := self._document(sample)) is None:
+                continue
+            text = embedded(document)
             self._size += len(text.encode("utf-8"))
             self.documents.append(text)
         return last or self._size <= budget
 
-    def _rows(self) -> Iterator[tuple[Answer, Mapping[str, Any]]]:
-        seen = set()
-        for numbered in self.run.numbered_samples([]):
-            sample = numbered[1]
-            rows = read_rows([numbered], self.metric, self.run.first_filter, "", [])
-            identity = (repr(sample.get("doc_id")), repr(sample.get("doc_hash")))
-            if rows and identity not in seen:
-                seen.add(identity)
-                yield rows[0], sample
+    def _samples(self) -> Iterator[Sample]:
+        samples = self.report.samples
+        return iter(()) if samples is None else again(samples)
 
     def _common_head(self) -> str:
-        prompts = []
-        for _, sample in self.run.numbered_samples([]):
-            if (prompt := _prompt(sample)) is not None and not _is_infill(sample):
+        prompts: list[str] = []
+        for sample in itertools.islice(self._samples(), _PROMPTS):
+            if (prompt := _prompt(sample.raw)) is not None and not _is_infill(sample.raw):
                 prompts.append(prompt)
-            if len(prompts) >= 50:
-                break
         head = _beginning(prompts) if len(prompts) > 1 else ""
         return head[: head.rfind("\n") + 1] if len(head) < self.limit else ""
 
-    def _document(self, row: Answer, sample: Mapping[str, Any]) -> dict[str, Any]:
-        doc = sample["doc"] if isinstance(sample.get("doc"), Mapping) else {}
+    def _document(self, sample: Sample) -> dict[str, Any] | None:
+        row = measured(sample)
+        if row is None:
+            return None
+        raw, doc = sample.raw, sample.doc
         name = doc.get("task_id")
         found: dict[str, Any] = {
             "i": str(row.number),
@@ -127,25 +128,24 @@ class _Task:
             "v": _rounded(row.value),
             "l": row.length,
         }
-        if _is_infill(sample):
+        if _is_infill(raw):
             found["w"] = self._whole(doc["prefix"], doc["middle"] if isinstance(doc.get("middle"), str) else "", doc["suffix"])
             found["e"] = self._shared(doc["test"]) if isinstance(doc.get("test"), str) else None
         else:
-            self._asked(found, sample, doc)
-        record = record_of(sample)
-        if record is not None:
-            records = record.get("completions", [record])
-            found["k"] = [self._completion(entry, choice) for entry, choice in zip(records, row.choices, strict=True)]
+            self._asked(found, sample)
+        if sample.choices:
+            found["k"] = [self._completion(choice) for choice in sample.choices]
         else:
-            self._plain(found, sample)
-        if row.uncertainty is not None:
-            found["u"] = self._uncertainty(sample["uncertainty"])
-            found["s"] = {name: _rounded(pair[0]) for name, pair in row.pairs.items()}
+            self._plain(found, raw)
+        if sample.answer is not None:
+            found["u"] = self._uncertainty(sample.answer)
+            found["s"] = {name: _rounded(pair[0]) for name, pair in row.areas.items()}
         return {name: value for name, value in found.items() if value is not None}
 
-    def _asked(self, found: dict[str, Any], sample: Mapping[str, Any], doc: Mapping[str, Any]) -> None:
+    def _asked(self, found: dict[str, Any], sample: Sample) -> None:
         """The prompt and the reference of a plain task."""
-        prompt = _prompt(sample)
+        raw, doc = sample.raw, sample.doc
+        prompt = _prompt(raw)
         if prompt is not None:
             bare = bool(self.head) and prompt.startswith(self.head)
             found["c"] = self._shared(self._cut(prompt[len(self.head) :] if bare else prompt, end=True))
@@ -154,10 +154,12 @@ class _Task:
             if isinstance(doc.get(key), str):
                 found["q"] = self._cut(doc[key])
                 break
-        target = sample.get("target")
+        reference = sample.reference()
+        target = raw.get("target") if reference is None else reference
         found["t"] = None if target is None else self._cut(target if isinstance(target, str) else json.dumps(target))
-        metrics = sample.get("metrics") if isinstance(sample.get("metrics"), list) else []
-        values = {str(name): as_number(sample.get(name)) for name in metrics or [] if not str(name).startswith("auroc_")}
+        metrics = raw.get("metrics") if isinstance(raw.get("metrics"), list) else []
+        names = [name for name in metrics or [] if isinstance(name, str) and not name.startswith("auroc_")]
+        values = {name: as_number(raw.get(name)) for name in names}
         found["m"] = {name: _rounded(value) for name, value in values.items() if value is not None}
 
     def _plain(self, found: dict[str, Any], sample: Mapping[str, Any]) -> None:
@@ -170,29 +172,31 @@ class _Task:
         flat = [part for answer in answers for part in (answer if isinstance(answer, list) else [answer])]
         found["a"] = [self._cut(part if isinstance(part, str) else json.dumps(part)) for part in flat[:_SEVERAL]]
 
-    def _completion(self, record: Mapping[str, Any], choice: Choice) -> dict[str, Any]:
+    def _completion(self, choice: Choice) -> dict[str, Any]:
+        selection = choice.selection
         return {
-            "w": choice.winner,
-            "r": choice.reason,
-            "u": choice.rule,
+            "w": selection.winner,
+            "r": selection.reason,
+            "u": selection.rule,
             "g": _rounded(margin(choice)),
-            "c": [self._candidate(entry, option) for entry, option in zip(record["candidates"], choice.options, strict=True)],
+            "c": [self._candidate(*pair) for pair in zip(selection.candidates, choice.right, strict=True)],
         }
 
-    def _candidate(self, entry: Mapping[str, Any], option: Any) -> dict[str, Any]:
-        text, raw = option.text, entry.get("raw")
-        found = {
-            "o": self.members.setdefault(option.member, len(self.members)),
-            "t": self._cut(text),
-            "a": self._cut(raw) if isinstance(raw, str) and raw != text else None,
-            **self._tokens(entry.get("tokens"), entry.get("logprobs"), len(text)),
-            "k": int(option.right),
-            "f": category(option.verdict, option.why),
-            "x": self._cut(option.why) or None,
-            "s": {name: _rounded(value) for name, value in option.scores.items()} or None,
-            "d": self._facts(entry, _ASIDE) or None,
+    def _candidate(self, scored: Scored, right: bool) -> dict[str, Any]:
+        own = scored.candidate
+        scores = {**scored.scores, OWN: own_score(scored)}
+        shown = {
+            "o": self.members.setdefault(own.member, len(self.members)),
+            "t": self._cut(own.text),
+            "a": self._cut(own.raw) if own.raw != own.text else None,
+            **self._tokens(own.tokens, own.logprobs, len(own.text)),
+            "k": int(right),
+            "f": category(scored.verdict, scored.why),
+            "x": self._cut(scored.why) or None,
+            "s": {name: _rounded(value) for name, value in scores.items() if value is not None} or None,
+            "d": self._facts(own.info, _ASIDE) or None,
         }
-        return {name: value for name, value in found.items() if value is not None}
+        return {name: value for name, value in shown.items() if value is not None}
 
     def _uncertainty(self, record: Mapping[str, Any]) -> dict[str, Any]:
         answer, references = record.get("answer"), record.get("references")
@@ -221,7 +225,7 @@ class _Task:
 
     def _tokens(self, pieces: Any, logprobs: Any, length: int) -> dict[str, Any]:
         """Pieces with log-probabilities, where both were recorded and belong together."""
-        good = isinstance(pieces, list) and isinstance(logprobs, list) and len(pieces) == len(logprobs) > 0
+        good = pieces is not None and logprobs is not None and len(pieces) == len(logprobs) > 0
         if not good or length > self.limit or sum(len(str(piece)) for piece in pieces) > self.limit:
             return {}
         return {"z": [str(piece) for piece in pieces], "y": [_rounded(as_number(value), 3) for value in logprobs]}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm_eval_ensemble.uncertainty.scores import FREE_SCORES, free_scores, is_empty
+from lm_eval_ensemble.metrics.answer_scores import FREE_SCORES, free_scores, is_empty
 
 
 def record(logprobs: list[float] | None, **changes: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lm_eval_ensemble.errors import DataError
-from lm_eval_ensemble.report.load import load_runs
+from lm_eval_ensemble.runs.load import load_runs
 from tests.report.helpers import sample, write_run
 
 DATE = "2026-01-02T03-04-05.000006"
@@ -53,7 +53,7 @@ def test_a_real_run_is_read_from_its_folder_and_from_its_file(real: Path) -> Non
     runs, problems = load_runs([real])
     assert problems == []
     assert [(run.task, run.model_source) for run in runs] == [("infill_toy", "dummy")]
-    assert [sample["doc_id"] for sample in runs[0].samples()] == [0, 1, 2]
+    assert [sample["doc_id"] for _, sample in runs[0].lines({})] == [0, 1, 2]
     assert runs[0].results["pass@1"] == 0.0
     again, _ = load_runs([runs[0].results_path, real])
     assert [run.results_path for run in again] == [runs[0].results_path]
@@ -65,7 +65,7 @@ def test_filters_arguments_and_counts(tmp_path: Path) -> None:
     assert run.config["model_args"] == {"pretrained": "x/y", "trust_remote_code": True}
     assert run.n_samples == 4
     with pytest.raises(DataError, match="--log_samples"):
-        next(run.samples())
+        next(run.lines({}))
 
 
 def test_the_newest_of_a_model_and_task_is_kept(tmp_path: Path) -> None:
@@ -89,11 +89,10 @@ def test_damaged_results_are_told_and_the_rest_is_read(tmp_path: Path, content: 
 
 def test_damaged_lines_are_told_with_their_number(tmp_path: Path) -> None:
     (run,), _ = load_runs([write(tmp_path, results(), samples='{"doc_id": 0}\n{"doc_id": \n\n[1]\n{"doc_id": 3}\n')])
-    problems: list[str] = []
-    assert [sample["doc_id"] for sample in run.samples(problems)] == [0, 3]
-    assert [("line 2:" in a, "line 4:" in a) for a in problems] == [(True, False), (False, True)]
-    with pytest.raises(DataError, match="line 2"):
-        list(run.samples())
+    told: dict[int, str] = {}
+    assert [(number, sample["doc_id"]) for number, sample in run.lines(told)] == [(1, 0), (5, 3)]
+    assert list(told) == [2, 4]
+    assert all(f"line {number}:" in fault for number, fault in told.items())
 
 
 def test_nothing_there_is_one_message(tmp_path: Path) -> None:
@@ -108,5 +107,6 @@ def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
     for file in folder.iterdir():
         file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
     (run,), problems = load_runs([folder])
-    assert [found["doc_id"] for found in run.samples(problems)] == [0, 1]
-    assert problems == []
+    told: dict[int, str] = {}
+    assert [found["doc_id"] for _, found in run.lines(told)] == [0, 1]
+    assert (problems, told) == ([], {})

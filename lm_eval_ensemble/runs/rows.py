@@ -6,29 +6,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lm_eval_ensemble.data import check_document
-from lm_eval_ensemble.metrics.matching import exact_match, exact_match_first_line
 from lm_eval_ensemble.metrics.passk import pass_at_k
-from lm_eval_ensemble.types import RUN, Scored, Selection, is_of_the_judge
+from lm_eval_ensemble.runs.samples import Measure, judged_measures, record
+from lm_eval_ensemble.types import RUN, Selection, is_of_the_judge
 
-__all__ = ["directions", "document_rows", "higher_is_better", "mean_defined", "record", "selection_accuracy", "single_value"]
+__all__ = ["directions", "document_rows", "higher_is_better", "mean_defined", "selection_accuracy", "single_value"]
 
-Measure = Callable[[Scored], bool]
 _WHOLE = {0.0: 0.0, 1.0: 1.0}
-
-
-def measures(doc: Mapping[str, Any]) -> dict[str, Measure]:
-    """The measures a document allows; the first is the task's main one."""
-    middle = str(doc["middle"])
-    found: dict[str, Measure] = {"pass@1": lambda s: s.verdict == "pass"} if doc.get("test") else {}
-    return {
-        **found,
-        "exact_match": lambda s: exact_match(s.candidate.raw, middle),
-        "exact_match_first_line": lambda s: exact_match_first_line(s.candidate.raw, middle),
-    }
 
 
 def document_rows(doc: Mapping[str, Any], selections: Sequence[Selection], ks: Sequence[int] = ()) -> dict[str, Any]:
@@ -39,8 +27,7 @@ def document_rows(doc: Mapping[str, Any], selections: Sequence[Selection], ks: S
     """
     check_document(doc, columns=("middle",))
     modes = {str(scored.facts["judge"]) for s in selections for scored in s.candidates if "judge" in scored.facts}
-    unjudgeable = "unjudgeable" in modes
-    right = measures({**doc, "test": ""} if unjudgeable else doc)
+    right = judged_measures(doc, selections)
     chosen = [selection.candidates[selection.winner] for selection in selections]
     rows: dict[str, Any] = {name: _mean(map(is_right, chosen)) for name, is_right in right.items()}
     if "pass@1" in right:
@@ -52,7 +39,7 @@ def document_rows(doc: Mapping[str, Any], selections: Sequence[Selection], ks: S
         rows["selection"] = record(doc, selections)
     rows |= _modes(selections)
     if modes:
-        rows |= {"judge": single_value(sorted(modes)), "unjudgeable_rate": float(unjudgeable)}
+        rows |= {"judge": single_value(sorted(modes)), "unjudgeable_rate": float("unjudgeable" in modes)}
     if len(selections[0].candidates) > 1:
         rows |= _ensemble_rows(right, selections, ks)
     return rows
@@ -104,52 +91,6 @@ def _modes(selections: Sequence[Selection]) -> dict[str, str]:
     return {name: single_value(values) for name, values in found.items() if values}
 
 
-def record(doc: Mapping[str, Any], selections: Sequence[Selection]) -> dict[str, Any]:
-    """How the answer came about, as JSON: every candidate with text, log-probabilities, scores and verdict.
-
-    Numbers have 5 decimals; there is no NaN. Repeats stand under ``completions``, the first one also at the top.
-    """
-    unjudgeable = any(scored.facts.get("judge") == "unjudgeable" for s in selections for scored in s.candidates)
-    right = measures({**doc, "test": ""} if unjudgeable else doc)
-    main = next(iter(right))
-    rows = [_selection_record(selection, right[main]) for selection in selections]
-    return {
-        "measure": main,
-        "problem": doc.get("problem"),
-        **rows[0],
-        **({"completions": rows} if len(rows) > 1 else {}),
-    }
-
-
-def _selection_record(selection: Selection, is_right: Measure) -> dict[str, Any]:
-    candidates = []
-    for scored in selection.candidates:
-        own = scored.candidate
-        candidates.append(
-            {
-                "member": own.member,
-                "sample": own.sample,
-                "text": own.text,
-                "raw": own.raw,
-                "tokens": None if own.tokens is None else list(own.tokens),
-                "logprobs": None if own.logprobs is None else [_number(p) for p in own.logprobs],
-                "scores": {name: _number(value) for name, value in scored.scores.items()},
-                "verdict": scored.verdict,
-                "why": scored.why,
-                "right": is_right(scored),
-                **{key: _number(value) for key, value in {**scored.facts, **own.info}.items()},
-            }
-        )
-    return {
-        "winner": selection.chosen.member,
-        "winner_index": selection.winner,
-        "reason": selection.reason,
-        "rule": selection.rule,
-        **selection.settings,
-        "candidates": candidates,
-    }
-
-
 def selection_accuracy(records: Sequence[Mapping[str, Any]]) -> float | None:
     """Share of right choices among the choices where some but not all candidates were right; higher is better.
 
@@ -192,14 +133,3 @@ def _mean(values: Any) -> float:
     found = [float(value) for value in values]
     # One object for all documents that are simply right or wrong: there are twenty such rows in each.
     return _WHOLE.get(mean := sum(found) / len(found), mean)
-
-
-def _number(value: Any) -> Any:
-    """Floats to 5 decimals, not-a-number and infinity as None, also inside lists and mappings; anything else unchanged."""
-    if isinstance(value, float):
-        return round(value, 5) if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _number(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_number(inner) for inner in value]
-    return value

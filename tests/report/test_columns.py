@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from lm_eval_ensemble.errors import DataError
-from lm_eval_ensemble.report.documents import choose_filter, choose_metric, label_of, read_documents
-from lm_eval_ensemble.report.load import TaskRun, load_runs
+from lm_eval_ensemble.report.columns import read_columns
+from lm_eval_ensemble.runs.load import TaskRun, load_runs, short_label
+from lm_eval_ensemble.runs.samples import choose_filter, choose_metric
 from tests.report.helpers import FIXTURES, candidate, ensemble_sample, record, sample, write_run
 
 
@@ -24,8 +25,8 @@ def only(path: Path) -> TaskRun:
 def test_numbers_come_in_many_spellings(tmp_path: Path) -> None:
     values = [1, 0.25, True, "0.5", None]
     run = only(write_run(tmp_path / "a", [sample(i, v) for i, v in enumerate(values)], value=0.6875))
-    problems: list[str] = []
-    found = read_documents(run, "acc", "none", problems)
+    found = read_columns(run, "acc", "none")
+    problems = found.problems
     assert found.values[""][:4] == [1.0, 0.25, 1.0, 0.5]
     assert math.isnan(found.values[""][4])
     assert problems == []
@@ -42,8 +43,8 @@ def test_what_cannot_be_used_is_told_with_file_and_line(tmp_path: Path) -> None:
         sample(5, 10**400),
     ]
     run = only(write_run(tmp_path / "a", lines, value=1.0))
-    problems: list[str] = []
-    found = read_documents(run, "acc", "none", problems)
+    found = read_columns(run, "acc", "none")
+    problems = found.problems
     assert found.ids == [0]
     assert [f"line {n}:" in text for n, text in zip((2, 4, 5, 6, 7), problems, strict=False)] == [True] * 5
     assert all(str(run.samples_path) in text for text in problems)
@@ -52,16 +53,16 @@ def test_what_cannot_be_used_is_told_with_file_and_line(tmp_path: Path) -> None:
 
 def test_many_damaged_lines_are_counted(tmp_path: Path) -> None:
     run = only(write_run(tmp_path / "a", ["nonsense"] * 20, value=0.0))
-    problems: list[str] = []
-    assert read_documents(run, "acc", "none", problems).ids == []
+    found = read_columns(run, "acc", "none")
+    problems = found.problems
+    assert found.ids == []
     assert len(problems) == 7
     assert "15 more lines" in problems[5]
 
 
 def test_results_that_contradict_their_samples_are_told(tmp_path: Path) -> None:
     run = only(write_run(tmp_path / "a", [sample(0, 1.0), sample(1, 0.0)], value=0.9))
-    problems: list[str] = []
-    read_documents(run, "acc", "none", problems)
+    problems = read_columns(run, "acc", "none").problems
     assert "acc is 0.9, the mean of its samples 0.5" in problems[0]
 
 
@@ -71,9 +72,8 @@ def test_filters_are_read_one_at_a_time() -> None:
     assert choose_filter(run, None) == "strict"
     assert choose_filter(run, "first_word") == "first_word"
     assert choose_filter(run, "other") is None
-    problems: list[str] = []
-    assert len(read_documents(run, "exact_match", "first_word", problems).ids) == 12
-    assert problems == []
+    found = read_columns(run, "exact_match", "first_word")
+    assert (len(found.ids), list(found.problems)) == (12, [])
 
 
 def test_a_metric_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
@@ -89,19 +89,19 @@ def test_members_bounds_costs_and_clusters(tmp_path: Path) -> None:
     rows = [ensemble_sample(0, first, "P1"), ensemble_sample(1, second)]
     config = {"model": "ensemble-ppl", "model_args": {}, "peak_memory_mib": {"b": 7, "a": "?"}}
     run = only(write_run(tmp_path / "e", rows, metric="pass@1", config=config))
-    found = read_documents(run, "pass@1", "none", [], members=True)
+    found = read_columns(run, "pass@1", "none", members=True)
     assert found.values == {"": [0.0, 0.0], "a": [1.0, 0.0], "b": [0.0, 0.0], "oracle": [1.0, 0.0], "floor": [0.0, 0.0]}
     assert (found.forwards, found.memory, found.length_modes) == ({"a": 15.0}, {"b": 7.0}, ["oracle"])
-    assert (found.clusters[0], found.alone) == ("P1", 1)
+    assert (found.clusters[0], found.alone) == ("P1", [False, True])
 
 
 def test_equal_documents_of_one_set_stay_apart(tmp_path: Path) -> None:
     rows = [sample(1, 1.0, doc_hash="same"), sample(0, 0.0, doc_hash="same")]
-    found = read_documents(only(write_run(tmp_path / "a", rows)), "acc", "none", [])
-    assert found.ids == [1, 0]
-    assert found.keys == [("same", 1), ("same", 0)]
+    found = read_columns(only(write_run(tmp_path / "a", rows)), "acc", "none")
+    assert found.ids == [0, 1]
+    assert found.keys == [("same", 0), ("same", 1)]
 
 
 def test_labels_are_short(tmp_path: Path) -> None:
-    assert label_of(only(write_run(tmp_path / "a", None, model="/long/way/to/fim"))) == "fim"
-    assert label_of(only(write_run(tmp_path / "b", None, model="Qwen/Qwen2.5-Coder-0.5B"))) == "Qwen/Qwen2.5-Coder-0.5B"
+    assert short_label(only(write_run(tmp_path / "a", None, model="/long/way/to/fim"))) == "fim"
+    assert short_label(only(write_run(tmp_path / "b", None, model="Qwen/Qwen2.5-Coder-0.5B"))) == "Qwen/Qwen2.5-Coder-0.5B"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lm_eval_ensemble.uncertainty.records import answer_record, is_right
+from lm_eval_ensemble.runs.answer import answer_record, is_right
 
 
 def judged(answer: str, *references: str) -> dict[str, Any]:

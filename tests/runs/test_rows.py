@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from lm_eval_ensemble.metrics.infill import (
+from lm_eval_ensemble.runs.rows import (
     directions,
     document_rows,
     higher_is_better,
     mean_defined,
-    record,
     selection_accuracy,
     single_value,
 )
+from lm_eval_ensemble.runs.samples import record
 from lm_eval_ensemble.types import RUN, Candidate, Scored, Selection
 
 DOC = {"middle": "x\n", "test": "def check(c): ...", "problem": "P/1"}

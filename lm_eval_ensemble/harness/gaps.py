@@ -1,0 +1,132 @@
+"""A file of completions as gaps: joined with the documents of the data sets they belong to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lm_eval_ensemble.data import SETS, Document, load_documents, on_disk
+from lm_eval_ensemble.errors import ConfigError, DataError, did_you_mean
+from lm_eval_ensemble.execution.files import TASKS, Row, read_completions
+from lm_eval_ensemble.harness.judging import JudgeSettings
+from lm_eval_ensemble.types import Candidate, Cut, InfillRequest, normalise
+
+__all__ = ["Gap", "ScoreOptions", "read_gaps"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What ``score_file`` does with a file.
+
+    ``task``: where the ids belong; None: every set on disk. ``member`` names the candidates' author, ``member_field`` a field
+    of the lines that does. ``cut``: None is the rule of each set, ``none`` scores the completions as they stand. ``limit``:
+    the first so many documents. ``judge``: None executes nothing. ``chunk``: documents between two writes.
+    """
+
+    output: Path
+    model_args: Mapping[str, Any]
+    task: str | None = None
+    data_dir: str | None = None
+    member: str = "file"
+    member_field: str | None = None
+    cut: Cut | None = None
+    limit: int | None = None
+    judge: JudgeSettings | None = field(default_factory=JudgeSettings)
+    batch_size: int | str = 1
+    device: str | None = None
+    chunk: int = 50
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A document, its number in the data set, and the candidates of the file."""
+
+    task: str
+    number: int
+    document: Document
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def key(self) -> str:
+        """Names the document, by its content too (data change under the same name), and its candidates."""
+        content = [self.task, self.number, self.document, [(c.member, c.sample, c.text, c.raw) for c in self.candidates]]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode("ascii")).hexdigest()[:20]
+
+    @property
+    def request(self) -> InfillRequest:
+        cut: Cut = "line" if self.document["cut"] == "line" else "none"
+        return InfillRequest(self.document["prefix"], self.document["suffix"], self.task, self.number, cut=cut)
+
+
+def read_gaps(path: Path, options: ScoreOptions) -> list[Gap]:
+    """The documents of a file with their candidates, in the order of the data sets.
+
+    :raises DataError: an unreadable line; ids that no set has (counted, the first ones named); no completion at all.
+    """
+    by_id: dict[str, list[Row]] = {}
+    for row in read_completions(path):
+        by_id.setdefault(row.task_id, []).append(row)
+    if not by_id:
+        raise DataError(f"{path}: holds no completion.")
+    gaps: list[Gap] = []
+    names = _sets(options)
+    unknown = dict(by_id)
+    for task, name in names.items():
+        for number, document in enumerate(load_documents(name, options.data_dir) if unknown else ()):
+            rows = unknown.pop(document["task_id"], None)
+            if rows is not None:
+                chosen = document if options.cut is None else {**document, "cut": options.cut}
+                gaps.append(Gap(task, number, chosen, _candidates(rows, chosen, path, options)))
+    if unknown and options.task is not None and gaps:
+        logger.warning(
+            "%s: %d of %d task ids do not belong to %s and are left out.", path, len(unknown), len(by_id), options.task
+        )
+    elif unknown:
+        rows = [rows[0] for rows in unknown.values()]
+        first = ", ".join(f"{row.task_id!r} (line {row.line})" for row in rows[:3]) + (", ..." if len(rows) > 3 else "")
+        places = ", ".join(names.values()) or "no set at all (set LM_EVAL_ENSEMBLE_DATA, or give --task)"
+        raise DataError(
+            f"{path}: {len(unknown)} of {len(by_id)} task ids are unknown: {first}. Looked in: {places}. "
+            "Give the set they belong to with --task, or remove the lines."
+        )
+    return gaps[: options.limit] if options.limit else gaps
+
+
+def _sets(options: ScoreOptions) -> dict[str, str]:
+    """task -> data set, for the sets to look in. The languages of SantaCoder-FIM share ids: only sets with tests are asked
+    unless one is named."""
+    by_set = {name: task for task, name in TASKS.items()}
+    if options.task is None:
+        executed = [name for name, data_set in SETS.items() if data_set.executed]
+        return {by_set[name]: name for name in (*executed, "infill_toy") if on_disk(name, options.data_dir)}
+    name = TASKS.get(options.task, options.task)
+    if name not in by_set:
+        raise ConfigError(f"--task {options.task!r} is no data set.{did_you_mean(options.task, [*by_set, *TASKS])}")
+    return {by_set[name]: name}
+
+
+def _candidates(rows: Sequence[Row], document: Document, path: Path, options: ScoreOptions) -> tuple[Candidate, ...]:
+    """The completions of one document; those of one member are its samples, numbered in the order of the file."""
+    cut: Cut = "line" if document["cut"] == "line" else "none"
+    seen: Counter[str] = Counter()
+    found = []
+    for row in rows:
+        member = options.member
+        if options.member_field is not None:
+            member = row.fields.get(options.member_field, "")
+            if not isinstance(member, str) or not member:
+                raise DataError(
+                    f"{path}, line {row.line}: found no text under {options.member_field!r} (columns: "
+                    f"{', '.join(sorted(row.fields))}); --member_field names the column that says whose completion it is."
+                )
+        found.append(Candidate(member, normalise(row.completion, cut), row.completion, sample=seen[member]))
+        seen[member] += 1
+    return tuple(sorted(found, key=lambda candidate: (candidate.member, candidate.sample)))
