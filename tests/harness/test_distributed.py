@@ -88,7 +88,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, assets: Path) -> Any:
         work = cases(folder, str(assets / "fim"), server.url)
         store = {"store": str(folder / "store.sqlite"), "batch_size": 1}
         two, failed = launch(2, {**work, "fails": {**work["greedy"], **store}}, folder)
-        three, done = launch(3, work, folder)
+        # Three leave one process with fewer documents than the others, or with a row that only they have.
+        three, done = launch(3, {name: work[name] for name in UNEVEN}, folder)
         one = {name: answer(**case) for name, case in work.items()}
     assert done.returncode == 0, done.stderr[-3000:]
     assert set(one) == set(two), failed.stderr[-3000:]

@@ -4,9 +4,11 @@ lm_eval sees our tasks alone: an index of all of its own, thousands of files, ta
 transformers imports wherever it is installed, is not seen: what uses it is tested in the tests' own processes.
 """
 
+import os
 import pathlib
 import sys
 
 _glob = pathlib.Path.glob
 pathlib.Path.glob = lambda self, *a, **k: iter(()) if self.parts[-2:] == ("lm_eval", "tasks") else _glob(self, *a, **k)  # type: ignore[assignment, method-assign]
-sys.modules["torchao"] = None  # type: ignore[assignment]
+if "PYTEST_CURRENT_TEST" in os.environ:  # not in the tests' own processes, which are started before the first test
+    sys.modules["torchao"] = None  # type: ignore[assignment]
