@@ -12,7 +12,7 @@ TESTED := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 .PHONY: demo test test-lowest test-latest check format help-blocks docs dist lock environment clean
 
 environment:  ## the versions of requirements.lock, in VENV
-	@command -v "$(PYTHON)" >/dev/null || { echo "There is no $(PYTHON) here; name a Python 3.10 or newer: make PYTHON=..." >&2; exit 1; }
+	@"$(PYTHON)" -c "" >/dev/null 2>&1 || { echo "$(PYTHON) does not run here; name a Python 3.10 or newer: make PYTHON=..." >&2; exit 1; }
 	@$(ENVIRONMENT) locked --venv "$(VENV)"
 
 demo: environment  ## the embedded pair on infill_toy: members, ensemble, oracle and floor in one table

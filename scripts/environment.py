@@ -28,6 +28,20 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCK, PROJECT = Path("requirements.lock"), Path("pyproject.toml")
 OLDEST = (3, 10)
 TORCH = "torch==2.13.0"
+#: What `python -m venv` and this program put into a folder.
+MADE = {
+    "bin",
+    "etc",
+    "include",
+    "lib",
+    "lib64",
+    "share",
+    "pyvenv.cfg",
+    ".gitignore",
+    "installed",
+    "install.log",
+    "requirements.txt",
+}
 HEAD = "# Written by `make lock`, without torch: which of its builds fits is a matter of the machine (TORCH in the Makefile).\n"
 #: What a failed pip says, and what helps. The first that is found is told.
 CAUSES = (
@@ -35,6 +49,11 @@ CAUSES = (
         r"NewConnectionError|NameResolution|name resolution|Name or service not known|Network is unreachable|timed out",
         "The package index cannot be reached. Connect to a network once, or point pip at a folder of wheels (PIP_NO_INDEX=1 "
         "PIP_FIND_LINKS=FOLDER).",
+    ),
+    (
+        r"Location '.*' is ignored[\s\S]*(ResolutionImpossible|No matching distribution)",
+        "A place that pip was told to look for wheels in does not exist or lacks them (PIP_FIND_LINKS, PIP_NO_INDEX, pip's "
+        "configuration: pip config list).",
     ),
     (r"No space left on device", "The disk is full: the environment takes about 3 GB, and as much in pip's cache."),
     (
@@ -116,10 +135,14 @@ class Environment:
             )
 
     def _create(self) -> None:
-        if self.folder.exists() and any(self.folder.iterdir()):
-            if not (self.folder / "pyvenv.cfg").exists():
+        if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
+            raise SetupError(f"{self.folder} is a file or a link and no folder. Move it away, or name another: VENV=FOLDER.")
+        there = {path.name for path in self.folder.iterdir()} if self.folder.exists() else set()
+        if there:
+            if "pyvenv.cfg" not in there or there - MADE:
                 raise SetupError(
-                    f"{self.folder} holds something else than an environment. Move it away, or name another: VENV=FOLDER."
+                    f"{self.folder} holds something else than an environment ({', '.join(sorted(there - MADE)[:3])}). Move it "
+                    "away, or name another folder: VENV=FOLDER."
                 )
             say(f"{self.folder} is broken (its Python or its pip does not run) and is made anew")
             shutil.rmtree(self.folder)
@@ -129,7 +152,8 @@ class Environment:
         )
         if made.returncode:
             said = " ".join(made.stdout.split())[:300] or "no reason given"
-            raise SetupError(f"{sys.executable} -m venv failed ({said}). On Debian and Ubuntu: apt install python3-venv.")
+            hint = " On Debian and Ubuntu: apt install python3-venv." if "ensurepip" in said else ""
+            raise SetupError(f"{sys.executable} -m venv failed: {said}.{hint}")
         # An older one does not install a pyproject.toml in place, or does not know the tags of today's wheels.
         self._pip("pip", ["pip>=23.1"])
 

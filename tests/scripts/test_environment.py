@@ -73,6 +73,7 @@ def test_the_tests_run_on_what_is_locked() -> None:
     ("said", "told"),
     [
         ("ERROR: Could not find a version\nNewConnectionError(...): Temporary failure in name resolution", "cannot be reached"),
+        ("WARNING: Location '/x' is ignored: it is neither\nERROR: ResolutionImpossible: for help", "PIP_FIND_LINKS"),
         ("ERROR: Could not install packages: [Errno 28] No space left on device", "The disk is full"),
         ("ERROR: No matching distribution found for torch==2.13.0", "make TORCH="),
         (
@@ -91,11 +92,21 @@ def test_an_old_python_is_told_which_is_needed(monkeypatch: pytest.MonkeyPatch) 
         environment.main(["locked"])
 
 
-def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(SetupError, match="holds something else than an environment"):
+@pytest.mark.parametrize("beside", [[], ["pyvenv.cfg"]], ids=["a folder", "a broken environment"])
+def test_a_folder_with_other_things_is_left_alone(tmp_path: Path, beside: list[str]) -> None:
+    for name in ["thesis.txt", *beside]:
+        (tmp_path / name).write_text("years of work")
+    with pytest.raises(SetupError, match=r"holds something else than an environment \(thesis\.txt\)"):
         Environment(str(tmp_path), "torch").install("locked")
     assert (tmp_path / "thesis.txt").is_file()
+
+
+def test_a_file_or_a_dead_link_in_its_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to("/nowhere")
+    for name in ("file", "link"):
+        with pytest.raises(SetupError, match=rf"{name} is a file or a link and no folder"):
+            Environment(str(tmp_path / name), "torch").install("locked")
 
 
 def test_a_broken_environment_is_made_anew(
@@ -109,7 +120,7 @@ def test_a_broken_environment_is_made_anew(
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     monkeypatch.chdir(ROOT)
-    with pytest.raises(SetupError, match=r"pip could not install torch\. .*ERROR.* The whole log: .*install\.log"):
+    with pytest.raises(SetupError, match=r"pip could not install torch\. .* The whole log: .*install\.log"):
         Environment(str(folder), "torch==2.13.0").install("locked")
     assert "is broken (its Python or its pip does not run) and is made anew" in capsys.readouterr().err
     assert (folder / "bin" / "python").exists()
