@@ -13,6 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+# Quantiles of Student's t and of the normal distribution; scipy.stats takes seconds to import.
+from scipy.special import ndtri, stdtrit
+
 __all__ = [
     "Clustered",
     "Clusters",
@@ -87,15 +90,13 @@ def design_effect(values: ArrayLike, clusters: Clusters) -> float | None:
 
 def clustered_mean(values: ArrayLike, clusters: Clusters, level: float = 0.95) -> Clustered:
     """Mean of ``values`` (n,) with its clustered interval, e.g. of the differences between two paired systems."""
-    from scipy.stats import t
-
     x, codes = _values(values, clusters), cluster_codes(clusters)
     mean, n, count = float(x.mean()), len(x), int(codes.max()) + 1
     if count < 2:
         return Clustered(mean, None, None, None, level, n, count, None)
     sums = _sums(x - mean, codes)
     se = math.sqrt(count / (count - 1) * float(sums @ sums)) / n
-    half = float(t.ppf((1 + level) / 2, count - 1)) * se
+    half = float(stdtrit(count - 1, (1 + level) / 2)) * se
     alone = float(x.var(ddof=1)) / n
     return Clustered(mean, se, mean - half, mean + half, level, n, count, se * se / alone if alone > 0 else None)
 
@@ -106,11 +107,9 @@ def wilson(right: int, n: int, level: float = 0.95) -> tuple[float, float]:
     >>> wilson(0, 10)
     (0.0, 0.2775327998628892)
     """
-    from scipy.stats import norm
-
     if not (0 <= right <= n and n > 0):
         raise ValueError(f"wilson(right={right}, n={n}): needs 0 <= right <= n and n > 0")
-    z = float(norm.ppf((1 + level) / 2))
+    z = float(ndtri((1 + level) / 2))
     share, spread = right / n, z * z / n
     middle = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / n + spread / (4 * n))

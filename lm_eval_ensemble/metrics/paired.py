@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import bdtr, ndtri, stdtr
 
 from lm_eval_ensemble.metrics.clustered import Clustered, Clusters, cluster_sums, clustered_mean
 
@@ -100,12 +101,10 @@ def _many_signs(sums: NDArray[np.float64], flips: int, random: np.random.Generat
 
 def cluster_t(differences: ArrayLike, clusters: Clusters) -> float:
     """Two-sided p of the clustered mean against zero: Student t with C - 1 degrees of freedom. 1 if undefined."""
-    from scipy.stats import t
-
     found = clustered_mean(differences, clusters)
     if not found.se:
         return 1.0
-    return float(2 * t.sf(abs(found.mean / found.se), found.clusters - 1))
+    return float(2 * stdtr(found.clusters - 1, -abs(found.mean / found.se)))
 
 
 def mcnemar_unclustered(wins: int, losses: int) -> float:
@@ -114,11 +113,9 @@ def mcnemar_unclustered(wins: int, losses: int) -> float:
     >>> mcnemar_unclustered(8, 1)
     0.0390625
     """
-    from scipy.stats import binom
-
     if wins + losses == 0:
         return 1.0
-    return min(1.0, 2 * float(binom.cdf(min(wins, losses), wins + losses, 0.5)))
+    return min(1.0, 2 * float(bdtr(min(wins, losses), wins + losses, 0.5)))
 
 
 def minimal_detectable_gain(n: int, discordant: float, deff: float = 1.0, power: float = 0.8, alpha: float = 0.05) -> float:
@@ -128,8 +125,6 @@ def minimal_detectable_gain(n: int, discordant: float, deff: float = 1.0, power:
 
     :param n: documents; ``discordant``: share where the two systems differ; ``deff``: design effect of the difference.
     """
-    from scipy.stats import norm
-
     if n < 1 or not 0 <= discordant <= 1 or deff <= 0:
         raise ValueError(f"minimal_detectable_gain(n={n}, discordant={discordant}, deff={deff}): out of range")
-    return float(norm.ppf(1 - alpha / 2) + norm.ppf(power)) * math.sqrt(discordant * deff / n)
+    return float(ndtri(1 - alpha / 2) + ndtri(power)) * math.sqrt(discordant * deff / n)

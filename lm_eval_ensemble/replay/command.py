@@ -11,7 +11,7 @@ from typing import Any
 
 from lm_eval_ensemble import __version__
 from lm_eval_ensemble.errors import ConfigError, DataError, did_you_mean
-from lm_eval_ensemble.replay.compare import Plan, Replay, compare
+from lm_eval_ensemble.replay.compare import Replay, compare
 from lm_eval_ensemble.replay.plans import Teacher, fitting, make_plans
 from lm_eval_ensemble.replay.render import as_json, as_markdown
 from lm_eval_ensemble.replay.rows import NoRecordsError, Recorded, read_record
@@ -136,7 +136,7 @@ def _compare(
     compared = rule or recorded.rule
     own = recorded.selector if compared == recorded.rule else f"{recorded.selector} as run"
     plans, left_out = make_plans(recorded, compared, specs, file, teacher)
-    return compare(recorded, plans, own, left_out, _notes(recorded, plans, own))
+    return compare(recorded, plans, own, left_out)
 
 
 def _teacher(recorded: Recorded, records: Sequence[Recorded]) -> Recorded | None:
@@ -147,24 +147,6 @@ def _teacher(recorded: Recorded, records: Sequence[Recorded]) -> Recorded | None
         r for r in records if r.is_humaneval and r.run.model_name == recorded.run.model_name and r.members == recorded.members
     ]
     return next((r for r in same if r.task == "humaneval_infill"), next(iter(same), None))
-
-
-def _notes(recorded: Recorded, plans: Sequence[Plan], own: str) -> list[str]:
-    notes = []
-    replayed = next((plan for plan in plans if plan.name == own and not plan.fitted), None)
-    if replayed:
-        other = sum(replayed.choose(choice)[0] != choice.winner for choice in recorded.choices)
-        if other:
-            notes.append(
-                f"replaying {own} chooses another candidate than the run in {other} of {len(recorded.choices)} documents: "
-                "scores are stored with five decimals, or the record is of another release. The row shows what the run chose."
-            )
-    some = [m for m in recorded.members if any(m not in choice.members for choice in recorded.choices)]
-    if some:
-        notes.append(f"not every gap has a candidate of {', '.join(some)}; a member's score is over the gaps it has one for.")
-    if "oracle" in recorded.length_modes:
-        notes.append("length=oracle told the diffusion member the length of the answer.")
-    return notes
 
 
 def _write(path: Path, records: Sequence[Recorded], rule: str | None, features: Sequence[str] | None) -> None:

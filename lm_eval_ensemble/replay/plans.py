@@ -12,7 +12,7 @@ from lm_eval_ensemble.replay.rows import Decision, Recorded
 from lm_eval_ensemble.selection import SELECTORS, needs_file, spec_scores
 from lm_eval_ensemble.selection.base import score_of
 from lm_eval_ensemble.selection.features import DEFAULT_FEATURES, TEXT_FEATURES, check_features
-from lm_eval_ensemble.selection.fit import FEWEST, FOLDS, Fitting, Judged, fold_of
+from lm_eval_ensemble.selection.fit import FEWEST, FOLDS, Fitting, fold_of
 from lm_eval_ensemble.selection.fitted import FITTED, Numbers
 from lm_eval_ensemble.selection.spec import build, read_selector_file
 
@@ -67,9 +67,8 @@ def usable_features(recorded: Recorded, asked: Sequence[str] | None) -> tuple[st
 
 def fitting(recorded: Recorded, rule: str, features: Sequence[str] | None) -> Fitting:
     """Ready to fit on these records, whole or without one fold."""
-    rows = [Judged(choice.case, choice.problem) for choice in recorded.choices]
     own = usable_features(recorded, features) if recorded.is_humaneval else ()
-    return Fitting(rows, rule, tuple(dict.fromkeys((rule, *recorded.scores))), own)
+    return Fitting(recorded.choices, rule, tuple(dict.fromkeys((rule, *recorded.scores))), own)
 
 
 class Teacher:

@@ -104,7 +104,7 @@ def as_json(found: Replay) -> dict[str, Any]:
         "detectable_gain": _number(found.detectable),
         "rows": [_json_row(row) for row in found.rows],
         "left_out": dict(found.left_out),
-        "notes": list(found.notes),
+        "notes": found.notes,
     }
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 from lm_eval_ensemble.errors import ConfigError, DataError, did_you_mean
@@ -14,10 +15,12 @@ from lm_eval_ensemble.runs import samples as files
 from lm_eval_ensemble.runs.load import TaskRun
 from lm_eval_ensemble.runs.samples import Sample, measures
 from lm_eval_ensemble.selection import Case
-from lm_eval_ensemble.types import RUN, Scored
+from lm_eval_ensemble.selection.fit import Judged
+from lm_eval_ensemble.types import RUN, Candidate, Scored
 
 __all__ = ["Decision", "NoRecordsError", "Recorded", "read_record"]
 
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _HUMANEVAL = re.compile(r"(SingleLine|MultiLine|RandomSpan|RandomSpanLight)Infilling/")
 
 
@@ -25,24 +28,13 @@ class NoRecordsError(DataError):
     """The samples of a run are sound, and hold no record of candidates."""
 
 
-@dataclass(frozen=True)
-class Decision:
-    """One gap: the case, its outcome (``case.right``), and how the run itself chose."""
+@dataclass(frozen=True, slots=True)
+class Decision(Judged):
+    """One gap, judged, and how the run itself chose."""
 
-    case: Case
-    problem: str
     task_id: str
     winner: int
     reason: str
-
-    @property
-    def members(self) -> frozenset[str]:
-        return frozenset(scored.candidate.member for scored in self.case.candidates)
-
-    @property
-    def decisive(self) -> bool:
-        """Some candidates are right and some are wrong: only then selection matters."""
-        return any(self.case.right or ()) and not all(self.case.right or ())
 
 
 @dataclass(frozen=True)
@@ -71,14 +63,14 @@ class Recorded:
     @cached_property
     def scores(self) -> tuple[str, ...]:
         """The scores that are defined somewhere, without means of several."""
-        found = Counter(
+        defined = (
             name
             for choice in self.choices
             for scored in choice.case.candidates
             for name, value in scored.scores.items()
             if value is not None and "+" not in name
         )
-        return tuple(found)
+        return tuple(dict.fromkeys(defined))
 
     @property
     def is_humaneval(self) -> bool:
@@ -149,12 +141,21 @@ def _decisions(run: TaskRun, sample: Sample, rule: str | None, measure: str | No
         made, right = choice.selection, choice.right
         if measure is not None and measure != sample.measure:
             right = _by_measure(doc, measure, made.candidates)
+        shown = tuple([_as_selectors_see(scored) for scored in made.candidates])
         # All runs of a repeat (length=fixed-mean) have the random stream of that repeat.
         key: tuple[Any, ...] = (run.task, sample.number, number // runs)
         prefer = made.settings.get("prefer")
-        case = Case(made.candidates, rule or made.rule, prefer, prefix, suffix, key, seed, right)
-        decisions.append(Decision(case, problem, name, made.winner, made.reason))
+        case = Case(shown, rule or made.rule, prefer, prefix, suffix, key, seed)
+        decisions.append(Decision(case, right, problem, name, made.winner, made.reason))
     return decisions
+
+
+def _as_selectors_see(scored: Scored) -> Scored:
+    """A candidate's texts and scores: verdicts are not for them to see, and the rest would fill the memory of a large run."""
+    own = scored.candidate
+    raw = own.text if own.raw == own.text else own.raw
+    run = {RUN: own.info[RUN]} if RUN in own.info else _NOTHING
+    return Scored(Candidate(sys.intern(own.member), own.text, raw, own.sample, info=run), scored.scores, facts=_NOTHING)
 
 
 def _by_measure(doc: Mapping[str, Any], name: str, candidates: Sequence[Scored]) -> tuple[bool, ...]:

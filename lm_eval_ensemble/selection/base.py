@@ -16,14 +16,13 @@ __all__ = ["TOLERANCE", "Case", "Selector", "by_preference", "lowest", "score_of
 TOLERANCE = 1e-4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Case:
     """One gap with its scored candidates; plain values only, so that a stored record gives the same case again.
 
     ``rule`` names the score to compare (lower is better), ``prefer`` the member that wins a tie. ``prefix`` and ``suffix``
     are the text around the gap. ``key`` (task, document, sample) and ``seed`` name the random stream of selectors that
-    draw. ``right`` says which candidates are right: only the bounds ``oracle`` and ``floor`` may look at it, and only a
-    replay knows it.
+    draw. Nothing here says which candidates are right.
     """
 
     candidates: tuple[Scored, ...]
@@ -33,7 +32,6 @@ class Case:
     suffix: str = ""
     key: tuple[str | int, ...] = ()
     seed: int = 0
-    right: tuple[bool, ...] | None = None
 
     @property
     def task(self) -> str:
@@ -41,12 +39,14 @@ class Case:
 
     def of(self, places: Sequence[int]) -> Case:
         """The same gap with some of the candidates alone."""
+        if list(places) == list(range(len(self.candidates))):
+            return self
         kept = tuple(self.candidates[i] for i in places)
-        return Case(kept, self.rule, self.prefer, self.prefix, self.suffix, self.key, self.seed, self.right)
+        return Case(kept, self.rule, self.prefer, self.prefix, self.suffix, self.key, self.seed)
 
     def by(self, rule: str) -> Case:
         """The same gap under another score."""
-        return Case(self.candidates, rule, self.prefer, self.prefix, self.suffix, self.key, self.seed, self.right)
+        return Case(self.candidates, rule, self.prefer, self.prefix, self.suffix, self.key, self.seed)
 
     def program(self, index: int) -> str:
         """The whole file with a candidate in the gap."""
@@ -67,11 +67,12 @@ def by_preference(case: Case) -> list[int]:
 
 def settled(case: Case) -> tuple[int, str] | None:
     """The answer where there is nothing to choose: ``single`` candidate, or ``agreement`` of all on one text."""
-    if len(case.candidates) == 1:
+    first, *others = case.candidates
+    if not others:
         return 0, "single"
-    text = case.candidates[0].candidate.text
-    if any(scored.candidate.text != text for scored in case.candidates):
-        return None
+    for other in others:
+        if other.candidate.text != first.candidate.text:
+            return None
     return by_preference(case)[0], "agreement"
 
 
@@ -88,9 +89,8 @@ def lowest(case: Case, values: Sequence[float | None], reason: str = "score") ->
     close = [i for i, rank in enumerate(ranks) if rank[0] == level and rank[1] - least <= TOLERANCE]
     if len(close) == 1:
         return close[0], reason
-    close = [i for i in by_preference(case) if i in close]
     alone = len({case.candidates[i].candidate.text for i in close}) == 1
-    return close[0], reason if alone else "tie"
+    return next(i for i in by_preference(case) if i in close), reason if alone else "tie"
 
 
 def _rank(scored: Scored, value: float | None) -> tuple[int, float]:

@@ -32,16 +32,18 @@ _THRESHOLDS = [round(0.05 * i, 2) for i in range(41)]
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Judged:
-    """A case whose outcome is known (``case.right``), and the program it was cut from."""
+    """A case, which of its candidates are right, and the program it was cut from."""
 
     case: Case
+    right: tuple[bool, ...]
     problem: str
 
     @property
     def decisive(self) -> bool:
-        return any(self.case.right or ()) and not all(self.case.right or ())
+        """Some candidates are right and some are wrong: only then selection matters."""
+        return any(self.right) and not all(self.right)
 
 
 def fold_of(problem: str) -> int:
@@ -95,9 +97,9 @@ class Fitting:
             own = []
             for i, scored in enumerate(row.case.candidates):
                 value = score_of(scored, self.rule)
-                if value is not None and math.isfinite(value) and row.case.right:
+                if value is not None and math.isfinite(value):
                     size = feature(row.case, i, "log_bytes") or 0.0
-                    own.append((scored.candidate.member, value, size, row.case.right[i]))
+                    own.append((scored.candidate.member, value, size, row.right[i]))
             found.append(own)
         return found
 
@@ -106,11 +108,10 @@ class Fitting:
         """Decisive row -> whether each threshold of ``margin`` chooses right."""
         chosen = {}
         for i, row in enumerate(self.rows):
-            if row.decisive and row.case.right:
+            if row.decisive:
                 best, _, held, lead = preferred(row.case.by(self.rule))
-                right = row.case.right
                 kept = [held is not None and lead <= threshold + TOLERANCE for threshold in _THRESHOLDS]
-                chosen[i] = [right[held] if keeps and held is not None else right[best] for keeps in kept]
+                chosen[i] = [row.right[held] if keeps and held is not None else row.right[best] for keeps in kept]
         return chosen
 
     @cached_property
@@ -155,7 +156,7 @@ class Fitting:
         gaps, weights = [], []
         for i in decisive:
             x = np.nan_to_num((self._features[i] - mean) / sd, nan=0.0)
-            right = np.array(self.rows[i].case.right)
+            right = np.array(self.rows[i].right)
             pairs = (x[right][:, None] - x[~right][None]).reshape(-1, x.shape[1])
             gaps.append(pairs)
             weights.append(np.full(len(pairs), 1 / len(pairs)))

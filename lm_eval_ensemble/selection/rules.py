@@ -1,22 +1,19 @@
-"""Selectors that need nothing but the recorded scores and texts, and the two bounds, which look at the outcome."""
+"""Selectors that need nothing but the recorded scores and texts."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 
-from lm_eval_ensemble.errors import ConfigError
-from lm_eval_ensemble.selection.base import TOLERANCE, Case, Selector, by_preference, lowest, score_of, settled, stream
+from lm_eval_ensemble.selection.base import TOLERANCE, Case, Selector, lowest, score_of, settled, stream
 
 __all__ = [
     "Rule",
     "always",
     "argmin",
-    "floor",
     "inverse",
     "longest",
     "margin",
-    "oracle",
     "preferred",
     "random",
     "scored_by",
@@ -33,26 +30,6 @@ def argmin(case: Case) -> tuple[int, str]:
     return lowest(case, [score_of(scored, case.rule) for scored in case.candidates])
 
 
-def oracle(case: Case) -> tuple[int, str]:
-    """A right candidate if there is one: the best choice there was. Only a replay knows it."""
-    right = _outcome(case)
-    order = by_preference(case)
-    return next((i for i in order if right[i]), order[0]), "oracle"
-
-
-def floor(case: Case) -> tuple[int, str]:
-    """A wrong candidate if there is one: the worst choice there was."""
-    right = _outcome(case)
-    order = by_preference(case)
-    return next((i for i in order if not right[i]), order[0]), "floor"
-
-
-def _outcome(case: Case) -> tuple[bool, ...]:
-    if case.right is None:
-        raise ConfigError("selector=oracle and selector=floor need the verdicts; `lm-eval-ensemble select` shows both bounds.")
-    return case.right
-
-
 def sequence(*rules: Rule) -> Selector:
     """Each rule narrows what the one before left, until one text is left; ``argmin`` decides what they leave open."""
 
@@ -66,8 +43,7 @@ def sequence(*rules: Rule) -> Selector:
             kept = [kept[i] for i in stay]
             if narrowed and len({case.candidates[i].candidate.text for i in kept}) == 1:
                 break
-        rest = case.of(kept)
-        return kept[argmin(rest)[0]], reason
+        return kept[argmin(case.of(kept))[0] if len(kept) > 1 else 0], reason
 
     return select
 

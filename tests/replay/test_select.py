@@ -50,8 +50,9 @@ def test_the_table_tells_what_the_run_told(tmp_path: Path) -> None:
         value, answered = found.members[member]
         assert rows[f"always:{member}"].score.mean == pytest.approx(expected) == value
         assert answered == len(samples)
+    assert all(found.floor <= row.score.mean <= found.oracle for row in found.rows)
     assert found.clusters == 30
-    assert found.notes == ()
+    assert found.notes == []
 
 
 def test_every_score_follows_from_s(tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ def test_a_fit_serves_live_selectors(tmp_path: Path) -> None:
     (human, santa), _ = select_runs([tmp_path / "run"], specs=["calibrated"], file=str(file))
     assert rows_of(human)["calibrated"].fitted == f"from {file}"
     for one, before in ((human, found[0]), (santa, found[1])):
-        right = [(c.case.right or ())[select(c.case)[0]] for c in one.recorded.choices]
+        right = [c.right[select(c.case)[0]] for c in one.recorded.choices]
         assert rows_of(one)["calibrated"].score.mean == pytest.approx(sum(right) / len(right))
         assert one.members == before.members
 

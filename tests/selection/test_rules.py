@@ -7,7 +7,6 @@ import pytest
 from lm_eval_ensemble.errors import ConfigError
 from lm_eval_ensemble.selection import Case, make_selector
 from lm_eval_ensemble.selection.consensus import edit_similarity, token_similarity
-from lm_eval_ensemble.selection.rules import floor, oracle
 from lm_eval_ensemble.types import Candidate, Scored
 
 
@@ -107,14 +106,6 @@ def test_consensus_needs_three() -> None:
         assert pick(spec, *trio)[0] in (1, 2)
     assert pick("mbr", *trio[:2]) == (0, "few")
     assert pick("mbr", make("a", "q", 0.1), make("b", "x y", 3.0), make("c", "x y", 3.0)) == (1, "consensus")
-
-
-def test_the_bounds_need_the_outcome() -> None:
-    pair = (make("a", A, 2.0), make("b", B, 1.0))
-    known = Case(pair, "fim", right=(True, False))
-    assert (oracle(known), floor(known)) == ((0, "oracle"), (1, "floor"))
-    with pytest.raises(ConfigError, match="verdicts"):
-        oracle(Case(pair, "fim"))
 
 
 @pytest.mark.parametrize(

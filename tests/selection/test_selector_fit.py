@@ -25,7 +25,7 @@ def row(i: int, values: tuple[float, float], right: tuple[bool, bool], texts: tu
         Scored(Candidate(member, text, text), {"fim": value, "onepass": 2 * value})
         for member, text, value in zip(("dllm", "fim"), texts, values, strict=True)
     )
-    return Judged(Case(pair, "fim", "fim", key=(TASK, i, 0), right=right), f"HumanEval/{i // 3}")
+    return Judged(Case(pair, "fim", "fim", key=(TASK, i, 0)), right, f"HumanEval/{i // 3}")
 
 
 def random_rows(n: int = 240, seed: int = 0) -> list[Judged]:
@@ -40,7 +40,7 @@ def random_rows(n: int = 240, seed: int = 0) -> list[Judged]:
 
 def share(rows: list[Judged], select: Any) -> float:
     decisive = [r for r in rows if r.decisive]
-    return float(sum((r.case.right or ())[select(r.case)[0]] for r in decisive)) / len(decisive)
+    return float(sum(r.right[select(r.case)[0]] for r in decisive)) / len(decisive)
 
 
 def fitting(rows: list[Judged]) -> Fitting:
@@ -65,9 +65,7 @@ def test_folds_keep_programs_together_and_are_about_equal() -> None:
 def test_the_fold_left_out_has_no_say() -> None:
     rows = random_rows()
     turned = [
-        dataclasses.replace(r, case=dataclasses.replace(r.case, right=tuple(not x for x in r.case.right or ())))
-        if fold_of(r.problem) == 3
-        else r
+        dataclasses.replace(r, right=tuple(not is_right for is_right in r.right)) if fold_of(r.problem) == 3 else r
         for r in rows
     ]
     assert fitting(rows).numbers(3) == fitting(turned).numbers(3)
