@@ -7,6 +7,8 @@ RUN := "$(VENV)/bin/python" -m
 ENVIRONMENT := $(PYTHON) scripts/environment.py --torch "$(TORCH)"
 PYTEST := -m pytest -ra --durations=10 -n 2 --dist loadfile --no-loadscope-reorder
 CHECKED := $(RUN) check_jsonschema --quiet --builtin-schema
+# Where Python is told to keep no bytecode, each of the many programs that are started here would compile torch anew.
+unexport PYTHONDONTWRITEBYTECODE
 TESTED := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
 .PHONY: demo test test-lowest test-latest check format help-blocks docs dist lock environment clean

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,28 @@ DATA = os.environ.get("LM_EVAL_ENSEMBLE_DATA")
 def pytest_configure(config: pytest.Config) -> None:
     sys.warnoptions.append("always")  # as if asked for: what is hidden from users is not hidden from the tests
     config.pluginmanager.register(Watch())
+    if not hasattr(config, "workerinput"):  # pytest's first process, not those that it shares the tests among
+        config.add_cleanup(_keep_warm())
+
+
+def _keep_warm() -> Callable[[], None]:
+    """Start the process that runs every ``lm_eval`` of the tests (site/warm.py); returns what ends it."""
+    folder = tempfile.TemporaryDirectory(prefix="warm")
+    address = str(Path(folder.name) / "socket")
+    # torchao is not seen there either (site/sitecustomize.py).
+    environment = {**os.environ, "PYTEST_CURRENT_TEST": "all of them"}
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen(64)
+        command = [sys.executable, str(Path(__file__).parent / "site" / "warm.py"), str(listener.fileno())]
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, pass_fds=[listener.fileno()])
+    os.environ["LM_EVAL_ENSEMBLE_TESTS_WARM"] = address
+
+    def end() -> None:
+        process.communicate()
+        folder.cleanup()
+
+    return end
 
 
 #: Files that take longest begin first, so that no worker is left with one of them at the end.

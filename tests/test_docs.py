@@ -28,7 +28,8 @@ def test_blocks_marked_run_run(page: Path, tmp_path: Path) -> None:
     folder = str(Path(sys.executable).parent)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PATH": folder + os.pathsep + os.environ["PATH"]}
     for language, text in BLOCK.findall(page.read_text(encoding="utf-8")):
-        command = [sys.executable, "-c", text] if language == "python" else ["sh", "-e", "-c", text]
+        (tmp_path / "block.py").write_text(text, encoding="utf-8")
+        command = [sys.executable, "block.py"] if language == "python" else ["sh", "-e", "-c", text]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{text}\n{done.stderr[-3000:]}"
 

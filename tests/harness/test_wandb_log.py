@@ -122,8 +122,11 @@ def offline(tmp_path_factory: pytest.TempPathFactory, assets: Path) -> tuple[Pat
             "WANDB_DIR": str(folder),
             "WANDB_SILENT": "true",
         }
-        command = [sys.executable, "-c", given + PROGRAM]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, check=False)
+        program = folder / "wandb_run.py"
+        program.write_text(given + PROGRAM, encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, str(program)], capture_output=True, text=True, cwd=folder, env=environment, check=False
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         listener.setblocking(False)
         with pytest.raises(BlockingIOError):
