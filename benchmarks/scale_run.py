@@ -48,7 +48,7 @@ PARTS = [
     ("lm_eval_ensemble.harness.base", "InfillLM", "generate_until", "ours: pipeline and selection"),
     ("lm_eval_ensemble.harness.scored_lm", "ScoredHF", "generate_until", "ours: pipeline and selection"),
     ("lm_eval_ensemble.harness.ensemble_lm", None, "to_requests", "ours: requests"),
-    ("lm_eval_ensemble.store", "Remembered", "propose", "ours: store"),
+    ("lm_eval_ensemble.store", "Store", "ask", "ours: store"),
     ("lm_eval_ensemble.store", "_Page", "add", "ours: store"),
     ("lm_eval_ensemble.store", "Store", "_attempt", "ours: store"),
     ("lm_eval_ensemble.harness.memory", None, "_reset_process", "ours: memory figures"),

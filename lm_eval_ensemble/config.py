@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -47,6 +48,7 @@ __all__ = [
     "parse_settings",
     "preset_names",
     "preset_settings",
+    "with_preset",
 ]
 
 #: registered names of our two kinds of member.
@@ -261,9 +263,9 @@ def _spread_over(member: Any, flat: Mapping[str, Any]) -> Any:
     if member.get("model") not in (DIFFUSION, SCORED, ENSEMBLE, REFINE) and isinstance(member.get("gen_kwargs") or {}, Mapping):
         return {**member, "gen_kwargs": {**(member.get("gen_kwargs") or {}), **_as_gen_kwargs(flat)}}
     own, spread = dict(member.get("args") or {}), {_SPREAD[n][1]: flat[n] for n in _concerning(member, flat)}
-    if "pretrained" in spread and own.get("preset") in preset_names():
-        # dllm= and fim= name another checkpoint; beside a preset, pretrained is only a label.
-        own = {**preset_settings(own.pop("preset"), str(member["model"])), **own}
+    if member["model"] in (DIFFUSION, SCORED):
+        with contextlib.suppress(ConfigError):  # what is wrong with its preset is told with its other faults
+            own = with_preset(own, member["model"])
     return {**member, "args": {**own, **spread}}
 
 
@@ -292,12 +294,12 @@ def _argument_faults(index: int, member: Any, flat: Mapping[str, Any], setting: 
     where, args = f"$.{setting}[{index}].args", dict(member.get("args") or {})
     kind: type[BaseModel] = DiffusionConfig if model == DIFFUSION else ScoredConfig
     found = [f"$.{setting}[{index}].gen_kwargs: {model} takes these as args."] if member.get("gen_kwargs") else []
-    if preset := args.pop("preset", None):
-        try:
-            args = {**preset_settings(preset, model, where), **args}
-        except ConfigError as error:
-            found.append(str(error))
-            args = {"pretrained": "", **args}
+    try:
+        args = with_preset(args, model, where)
+    except ConfigError as error:
+        found.append(str(error))
+        del args["preset"]
+        args = {"pretrained": "", **args}
     if kind is ScoredConfig:  # the others are for `hf` to check
         args = {name: value for name, value in args.items() if name in kind.model_fields}
     renamed = {_SPREAD[name][1]: f"$.{name}" for name in _concerning(member, flat)}
@@ -369,21 +371,32 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in (_FOLDER / "presets").glob("*.yaml"))
 
 
-def preset_settings(name: str, model: str | None = None, where: str = "$") -> dict[str, Any]:
-    """Settings of a preset, or the arguments of its first member of kind ``model``.
+def preset_settings(name: str, where: str = "$") -> dict[str, Any]:
+    """The settings of an ensemble that a preset stands for.
 
     :raises ConfigError: unknown preset.
     """
     if name not in preset_names():
         raise ConfigError(f"{where}.preset: {name!r} is not a preset.{did_you_mean(str(name), preset_names())}")
     settings: dict[str, Any] = yaml.safe_load((_FOLDER / "presets" / f"{name}.yaml").read_text(encoding="utf-8"))
-    if model is None:
-        return {**settings, "preset": name}
-    for member in settings["members"]:
-        if member["model"] == model:
-            args: dict[str, Any] = member["args"]
-            return args
-    raise ConfigError(f"{where}.preset: preset {name!r} has no member of kind {model!r}.")
+    return {**settings, "preset": name}
+
+
+def with_preset(arguments: Mapping[str, Any], model: str, where: str = "$") -> dict[str, Any]:
+    """The arguments of a model, those of its ``preset`` (its first member of kind ``model``) where nothing was said. Beside a
+    preset, ``pretrained`` is only a label.
+
+    :raises ConfigError: unknown preset, or one without such a member.
+    """
+    given = {name: value for name, value in arguments.items() if name != "preset"}
+    preset = arguments.get("preset")
+    if not preset:
+        return given
+    members = preset_settings(preset, where)["members"]
+    base = next((member["args"] for member in members if member["model"] == model), None)
+    if base is None:
+        raise ConfigError(f"{where}.preset: preset {preset!r} has no member of kind {model!r}.")
+    return {**base, **given, "pretrained": base["pretrained"]}
 
 
 def asset_path(pretrained: str) -> str:

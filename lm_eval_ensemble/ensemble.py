@@ -17,6 +17,7 @@ __all__ = ["Settings", "by_device", "run", "score_candidates"]
 
 #: what members proposed: member -> number of the gap -> its candidates.
 Proposals = dict[str, dict[int, list[Candidate]]]
+Ask = Callable[[Member, Sequence[InfillRequest]], list[Candidate]]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,18 @@ class Settings:
     token_scores: bool = False
 
 
-def run(requests: Sequence[InfillRequest], members: Sequence[Member], scorers: Scorers, settings: Settings) -> list[Completion]:
+def propose(member: Member, requests: Sequence[InfillRequest]) -> list[Candidate]:
+    """What the member proposes now."""
+    return member.propose(requests)
+
+
+def run(
+    requests: Sequence[InfillRequest],
+    members: Sequence[Member],
+    scorers: Scorers,
+    settings: Settings,
+    ask: Ask = propose,
+) -> list[Completion]:
     """Fill every gap.
 
     1. Route: which members are asked for which gap (all of them, unless there is a rule).
@@ -48,6 +60,8 @@ def run(requests: Sequence[InfillRequest], members: Sequence[Member], scorers: S
     4. Score every distinct (request, text) once, by every score the members can compute.
     5. Select one candidate per request, a pure function over the recorded scores.
     6. Return the winner's text with the whole record as its trace.
+
+    :param ask: how a member is asked, where some of its candidates are known already, say.
     """
     # 1) route
     names = [member.name for member in members]
@@ -60,8 +74,8 @@ def run(requests: Sequence[InfillRequest], members: Sequence[Member], scorers: S
     for needy in (False, True):
         asked = [member for member in members if member.wants_partner == needy]
         hints = _hints(proposals, names, settings.samples) if needy else {}
-        ask = functools.partial(_ask, proposals, requests, routed, hints, settings.samples)
-        _side_by_side(by_device(asked) if settings.concurrent else [asked], ask)
+        fill = functools.partial(_fill, proposals, requests, routed, hints, settings.samples, ask)
+        _side_by_side(by_device(asked) if settings.concurrent else [asked], fill)
 
     # 3) gather
     gathered = [tuple(c for name in names for c in proposals[name].get(i, ())) for i in range(len(requests))]
@@ -83,12 +97,13 @@ def run(requests: Sequence[InfillRequest], members: Sequence[Member], scorers: S
     return completions
 
 
-def _ask(
+def _fill(
     proposals: Proposals,
     requests: Sequence[InfillRequest],
     routed: Sequence[Sequence[str]],
     hints: Mapping[tuple[int, int], str],
     count: int,
+    ask: Ask,
     member: Member,
 ) -> None:
     """A member's candidates for the gaps routed to it. Every sample has a random stream of its own, and repeats of a
@@ -100,7 +115,7 @@ def _ask(
         for k in range(count)
         for v in range(member.offers)
     ]
-    found = member.propose(asked) if asked else []
+    found = ask(member, asked) if asked else []
     each = count * member.offers
     proposals[member.name] = {
         i: [replace(c, sample=n) for n, c in enumerate(found[j * each : (j + 1) * each])] for j, i in enumerate(gaps)
@@ -126,20 +141,20 @@ def by_device(members: Sequence[Member]) -> list[list[Member]]:
     run share a group."""
     groups: dict[str, list[Member]] = {}
     for member in members:
-        device = str(getattr(member, "device", None))
+        device = str(member.device)
         groups.setdefault({"cuda": "cuda:0", "cpu:0": "cpu"}.get(device, device), []).append(member)
     return list(groups.values())
 
 
-def _side_by_side(groups: Sequence[Sequence[Member]], ask: Callable[[Member], None]) -> None:
-    """``ask`` for the members of each group in turn, the groups in threads of their own; the first error is raised when
+def _side_by_side(groups: Sequence[Sequence[Member]], fill: Callable[[Member], None]) -> None:
+    """``fill`` for the members of each group in turn, the groups in threads of their own; the first error is raised when
     all groups have ended."""
     errors: list[Exception] = []
 
     def work(group: Sequence[Member]) -> None:
         try:
             for member in group:
-                ask(member)
+                fill(member)
         except Exception as error:
             errors.append(error)
 

@@ -22,6 +22,7 @@ import sqlite3
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -29,10 +30,10 @@ from typing import Any, TypeVar
 
 from lm_eval_ensemble import __version__
 from lm_eval_ensemble.errors import ConfigError
-from lm_eval_ensemble.members.base import Ledger
+from lm_eval_ensemble.members.base import Ledger, Member
 from lm_eval_ensemble.types import Candidate, InfillRequest
 
-__all__ = ["ALGORITHM", "STORE_VARIABLE", "Remembered", "Store", "default_path", "open_store"]
+__all__ = ["ALGORITHM", "STORE_VARIABLE", "Store", "default_path", "open_store"]
 
 #: raise it with every change of our code that changes answers: decoding, prompts, windows, lengths, random streams.
 ALGORITHM = 1
@@ -43,8 +44,6 @@ _FORMAT, _OURS = 1, 0x6C656E73  # user_version and application_id of the file
 _SQLITE = b"SQLite format 3\0"  # how a file of sqlite begins; bytes 68 to 71 are its application_id
 _NOT_OURS = "store={}: {}, which is left as it is; expected a new file or one of our stores. Give another path, or store=off."
 _PATIENCE = 30.0  # seconds to wait for another process that writes
-_CHUNK = 16
-_UNKNOWN = object()
 _inherited: list[sqlite3.Connection] = []
 
 logger = logging.getLogger(__name__)
@@ -85,6 +84,7 @@ class Store:
         self.path = path if machine is None else path.with_name(f"{path.stem}.machine{machine}{path.suffix}")
         self._journal = "WAL" if machine is None else "DELETE"
         self.reused = self.added = 0
+        self._fingerprints: weakref.WeakKeyDictionary[Member, dict[str, Any] | None] = weakref.WeakKeyDictionary()
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._given_up = self._used = False
@@ -142,6 +142,30 @@ class Store:
         with self._lock:
             self.added += added
 
+    def ask(self, member: Member, requests: Sequence[InfillRequest]) -> list[Candidate]:
+        """A member's candidates, one per request. Those that are not here are generated, in the batches that a run without a
+        store has, and kept batch by batch."""
+        if member not in self._fingerprints:
+            self._fingerprints[member] = member.fingerprint()
+        fingerprint = self._fingerprints[member]
+        if fingerprint is None:
+            return list(member.propose(requests))
+        keys = _keys(fingerprint, [member.relevant(request) for request in requests])
+        page = _Page(self, keys, member.name)
+        known = len(page)
+        self.reused += known
+        if known:
+            unseen = " What runs behind a server cannot be seen: store=off asks it again." if fingerprint.get("server") else ""
+            logger.info("%s: %d of %d candidates come from %s.%s", member.name, known, len(keys), self.path, unseen)
+        if member.resumes:
+            return list(member.propose(requests, page))
+        for start in range(0, len(requests), member.chunk):
+            numbers = range(start, min(start + member.chunk, len(requests)))
+            if any(i not in page for i in numbers):
+                found = member.propose([requests[i] for i in numbers])
+                page.add(dict(zip(numbers, found, strict=True)))
+        return [page[i] for i in range(len(requests))]
+
     def count(self) -> int:
         """Number of stored candidates."""
         return int(self._attempt(lambda c: c.execute("SELECT count(*) FROM candidates").fetchone()[0], 0))
@@ -197,52 +221,6 @@ class Store:
             "The store %s is damaged (%s): it was set aside as %s.damaged-%d, and a new one is begun.",
             *(self.path, reason, self.path.name, number),
         )
-
-
-class Remembered:
-    """A member whose candidates are read from the store where it has them, and written there batch by batch."""
-
-    def __init__(self, member: Any, store: Store) -> None:
-        self.member, self.store = member, store
-        self.name: str = member.name
-        self._fingerprint: Any = _UNKNOWN
-
-    @property
-    def wants_partner(self) -> bool:
-        return bool(self.member.wants_partner)
-
-    @property
-    def offers(self) -> int:
-        return int(self.member.offers)
-
-    @property
-    def device(self) -> Any:
-        return getattr(self.member, "device", None)
-
-    def propose(self, requests: Sequence[InfillRequest]) -> list[Candidate]:
-        """One candidate per request; only what the store lacks is generated, in the batches of a run without a store."""
-        if self._fingerprint is _UNKNOWN:
-            self._fingerprint = getattr(self.member, "fingerprint", lambda: None)()
-        fingerprint = self._fingerprint
-        if fingerprint is None:
-            return list(self.member.propose(requests))
-        relevant = getattr(self.member, "relevant", lambda request: request)
-        keys = _keys(fingerprint, [relevant(request) for request in requests])
-        page = _Page(self.store, keys, self.name)
-        known = len(page)
-        self.store.reused += known
-        if known:
-            unseen = " What runs behind a server cannot be seen: store=off asks it again." if fingerprint.get("server") else ""
-            logger.info("%s: %d of %d candidates come from %s.%s", self.name, known, len(keys), self.store.path, unseen)
-        if getattr(self.member, "resumes", False):
-            return list(self.member.propose(requests, page))
-        size = getattr(self.member, "chunk", _CHUNK)
-        for start in range(0, len(requests), size):
-            numbers = range(start, min(start + size, len(requests)))
-            if any(i not in page for i in numbers):
-                found = self.member.propose([requests[i] for i in numbers])
-                page.add(dict(zip(numbers, found, strict=True)))
-        return [page[i] for i in range(len(requests))]
 
 
 class _Page(Ledger):

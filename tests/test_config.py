@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lm_eval_ensemble.config import DIFFUSION, SCORED, DiffusionConfig, EnsembleConfig, parse_settings, preset_settings
+from lm_eval_ensemble.config import DIFFUSION, SCORED, DiffusionConfig, EnsembleConfig, parse_settings, with_preset
 from lm_eval_ensemble.errors import ConfigError
 
 
@@ -34,8 +34,8 @@ def test_flat_settings_reach_the_members_they_concern() -> None:
 def test_another_checkpoint_comes_before_a_members_preset() -> None:
     own = [{"name": n, "model": m, "args": {"preset": "tiny", "top_p": 0.5}} for n, m in (("a", DIFFUSION), ("b", SCORED))]
     found = members(members=own, dllm="path/a")
-    expected = {**preset_settings("tiny", DIFFUSION), "pretrained": "path/a", "top_p": 0.5}
-    assert found == {"a": expected, "b": {"preset": "tiny", "top_p": 0.5}}
+    expected = {**with_preset({"preset": "tiny"}, DIFFUSION), "pretrained": "path/a", "top_p": 0.5}
+    assert found == {"a": expected, "b": {**with_preset({"preset": "tiny"}, SCORED), "top_p": 0.5}}
 
 
 def test_flat_settings_leave_foreign_members_alone() -> None:
@@ -139,7 +139,7 @@ prefer: fim
 
 
 def test_preset_of_one_member() -> None:
-    assert preset_settings("tiny", DIFFUSION)["pretrained"] == "asset:tiny/mdm"
-    assert preset_settings("tiny", SCORED)["pretrained"] == "asset:tiny/fim"
+    assert with_preset({"preset": "tiny"}, DIFFUSION)["pretrained"] == "asset:tiny/mdm"
+    assert with_preset({"preset": "tiny"}, SCORED)["pretrained"] == "asset:tiny/fim"
     with pytest.raises(ConfigError, match="no member of kind"):
-        preset_settings("tiny", "hf")
+        with_preset({"preset": "tiny"}, "hf")

@@ -12,21 +12,20 @@ from typing import Any
 import pytest
 
 from lm_eval_ensemble.ensemble import Settings, by_device, run
+from lm_eval_ensemble.members.base import Ledger, Member
 from lm_eval_ensemble.scoring import Scorers, Span
 from lm_eval_ensemble.tokens import PlainEncoder
 from lm_eval_ensemble.types import RUN, Candidate, Completion, InfillRequest, Selection
 
 
-class Speaker:
+class Speaker(Member):
     """Answers with fixed texts; remembers what it was asked."""
-
-    offers = 1
 
     def __init__(self, name: str, *texts: str, wants_partner: bool = False) -> None:
         self.name, self.texts, self.wants_partner = name, texts, wants_partner
         self.asked: list[InfillRequest] = []
 
-    def propose(self, requests: Sequence[InfillRequest]) -> list[Candidate]:
+    def propose(self, requests: Sequence[InfillRequest], ledger: Ledger | None = None) -> list[Candidate]:
         self.asked += requests
         return [
             Candidate(self.name, self.texts[i % len(self.texts)], self.texts[i % len(self.texts)]) for i in range(len(requests))
@@ -104,7 +103,7 @@ class Placed(Speaker):
         super().__init__(name, f"{name}\n")
         self.device, self.during = device, during
 
-    def propose(self, requests: Sequence[InfillRequest]) -> list[Candidate]:
+    def propose(self, requests: Sequence[InfillRequest], ledger: Ledger | None = None) -> list[Candidate]:
         self.during()
         return super().propose(requests)
 
@@ -176,7 +175,7 @@ def test_the_fill_of_one_run_is_nobodys_hint(tokenizer: Any) -> None:
     class Averaged(Speaker):
         offers = 2
 
-        def propose(self, requests: Sequence[InfillRequest]) -> list[Candidate]:
+        def propose(self, requests: Sequence[InfillRequest], ledger: Ledger | None = None) -> list[Candidate]:
             found = super().propose(requests)
             return [replace(c, info={RUN: r.variant}) for c, r in zip(found, requests, strict=True)]
 

@@ -30,6 +30,7 @@ from lm_eval_ensemble.fim import LAYOUTS
 from lm_eval_ensemble.harness.judging import JudgeSettings, judge_all
 from lm_eval_ensemble.harness.requests import resolve, to_requests
 from lm_eval_ensemble.harness.task import InfillTask
+from lm_eval_ensemble.members.base import Ledger, Member
 from lm_eval_ensemble.runs.rows import document_rows
 from lm_eval_ensemble.scoring import Scorers, Span
 from lm_eval_ensemble.scoring.base import Row
@@ -66,16 +67,13 @@ DOCUMENT = st.one_of(
 LOGPROB = st.one_of(st.floats(-1e6, 0), st.sampled_from([0.0, -math.inf, math.nan]))
 
 
-class Says:
+class Says(Member):
     """A member that answers every request with the same text."""
-
-    wants_partner = False
-    offers = 1
 
     def __init__(self, name: str, text: str, logprobs: tuple[float, ...] | None) -> None:
         self.name, self.text, self.logprobs = name, text, logprobs
 
-    def propose(self, requests: Sequence[InfillRequest]) -> list[Candidate]:
+    def propose(self, requests: Sequence[InfillRequest], ledger: Ledger | None = None) -> list[Candidate]:
         return [Candidate(self.name, normalise(self.text, r.cut), self.text, logprobs=self.logprobs) for r in requests]
 
 

@@ -17,12 +17,12 @@ import pytest
 
 from lm_eval_ensemble import store as module
 from lm_eval_ensemble.errors import ConfigError
-from lm_eval_ensemble.members.base import Ledger
-from lm_eval_ensemble.store import Remembered, Store, default_path, open_store
+from lm_eval_ensemble.members.base import Ledger, Member
+from lm_eval_ensemble.store import Store, default_path, open_store
 from lm_eval_ensemble.types import Candidate, InfillRequest
 
 
-class Counter:
+class Counter(Member):
     """Answers with the number of the call; works through its requests two at a time, and may die on the way."""
 
     wants_partner, offers, resumes, name = False, 1, True, "counter"
@@ -84,9 +84,9 @@ def opened(path: Path) -> Store:
 def test_what_was_finished_before_the_end_is_not_asked_again(path: Path, kind: type[Counter]) -> None:
     whole = kind().propose(asked())
     with pytest.raises(KeyboardInterrupt):
-        Remembered(kind(dies_after=1), opened(path)).propose(asked())
+        opened(path).ask(kind(dies_after=1), asked())
     member, store = kind(), opened(path)
-    found = Remembered(member, store).propose(asked())
+    found = store.ask(member, asked())
     done = 2 if kind is Counter else 3
     assert (store.reused, store.added) == (done, 5 - done)
     # The batches that are left are those of a run without a store.
@@ -119,14 +119,14 @@ def test_what_was_finished_before_the_end_is_not_asked_again(path: Path, kind: t
     ids=str,
 )
 def test_any_change_asks_again(path: Path, changed: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    Remembered(Counter(), opened(path)).propose(asked(1))
+    opened(path).ask(Counter(), asked(1))
     if "release" in changed:
         monkeypatch.setattr(module, "__version__", changed["release"])
     if "algorithm" in changed:
         monkeypatch.setattr(module, "ALGORITHM", changed["algorithm"])
     store = opened(path)
     request = replace(asked(1)[0], **changed.get("request", {}))
-    Remembered(Counter(**changed.get("member", {})), store).propose([request])
+    store.ask(Counter(**changed.get("member", {})), [request])
     assert (store.reused, store.added, store.count()) == (0, 1, 2)
 
 
@@ -137,7 +137,7 @@ def test_what_a_member_does_not_look_at_changes_nothing(path: Path) -> None:
 
     store = opened(path)
     for fields in ({}, {"reference": "x"}, {"hint": "y"}):
-        Remembered(Blind(), store).propose(asked(1, **fields))
+        store.ask(Blind(), asked(1, **fields))
     assert (store.reused, store.added) == (2, 1)
 
 
@@ -147,7 +147,7 @@ def test_a_member_that_cannot_be_known_is_not_stored(path: Path) -> None:
             return None
 
     store = opened(path)
-    assert len(Remembered(Unknown(), store).propose(asked())) == 5
+    assert len(store.ask(Unknown(), asked())) == 5
     assert store.count() == 0
 
 
@@ -184,12 +184,12 @@ def test_a_damaged_store_is_set_aside_with_a_message(
         path = path.parent / "lm_eval_ensemble" / "candidates.sqlite"
     for number in (1, 2):
         first = opened(path)
-        Remembered(Counter(), first).propose(asked())
+        first.ask(Counter(), asked())
         first._attempt(lambda c: c.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall(), [])
         first.close()
         damage(path)
         store = opened(path)
-        assert Remembered(Counter(), store).propose(asked())
+        assert store.ask(Counter(), asked())
         assert (store.reused, store.added) == (0, 5)
         store.close()
         assert path.with_name(f"candidates.sqlite.damaged-{number}").exists()
@@ -199,11 +199,11 @@ def test_a_damaged_store_is_set_aside_with_a_message(
 
 def test_a_store_that_is_damaged_while_it_is_used_does_not_end_the_run(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = opened(path)
-    Remembered(Counter(), store).propose(asked(1))
+    store.ask(Counter(), asked(1))
     store._attempt(lambda c: c.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall(), [])
     store.close()
     damage_pages(path)
-    assert len(Remembered(Counter(), store).propose(asked(3))) == 3
+    assert len(store.ask(Counter(), asked(3))) == 3
     assert "set aside" in caplog.text
 
 
@@ -213,12 +213,12 @@ def test_a_store_that_is_damaged_while_it_is_used_does_not_end_the_run(path: Pat
 @pytest.mark.parametrize("checked", [False, True])
 def test_a_damaged_record_is_not_trusted(path: Path, record: str, checked: bool, caplog: pytest.LogCaptureFixture) -> None:
     store = opened(path)
-    right = Remembered(Counter(), store).propose(asked(2))
+    right = store.ask(Counter(), asked(2))
     key = store._attempt(lambda c: str(c.execute("SELECT key FROM candidates LIMIT 1").fetchone()[0]), "")
     checksum = module._checksum(key, record) if checked else "0" * 16
     store._attempt(lambda c: c.execute("UPDATE candidates SET record=?, checksum=? WHERE key=?", (record, checksum, key)), None)
     again = opened(path)
-    assert Remembered(Counter(), again).propose(asked(2)) == right
+    assert again.ask(Counter(), asked(2)) == right
     assert (again.reused, again.added) == (1, 1)
     assert "damaged record" in caplog.text
     assert len(opened(path).read([key])) == 1
@@ -236,7 +236,7 @@ def test_a_full_disk_is_one_warning_and_the_run_goes_on(path: Path, caplog: pyte
     store = opened(path)
     store._attempt(lambda c: c.execute("PRAGMA max_page_count=4").fetchall(), [])
     member = Counter()
-    found = Remembered(member, store).propose([InfillRequest("p" * 3000 + str(i), "", "t", i) for i in range(20)])
+    found = store.ask(member, [InfillRequest("p" * 3000 + str(i), "", "t", i) for i in range(20)])
     assert len(found) == 20
     assert caplog.text.count("cannot be used (database or disk is full)") == 1
 
@@ -274,10 +274,10 @@ def test_somebodys_file_is_refused_and_left_alone(tmp_path: Path, content: Any) 
 
 def test_a_store_that_becomes_somebodys_file_does_not_end_the_run(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = opened(path)
-    Remembered(Counter(), store).propose(asked(1))
+    store.ask(Counter(), asked(1))
     store.close()
     path.write_text("mine")
-    assert len(Remembered(Counter(), store).propose(asked(3))) == 3
+    assert len(store.ask(Counter(), asked(3))) == 3
     assert caplog.text.count("cannot be used") == 1
     assert path.read_text() == "mine"
 
@@ -285,7 +285,16 @@ def test_a_store_that_becomes_somebodys_file_does_not_end_the_run(path: Path, ca
 def test_threads_share_a_store(path: Path) -> None:
     store = opened(path)
     members = [Counter(name=f"m{n}") for n in range(4)]
-    threads = [threading.Thread(target=Remembered(member, store).propose, args=(asked(40),)) for member in members]
+    threads = [
+        threading.Thread(
+            target=store.ask,
+            args=(
+                member,
+                asked(40),
+            ),
+        )
+        for member in members
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -327,20 +336,18 @@ def test_machines_have_files_of_their_own_and_read_all(path: Path) -> None:
     for machine, requests in ((0, asked(4)[::2]), (1, asked(4)[1::2])):
         store = Store(path, machine)
         assert store.usable
-        Remembered(Counter(), store).propose(requests)
+        store.ask(Counter(), requests)
         assert store.path == path.with_name(f"candidates.machine{machine}.sqlite")
         assert store._attempt(lambda c: str(c.execute("PRAGMA journal_mode").fetchone()[0]), "") == "delete"
         store.close()
     before = {p.name: p.read_bytes() for p in path.parent.iterdir()}
     assert set(before) == {"candidates.machine0.sqlite", "candidates.machine1.sqlite"}
     alone = opened(path)
-    assert Remembered(Counter(), alone).propose(asked(6)) == Remembered(Counter(), Store(path.with_name("new"))).propose(
-        asked(6)
-    )
+    assert alone.ask(Counter(), asked(6)) == Store(path.with_name("new")).ask(Counter(), asked(6))
     assert (alone.reused, alone.added) == (4, 2)
     alone.close()
     third = Store(path, 2)
-    Remembered(Counter(), third).propose(asked(6))
+    third.ask(Counter(), asked(6))
     assert (third.reused, third.added) == (6, 0)
     assert {name: path.with_name(name).read_bytes() for name in before} == before
 
@@ -394,7 +401,7 @@ def test_the_default_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 
 
 def test_records_are_json(path: Path) -> None:
-    Remembered(Counter(), opened(path)).propose(asked(1))
+    opened(path).ask(Counter(), asked(1))
     with sqlite3.connect(path) as connection:
         (record,) = connection.execute("SELECT record FROM candidates").fetchone()
     connection.close()
@@ -406,5 +413,5 @@ def test_a_folder_that_cannot_be_listed_does_not_stop_a_run(path: Path, monkeypa
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "iterdir", refused)
-    assert len(Remembered(Counter(), Store(path)).propose(asked(3))) == 3
+    assert len(Store(path).ask(Counter(), asked(3))) == 3
     assert Store(path).count() == 3

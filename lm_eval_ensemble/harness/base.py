@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from lm_eval_ensemble.errors import HostError
 from lm_eval_ensemble.harness.memory import peak_memory
 from lm_eval_ensemble.harness.ranks import OneOfSeveral, own_gpu
 from lm_eval_ensemble.harness.requests import to_requests
+from lm_eval_ensemble.members.base import Member
 from lm_eval_ensemble.types import Candidate, Completion, InfillRequest, Scored, Selection
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "cached_answers",
     "default_device",
     "default_dtype",
-    "live_models",
     "own_cache",
     "refuse_cached_repeats",
 ]
@@ -39,10 +38,6 @@ NO_CHAT = (
     "--apply_chat_template cannot be used for infilling: prefix and suffix would be wrapped in a conversation the "
     "models were not trained to fill. Run without it."
 )
-
-#: LMs of ours that exist now. They read prefix and suffix from the document, so a task need not care which
-#: fill-in-the-middle layout its prompt text has.
-live_models: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def default_device(device: str | None) -> str:
@@ -131,12 +126,11 @@ def own_cache(cache_hook: CacheHook, identity: Mapping[str, Any]) -> None:
     answers[_OWNER] = digest
 
 
-class InfillLM(OneOfSeveral, LM):  # type: ignore[misc]
-    """An LM that fills gaps. Subclasses implement ``propose`` or override ``generate_until``."""
+class InfillLM(OneOfSeveral, LM, Member):  # type: ignore[misc]
+    """An LM that fills gaps; it may be a member of an ensemble. Subclasses implement ``propose``."""
 
     def __init__(self, device: str | None = None) -> None:
         super().__init__()
-        live_models.add(self)
         self.join(device)
         self._peaks: dict[str, float] = {}
 
@@ -148,7 +142,7 @@ class InfillLM(OneOfSeveral, LM):  # type: ignore[misc]
         """Fill the gaps of lm_eval's requests."""
         asked = self.to_requests(requests)
         refuse_cached_repeats(self.cache_hook, asked)
-        with peak_memory(getattr(self, "name", ""), getattr(self, "device", None), self._peaks):
+        with peak_memory(self.name, self.device, self._peaks):
             completions = self.answer(asked)
         for instance, completion in zip(requests, completions, strict=True):
             self.cache_hook.add_partial("generate_until", instance.args, completion)

@@ -14,7 +14,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
 
 from lm_eval_ensemble.batching import Batcher, starting_size
-from lm_eval_ensemble.config import DIFFUSION, DiffusionConfig, asset_path, parse_settings, preset_settings
+from lm_eval_ensemble.config import DIFFUSION, DiffusionConfig, asset_path, parse_settings, with_preset
 from lm_eval_ensemble.diffusion.algorithms import find_algorithm
 from lm_eval_ensemble.diffusion.decode import Canvas, fill
 from lm_eval_ensemble.diffusion.length import Length, LengthPolicy
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _Gap:
     request: InfillRequest
     window: Window
     length: Length
@@ -69,9 +69,8 @@ class DiffusionInfill(RefillLM):
     def __init__(self, name: str = DIFFUSION, preset: str | None = None, **arguments: Any) -> None:
         super().__init__(arguments.get("device"))
         self.name = name
-        base = preset_settings(preset, DIFFUSION) if preset else {}
-        given = {k: v for k, v in arguments.items() if not (preset and k == "pretrained")}
-        self.config = parse_settings(DiffusionConfig, {**base, **given}, f"$.{name}")
+        given = with_preset({"preset": preset, **arguments}, DIFFUSION, f"$.{name}")
+        self.config = parse_settings(DiffusionConfig, given, f"$.{name}")
         self._device = torch.device(default_device(self.config.device))
         self.network = MaskedDiffusionModel.load(
             asset_path(self.config.pretrained),
@@ -90,6 +89,7 @@ class DiffusionInfill(RefillLM):
         self.window = self.config.max_length or self.network.max_positions
         limit = min(self.config.max_new_tokens or 512, self.window - 1)
         self.policy = LengthPolicy.parse(self.config.length, limit)
+        self.offers, self.wants_partner = self.policy.offers, self.policy.wants_partner
         self.seed = torch.initial_seed() if self.config.seed is None else self.config.seed
         self._batcher = Batcher(starting_size(self.config.batch_size, self._device, self.config.max_batch_size))
         self.lengths = LengthFinder(
@@ -105,14 +105,6 @@ class DiffusionInfill(RefillLM):
         self._warned = False
 
     resumes = True
-
-    @property
-    def offers(self) -> int:
-        return self.policy.offers
-
-    @property
-    def wants_partner(self) -> bool:
-        return self.policy.wants_partner
 
     def to_requests(self, instances: Sequence[Instance]) -> list[InfillRequest]:
         """Gaps are filled; the prompts of other tasks are continued, as a gap that nothing follows."""
@@ -174,7 +166,7 @@ class DiffusionInfill(RefillLM):
             )
         return [ledger[i] for i in range(len(rows))]
 
-    def _note(self, ledger: Ledger, rows: Sequence[_Row], members: Sequence[int], found: Mapping[int, _Fill]) -> None:
+    def _note(self, ledger: Ledger, rows: Sequence[_Gap], members: Sequence[int], found: Mapping[int, _Fill]) -> None:
         ledger.add({members[j]: self._candidate(rows[members[j]], fill) for j, fill in found.items()})
 
     def get_model_info(self) -> dict[str, Any]:
@@ -192,7 +184,7 @@ class DiffusionInfill(RefillLM):
         """Alone: the one fill, or for a length policy of several their record (``harness.lengths.offered``)."""
         return offered(requests, self.policy, self.propose)
 
-    def _plan(self, request: InfillRequest, length: Length, draw: Draw) -> _Row:
+    def _plan(self, request: InfillRequest, length: Length, draw: Draw) -> _Gap:
         length = self._open_ended(request, length, draw)
         if length.mode == "oracle" and not self._warned:
             self._warned = True
@@ -205,7 +197,7 @@ class DiffusionInfill(RefillLM):
             self.encoder.encode(request.prefix), self.encoder.encode(request.suffix), self.window - length.tokens
         )
         window = replace(window, prefix=pack(window.prefix), suffix=pack(window.suffix))
-        return _Row(request, window, length, draw)
+        return _Gap(request, window, length, draw)
 
     def _open_ended(self, request: InfillRequest, length: Length, draw: Draw) -> Length:
         """A text to continue, of which nothing is known, gets the room it may take: end-of-text ends it."""
@@ -213,7 +205,7 @@ class DiffusionInfill(RefillLM):
             return length
         return Length(max(min(draw.max_new_tokens, self.window // 2), 1), "limit")
 
-    def _fill(self, rows: Sequence[_Row]) -> list[_Fill]:
+    def _fill(self, rows: Sequence[_Gap]) -> list[_Fill]:
         sizes = [row.length.tokens for row in rows]
         steps = [auto_steps(size) if self.config.steps == "auto" else int(self.config.steps) for size in sizes]
         draw, alg, alg_temp = rows[0].draw, self.config.alg, self.config.alg_temp
@@ -239,7 +231,7 @@ class DiffusionInfill(RefillLM):
         histories: Sequence[Any] = filled.history or [None] * len(rows)
         return [_Fill(*found) for found in zip(*filled[:4], steps, histories, strict=True)]
 
-    def _canvas(self, rows: Sequence[_Row], sizes: Sequence[int]) -> Canvas:
+    def _canvas(self, rows: Sequence[_Gap], sizes: Sequence[int]) -> Canvas:
         mask = self.network.mask_id
         pad = self.network.pad_id if self.config.parity else mask
         texts = [[*row.window.prefix, *([mask] * row.length.tokens), *row.window.suffix] for row in rows]
@@ -250,7 +242,7 @@ class DiffusionInfill(RefillLM):
         ending = torch.tensor([row.ending for row in rows], device=self._device)
         return Canvas(ids, lengths, starts, torch.tensor(sizes, device=self._device), ending=ending)
 
-    def _candidate(self, row: _Row, fill: _Fill) -> Candidate:
+    def _candidate(self, row: _Gap, fill: _Fill) -> Candidate:
         tokens, logprobs, stop, extra = fill.tokens, fill.logprobs, "length", {}
         end = next((i for i, token in enumerate(tokens) if token in self.network.end_ids), None) if row.ending else None
         if end is not None:

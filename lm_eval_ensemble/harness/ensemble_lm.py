@@ -6,6 +6,7 @@ import functools
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,23 +22,23 @@ from lm_eval_ensemble.config import (
     MemberConfig,
     RefineConfig,
     parse_settings,
-    preset_settings,
 )
 from lm_eval_ensemble.diffusion.algorithms import find_algorithm
 from lm_eval_ensemble.errors import ConfigError, HostError
 from lm_eval_ensemble.harness.base import InfillLM, cached_answers, default_device
 from lm_eval_ensemble.harness.loading import LazyModel, Shelf
-from lm_eval_ensemble.harness.member import as_member, build_lm, find_kinds
-from lm_eval_ensemble.harness.memory import Metered
+from lm_eval_ensemble.harness.member import build_member, find_kinds
+from lm_eval_ensemble.harness.memory import peak_memory
 from lm_eval_ensemble.harness.ranks import machine
 from lm_eval_ensemble.harness.refine_member import RefineMember
 from lm_eval_ensemble.harness.requests import to_requests
 from lm_eval_ensemble.harness.scorers import build_scorers, check_scorers
+from lm_eval_ensemble.members.base import Ledger, Member
 from lm_eval_ensemble.scoring import DEFAULT_RULE, check_terms, parse_rule, parse_terms
 from lm_eval_ensemble.selection import make_selector
 from lm_eval_ensemble.selection.routing import Router, parse_route
-from lm_eval_ensemble.store import Remembered, open_store
-from lm_eval_ensemble.types import InfillRequest
+from lm_eval_ensemble.store import open_store
+from lm_eval_ensemble.types import Candidate, Completion, InfillRequest
 
 __all__ = ["EnsemblePPL"]
 
@@ -59,8 +60,8 @@ class EnsemblePPL(InfillLM):
         self.store = open_store(config.store, machine())
         host = {"batch_size": config.batch_size, "max_batch_size": config.max_batch_size, "device": str(self._device)}
 
-        def build(member: MemberConfig) -> Any:
-            return as_member(member, build_lm(kinds[member.name], member, host, seed, config.store), seed)
+        def build(member: MemberConfig) -> Member:
+            return build_member(kinds[member.name], member, host, seed, config.store)
 
         rows = [row for row in (*config.members, *config.scorers) if row.model != REFINE]
         self._shelf = Shelf({row.name: functools.partial(build, row) for row in rows}, config.load == "one-at-a-time")
@@ -69,9 +70,7 @@ class EnsemblePPL(InfillLM):
             if row.model == REFINE:
                 own = parse_settings(RefineConfig, row.args)
                 models[row.name] = RefineMember(row.name, own, models[own.of], seed)
-        members = [Remembered(models[name], self.store) if self.store else models[name] for name in names]
-        self._peaks: dict[str, float] = {}
-        self.members = [Metered(member, self._peaks) for member in members]
+        self.members: list[Member] = [models[name] for name in names]
         self.scorers = build_scorers(models, kinds)
         check_terms(self.scorers, rule, config.extra_scores)
         self.settings = ensemble.Settings(
@@ -107,10 +106,31 @@ class EnsemblePPL(InfillLM):
         """The winner of every gap, as ``Completion`` with the whole record as its trace."""
         asked = to_requests(requests)
         self._refuse_greedy_others(asked)
-        completions = ensemble.run(asked, self.members, self.scorers, self.settings)
+        completions = self.answer(asked)
         if self.store is not None:
             logger.info("%s: %d candidates reused, %d added.", self.store.path, self.store.reused, self.store.added)
         return list(completions)
+
+    def answer(self, requests: Sequence[InfillRequest]) -> list[Completion]:
+        return ensemble.run(requests, self.members, self.scorers, self.settings, self._ask)
+
+    def _ask(self, member: Member, requests: Sequence[InfillRequest]) -> list[Candidate]:
+        """What the store has of a member's candidates, and the others generated; its peak memory is noted."""
+        with peak_memory(member.name, member.device, self._peaks):
+            return self.store.ask(member, requests) if self.store else member.propose(requests)
+
+    def propose(self, requests: Sequence[InfillRequest], ledger: Ledger | None = None) -> list[Candidate]:
+        """The winners, for an ensemble that has this one among its members.
+
+        :raises HostError: a gap has several winners.
+        """
+        completions = self.answer(requests)
+        if any(len(completion.runs) > 1 for completion in completions):
+            raise HostError(
+                f"Member {self.name!r} answers with several runs (length=fixed-mean), whose scores are averaged; inside "
+                "another ensemble there is nothing to average. Use another length policy there."
+            )
+        return [replace(run.chosen, member=self.name) for completion in completions for run in completion.runs]
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
         if cached_answers(cache_hook) is not None:
@@ -134,7 +154,7 @@ class EnsemblePPL(InfillLM):
 
     def _told(self, fact: str) -> dict[str, Any]:
         """What the models that have such a fact say, by name."""
-        found = {name: getattr(model, fact, None) for name, model in self._models.items()}
+        found = {name: getattr(model, fact) for name, model in self._models.items()}
         return {name: value for name, value in found.items() if value is not None}
 
     def _model(self, name: str) -> Any:
@@ -158,9 +178,8 @@ class EnsemblePPL(InfillLM):
         """The same for other LMs, whose settings are only known with the requests; nothing is generated yet."""
         if self.settings.samples == 1:
             return
-        for member in self.members:
-            draws = getattr(getattr(member, "member", member), "draws", None)
-            if draws is not None and not all(map(draws, requests)):
+        for row, member in zip(self.config.members, self.members, strict=True):
+            if row.model not in (DIFFUSION, SCORED, REFINE) and not all(map(member.draws, requests)):
                 raise ConfigError(_all_the_same(self.config, member.name))
 
 
@@ -200,8 +219,7 @@ def _refuse_identical_samples(config: EnsembleConfig) -> None:
     for member in config.members if config.samples > 1 else ():
         if member.model not in (DIFFUSION, SCORED):
             continue
-        preset = member.args.get("preset")
-        own = {**(preset_settings(preset, member.model) if preset else {}), **member.args}
+        own = member.args
         if own.get("temperature") and not own.get("greedy"):
             continue
         if member.model == SCORED:

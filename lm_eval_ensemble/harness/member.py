@@ -17,15 +17,15 @@ from lm_eval.api.registry import get_model
 from lm_eval.models.api_models import TemplateAPI
 
 from lm_eval_ensemble.config import DIFFUSION, ENSEMBLE, REFINE, SCORED, HostDecoding, MemberConfig, parse_settings
-from lm_eval_ensemble.errors import ConfigError, HostError, did_you_mean
-from lm_eval_ensemble.harness.base import InfillLM
+from lm_eval_ensemble.errors import ConfigError, did_you_mean
 from lm_eval_ensemble.harness.ranks import detach
 from lm_eval_ensemble.harness.refine_member import RefineMember
 from lm_eval_ensemble.harness.servers import server_faults
+from lm_eval_ensemble.members.base import Ledger, Member
 from lm_eval_ensemble.members.identity import checkpoint_identity, identified, versions
 from lm_eval_ensemble.types import Candidate, Completion, InfillRequest, normalise, unbroken
 
-__all__ = ["ForeignMember", "as_member", "build_lm", "find_kinds"]
+__all__ = ["ForeignMember", "build_member", "find_kinds"]
 
 #: arguments that do not change an answer.
 _INDIFFERENT = ("batch_size", "max_batch_size", "device", "num_concurrent", "max_retries", "timeout", "parallelize")
@@ -55,8 +55,8 @@ def find_kinds(members: Sequence[MemberConfig]) -> dict[str, Any]:
     return kinds
 
 
-def build_lm(kind: Any, member: MemberConfig, host: Mapping[str, Any], seed: int, store: str | None = None) -> Any:
-    """The LM of a member.
+def build_member(kind: Any, member: MemberConfig, host: Mapping[str, Any], seed: int, store: str | None = None) -> Member:
+    """A member with its LM: the LM itself if it is one.
 
     :param host: batch_size, max_batch_size and device as lm_eval gave them; the member's own come first.
     :param seed: of the random streams of our own kinds.
@@ -69,15 +69,13 @@ def build_lm(kind: Any, member: MemberConfig, host: Mapping[str, Any], seed: int
     shared = {k: v for k, v in host.items() if v is not None and k not in member.args}
     lm = kind.create_from_arg_obj({**ours, **member.args}, shared)
     detach(lm)
+    if not isinstance(lm, Member):
+        return ForeignMember(member, lm, seed)
+    lm.name = member.name
     return lm
 
 
-def as_member(config: MemberConfig, lm: Any, seed: int) -> Any:
-    """The LM itself if it has ``propose``, else wrapped."""
-    return lm if hasattr(lm, "propose") else ForeignMember(config, lm, seed)
-
-
-class ForeignMember:
+class ForeignMember(Member):
     """An LM that is not ours: it is given the task's prompt text and answers with plain text.
 
     Where it samples, every sample has a seed of its own. LMs that take one (servers, vllm) get ``seed`` among the generation
@@ -85,38 +83,27 @@ class ForeignMember:
     gap, and gaps are asked one at a time: an answer must not depend on its batch.
     """
 
-    wants_partner = False
-    offers = 1
-
     def __init__(self, config: MemberConfig, lm: Any, seed: int = 0) -> None:
         self.name, self.config, self.lm, self.seed = config.name, config, lm, seed
         parse_settings(HostDecoding, config.gen_kwargs, f"$.{config.name}.gen_kwargs")
         self.server = isinstance(lm, TemplateAPI)
         self._takes_seed = self.server or type(lm).__module__ == "lm_eval.models.vllm_causallms"
-        self._nested = isinstance(lm, InfillLM)
-
-    @property
-    def device(self) -> str:
-        """A server works beside everything else; other LMs say where they are."""
-        return self.name if self.server else str(getattr(self.lm, "device", None))
-
-    @property
-    def chunk(self) -> int:
-        """How many gaps to ask for at a time where answers are stored as they come."""
-        size = str(getattr(self.lm, "batch_size", 1) or 1)
+        # A server works beside everything else; other LMs say where they are.
+        self.device = self.name if self.server else str(getattr(lm, "device", None))
+        size = str(getattr(lm, "batch_size", 1) or 1)
         rows = int(size) if size.isdigit() else 64
-        return max(16, rows) * max(1, int(getattr(self.lm, "_concurrent", 1)))
+        self.chunk = max(16, rows) * max(1, int(getattr(lm, "_concurrent", 1)))
 
     def fingerprint(self) -> dict[str, Any] | None:
-        """What decides its answers, as far as can be known: a server's weights cannot. None, which means not stored, for an
-        ensemble (its members are) and for an LM whose code or weights cannot be found."""
+        """What decides its answers, as far as can be known: a server's weights cannot. None, which means not stored, for an LM
+        whose code or weights cannot be found."""
         kind, args = type(self.lm), self.config.args
         code = "lm_eval" if kind.__module__.startswith("lm_eval.") else _source(kind)
         weights: Any = "unseen"
         if "pretrained" in args and not self.server:
             place = (str(args.get("revision", "main")), str(args.get("subfolder") or ""))
             weights = checkpoint_identity(str(args["pretrained"]), *place)
-        if self._nested or code is None or weights is None:
+        if code is None or weights is None:
             return None
         network = getattr(self.lm, "model", None)
         return {
@@ -136,13 +123,11 @@ class ForeignMember:
         return replace(request, reference=None, hint=None)
 
     def draws(self, request: InfillRequest) -> bool:
-        """True if its answers to such requests are drawn; always for an ensemble, which has settings of its own."""
-        settings = self._settings(request)
-        return self._nested or bool(settings.get("do_sample"))
+        return bool(self._settings(request).get("do_sample"))
 
-    def propose(self, requests: Sequence[InfillRequest]) -> list[Candidate]:
+    def propose(self, requests: Sequence[InfillRequest], ledger: Ledger | None = None) -> list[Candidate]:
         """One filled gap per request, through the LM's ``generate_until``."""
-        if self._takes_seed or self._nested or not any(map(self.draws, requests)):
+        if self._takes_seed or not any(map(self.draws, requests)):
             with server_faults(self.name, self.lm.base_url) if self.server else contextlib.nullcontext():
                 answers = self.lm.generate_until([self._instance(request) for request in requests])
         else:
@@ -163,7 +148,6 @@ class ForeignMember:
         settings = self._settings(request)
         if self._takes_seed and settings.get("do_sample"):
             settings["seed"] = self._stream(request.sample)
-        # Repeats of a document are counted by an ensemble that is asked; nobody else reads the document.
         metadata = (request.task, request.doc_id, 1)
         return Instance("generate_until", {}, (request.context, settings), 0, metadata=metadata, task_name=request.task)
 
@@ -182,11 +166,6 @@ class ForeignMember:
 
     def _candidate(self, request: InfillRequest, answer: str) -> Candidate:
         if isinstance(answer, Completion) and answer.trace is not None:
-            if len(answer.runs) > 1:
-                raise HostError(
-                    f"Member {self.name!r} answers with several runs (length=fixed-mean), whose scores are averaged; inside "
-                    "another ensemble there is nothing to average. Use another length policy there."
-                )
             own = answer.trace.chosen
             return Candidate(
                 self.name, normalise(own.raw, request.cut), own.raw, logprobs=own.logprobs, tokens=own.tokens, info=own.info

@@ -7,15 +7,12 @@ file, never into a sample's record: a resumed run must write the same samples.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from lm_eval_ensemble.types import Candidate, InfillRequest
-
-__all__ = ["Metered", "peak_memory"]
+__all__ = ["peak_memory"]
 
 _PROCESS = Path("/proc/self")
 
@@ -49,19 +46,3 @@ def _reset_process() -> bool:
 def _process_peak() -> float:
     lines = (_PROCESS / "status").read_text(encoding="ascii").splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 1024
-
-
-class Metered:
-    """A member whose peak memory while it proposes is kept in ``peaks``."""
-
-    def __init__(self, member: Any, peaks: dict[str, float]) -> None:
-        self.member, self._peaks = member, peaks
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.member, name)
-
-    def propose(self, requests: Sequence[InfillRequest]) -> list[Candidate]:
-        """The member's."""
-        with peak_memory(self.member.name, getattr(self.member, "device", None), self._peaks):
-            found: list[Candidate] = self.member.propose(requests)
-        return found

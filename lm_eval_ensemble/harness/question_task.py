@@ -11,16 +11,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import datasets
-from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean
-from lm_eval.api.task import ConfigurableTask
 
 from lm_eval_ensemble.errors import ConfigError, DataError, HostError
-from lm_eval_ensemble.harness.flags import check_counts, drop_padding, number_by_set, tell_misspelt
+from lm_eval_ensemble.harness.own_task import OwnTask
 from lm_eval_ensemble.metrics.answer_scores import free_scores
 from lm_eval_ensemble.metrics.uncertainty import Estimate, auroc
 from lm_eval_ensemble.questions import DEFAULT_COUNT, SHOTS, choose, load_questions
@@ -30,8 +28,6 @@ __all__ = ["UncertaintyTask"]
 
 logger = logging.getLogger(__name__)
 
-#: what ``--metadata`` can set.
-_SETTINGS = {"data_dir", "file", "n_docs", "full", "context", "experiment_lot"}
 # Repeated before every question, as in the documents' runs.
 _BRIEF = (
     "Answer the following question with a brief, concise answer. Use only a few words or a short phrase, not a full sentence.\n"
@@ -40,24 +36,18 @@ _BRIEF = (
 _MAIN = "g_nll"
 
 
-class UncertaintyTask(ConfigurableTask):  # type: ignore[misc]
+class UncertaintyTask(OwnTask):
     """Short answers, generated greedily; accuracy for any model, and AUROC for models that tell log-probabilities."""
 
-    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
-        settings = dict(config or {})
-        settings.pop("class", None)
-        # download() runs inside super().__init__ and needs these.
-        self.meta: dict[str, Any] = dict(settings.get("metadata") or {})
-        tell_misspelt(self.meta, _SETTINGS)
+    known = frozenset(("data_dir", "file", "n_docs", "full", "context", "experiment_lot"))
+    uncacheable = "its key does not say which questions"
+    _told = False
+
+    def prepare(self, settings: dict[str, Any]) -> None:
         asked = dict(settings.get("dataset_kwargs") or {})
         self.brief = asked.get("prompt") == "brief"
         self.shows_context = bool(asked.get("context")) and self.meta.get("context", True) is not False
         self.asks_unanswerable = bool(asked.get("unanswerable"))
-        # Any value keeps lm_eval from looking our metrics up (and from asking the network for them).
-        settings["process_results"] = _computed_here
-        super().__init__(config=settings)
-        self._rows: dict[str, None] = {}
-        self._told = False
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         questions = load_questions(self.config.dataset_name, self.meta.get("data_dir"), self.meta.get("file"))
@@ -89,31 +79,12 @@ class UncertaintyTask(ConfigurableTask):  # type: ignore[misc]
         return str(doc["target"])
 
     def build_all_requests(self, **arguments: Any) -> None:
-        check_counts(
-            self.config.task,
-            len(self.eval_docs),
-            arguments.get("limit"),
-            arguments.get("samples"),
-            arguments.get("world_size", 1),
-        )
         if (shots := self.config.num_fewshot or 0) > SHOTS:
             raise HostError(f"--num_fewshot {shots} for {self.config.task}: {SHOTS} questions are kept back as examples.")
-        if arguments.get("cache_requests"):
-            # The host's key holds neither n_docs nor the file: other questions would be served.
-            logger.warning("%s: --cache_requests is ignored, its key does not say which questions.", self.config.task)
-            arguments["cache_requests"] = False
         super().build_all_requests(**arguments)
-        number_by_set(self._instances, arguments.get("samples"))
 
-    def apply_filters(self) -> list[Instance] | None:
-        drop_padding(self._instances)
-        filtered: list[Instance] | None = super().apply_filters()
-        return filtered
-
-    def process_results(self, doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, Any]:
-        if "bypass" in self._metric_fn_list:  # --predict_only
-            return {"bypass": None}
-        record = answer_record(doc, results[0])
+    def rows_of(self, doc: Mapping[str, Any], answer: Any) -> dict[str, Any]:
+        record = answer_record(doc, answer)
         right = bool(is_right(record))
         rows: dict[str, Any] = {
             "accuracy": float(right),
@@ -128,7 +99,6 @@ class UncertaintyTask(ConfigurableTask):  # type: ignore[misc]
         else:
             rows |= {f"{name}_rate": float(bool(record[key])) for name, key in _RATES.get(record["source"], {}).items()}
             rows |= self._pairs(record, right)
-        self._rows.update(dict.fromkeys(rows))
         return rows
 
     def _pairs(self, record: Mapping[str, Any], right: bool) -> dict[str, list[float | None]]:
@@ -149,13 +119,10 @@ class UncertaintyTask(ConfigurableTask):  # type: ignore[misc]
                 self.config.task,
             )
 
-    def aggregation(self) -> dict[str, Callable[..., Any]]:
-        return {**super().aggregation(), **{name: self._aggregation(name) for name in self._rows}}
+    def directions(self, names: Iterable[str]) -> dict[str, bool]:
+        return {name: not name.endswith("_rate") for name in names}
 
-    def higher_is_better(self) -> dict[str, bool]:
-        return {**super().higher_is_better(), **{name: not name.endswith("_rate") for name in self._rows}}
-
-    def _aggregation(self, name: str) -> Callable[..., Any]:
+    def aggregation_of(self, name: str) -> Callable[..., Any]:
         if name == "uncertainty":
             return _with_logprobs
         if not name.startswith("auroc_"):
@@ -210,7 +177,3 @@ def _with_logprobs(records: Sequence[Mapping[str, Any]]) -> int:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 7)
-
-
-def _computed_here(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, Any]:
-    raise AssertionError("UncertaintyTask.process_results computes the rows")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import weakref
 from collections import defaultdict
 from datetime import timedelta
 from typing import Any
@@ -20,7 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 from lm_eval_ensemble.errors import HostError
 from lm_eval_ensemble.startup import hide_deprecations
 
-__all__ = ["OneOfSeveral", "detach", "join_ranks", "machine", "own_gpu", "own_gpus"]
+__all__ = ["HOST_RUN", "HostRun", "OneOfSeveral", "detach", "join_ranks", "machine", "own_gpu", "own_gpus"]
 
 #: how long a process waits for the others, which may generate and judge for hours more. One that dies ends the wait at once:
 #: its connection closes.
@@ -78,6 +79,31 @@ def detach(lm: Any) -> None:
         lm._rank, lm._world_size = PartialState().process_index, 1
 
 
+class HostRun:
+    """What this process knows of the run of lm_eval it is a part of: which LM of ours answers, if one does.
+
+    lm_eval makes the LM first, then its tasks, and shows them no LM (``build_all_requests`` gets its rank and a chat template).
+    But a task must know whether its prompt text is what a model reads: a layout that was guessed must then be told. So the LM
+    enters here when it is made, and the tasks look here. It leaves with its last reference. LMs inside an ensemble are not the
+    run's: the ensemble entered before them.
+    """
+
+    def __init__(self) -> None:
+        self._lm: weakref.ref[OneOfSeveral] | None = None
+
+    @property
+    def lm(self) -> OneOfSeveral | None:
+        return None if self._lm is None else self._lm()
+
+    def enter(self, lm: OneOfSeveral) -> None:
+        if self.lm is None:
+            self._lm = weakref.ref(lm)
+
+
+#: lm_eval evaluates one model at a time in a process.
+HOST_RUN = HostRun()
+
+
 class OneOfSeveral:
     """What lm_eval's evaluator calls across processes."""
 
@@ -87,6 +113,7 @@ class OneOfSeveral:
     def join(self, device: str | None = None) -> None:
         """Take part in the run; lm_eval then gives this process its share of the documents."""
         hide_deprecations()
+        HOST_RUN.enter(self)
         state = join_ranks(device)
         self._rank, self._world_size = state.process_index, state.num_processes
 

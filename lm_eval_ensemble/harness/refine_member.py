@@ -8,26 +8,23 @@ from typing import Any
 
 from lm_eval_ensemble.config import REFINE, RefineConfig
 from lm_eval_ensemble.errors import ConfigError
+from lm_eval_ensemble.members.base import Ledger, Member
 from lm_eval_ensemble.types import Candidate, InfillRequest, normalise
 
 __all__ = ["RefineMember"]
 
 
-class RefineMember:
+class RefineMember(Member):
     """Settings in ``RefineConfig``.
 
     :param model: the diffusion model of that name, shared with the member (or scorer) it belongs to.
     """
 
     wants_partner = True
-    offers = 1
 
     def __init__(self, name: str, config: RefineConfig, model: Any, seed: int) -> None:
         self.name, self.config, self.model, self.seed = name, config, model, seed
-
-    @property
-    def device(self) -> str:
-        return str(self.model.device)
+        self.device = str(model.device)
 
     def fingerprint(self) -> dict[str, Any] | None:
         """Everything that decides an answer, beside the request and its hint; None if its model has none."""
@@ -38,7 +35,7 @@ class RefineMember:
         """Without the prompt text and the reference; the hint is what it works on."""
         return replace(request, context="", reference=None)
 
-    def propose(self, requests: Sequence[InfillRequest]) -> list[Candidate]:
+    def propose(self, requests: Sequence[InfillRequest], ledger: Ledger | None = None) -> list[Candidate]:
         """One corrected completion per request.
 
         :raises ConfigError: nobody has answered before.

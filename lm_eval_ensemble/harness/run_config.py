@@ -23,7 +23,7 @@ from lm_eval.api.registry import get_model
 from lm_eval.config.evaluate_config import DICT_KEYS, EvaluatorConfig
 from lm_eval.tasks import TaskManager
 
-from lm_eval_ensemble.config import DIFFUSION, ENSEMBLE, SCORED, DiffusionConfig, ScoredConfig, preset_settings
+from lm_eval_ensemble.config import DIFFUSION, ENSEMBLE, SCORED, DiffusionConfig, ScoredConfig, with_preset
 from lm_eval_ensemble.errors import ConfigError, HostError, did_you_mean
 from lm_eval_ensemble.faults import faults_of
 from lm_eval_ensemble.harness import plugin
@@ -132,24 +132,21 @@ def _ensemble_faults(kind: Any, arguments: Mapping[str, Any]) -> Iterator[Fault]
 
 def _diffusion_faults(arguments: Mapping[str, Any]) -> Iterator[Fault]:
     try:
-        base = preset_settings(arguments["preset"], DIFFUSION) if arguments.get("preset") else {}
+        given = with_preset(arguments, DIFFUSION)
     except ConfigError as error:
         yield _ours(str(error))
         return
-    own = {k: v for k, v in arguments.items() if k not in ("name", "preset") and not (base and k == "pretrained")}
-    yield from (_ours(line) for line in faults_of(DiffusionConfig, {**base, **own}, "$"))
+    own = {name: value for name, value in given.items() if name != "name"}
+    yield from (_ours(line) for line in faults_of(DiffusionConfig, own, "$"))
 
 
 def _scored_faults(kind: Any, arguments: Mapping[str, Any], where: str) -> Iterator[Fault]:
     """Of our settings by their class, of the others by the signature of ``hf``."""
-    base: Mapping[str, Any] = {}
-    if arguments.get("preset"):
-        try:
-            base = preset_settings(arguments["preset"], SCORED)
-        except ConfigError as error:
-            yield f"{where}.preset", str(error).partition(": ")[2]
-            return
-    given = {**arguments, **{k: v for k, v in base.items() if k == "pretrained" or k not in arguments}}
+    try:
+        given = with_preset(arguments, SCORED)
+    except ConfigError as error:
+        yield f"{where}.preset", str(error).partition(": ")[2]
+        return
     fields = {k: v for k, v in given.items() if k in ScoredConfig.model_fields}
     for line in faults_of(ScoredConfig, fields, where):
         path, _, told = line.partition(": ")

@@ -23,18 +23,18 @@ from lm_eval.models.utils_hf import stop_sequences_criteria
 from transformers import LogitsProcessorList
 
 from lm_eval_ensemble.batching import Batcher, starting_size
-from lm_eval_ensemble.config import SCORED, Decoding, ScoredConfig, asset_path, parse_settings, preset_settings
+from lm_eval_ensemble.config import SCORED, Decoding, ScoredConfig, asset_path, parse_settings, with_preset
 from lm_eval_ensemble.errors import ConfigError, missing_weights
 from lm_eval_ensemble.fim import LAYOUTS, FimLayout, layout_for, layout_named
-from lm_eval_ensemble.harness.base import alone, default_device, default_dtype, live_models, own_cache, refuse_cached_repeats
+from lm_eval_ensemble.harness.base import alone, default_device, default_dtype, own_cache, refuse_cached_repeats
 from lm_eval_ensemble.harness.memory import peak_memory
 from lm_eval_ensemble.harness.ptrue import probability_true, true_pairs
 from lm_eval_ensemble.harness.quantized import QuantizedHF
-from lm_eval_ensemble.harness.ranks import OneOfSeveral, join_ranks
+from lm_eval_ensemble.harness.ranks import HOST_RUN, OneOfSeveral, join_ranks
 from lm_eval_ensemble.harness.reading import SpanReader, pad_left
 from lm_eval_ensemble.harness.recorder import Answer, Detail, Recorder, Step, read_answer
 from lm_eval_ensemble.harness.requests import Draw, is_infill, resolve, to_requests
-from lm_eval_ensemble.members.base import Ledger
+from lm_eval_ensemble.members.base import Ledger, Member
 from lm_eval_ensemble.members.identity import checkpoint_identity, identified, versions
 from lm_eval_ensemble.sampling import row_uniforms
 from lm_eval_ensemble.scoring.base import Span
@@ -49,7 +49,7 @@ _RECORDS = ("record", "n_samples", "sample_temperature", "p_true")
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _Prompt:
     """A prompt as ids, and how to answer it. ``layout`` is None for plain text."""
 
     request: InfillRequest
@@ -65,7 +65,7 @@ class _Row:
         return (self.draw, self.request.until, self.layout)
 
 
-class ScoredHF(OneOfSeveral, QuantizedHF):
+class ScoredHF(OneOfSeveral, QuantizedHF, Member):
     """``hf`` with token log-probabilities. Takes all arguments of ``hf``, and ``fim`` (layout), ``preset``, ``temperature``,
     ``top_p``, ``max_new_tokens``, ``greedy``, ``seed``, ``record``, ``n_samples``, ``sample_temperature``, ``p_true``,
     ``load_in_8bit``, ``load_in_4bit``, ``quantization``."""
@@ -78,9 +78,8 @@ class ScoredHF(OneOfSeveral, QuantizedHF):
         fim: str | None = None,
         **arguments: Any,
     ) -> None:
-        if preset:
-            arguments = {**preset_settings(preset, SCORED), **arguments}
-            pretrained = arguments.pop("pretrained")
+        arguments = with_preset({"preset": preset, "pretrained": pretrained, **arguments}, SCORED, f"$.{name}")
+        pretrained = arguments.pop("pretrained")
         if not pretrained:
             raise ConfigError(f"$.{name}.pretrained: missing, expected a checkpoint (or preset=tiny).")
         checked = {key: arguments.pop(key) for key in ScoredConfig.model_fields if key in arguments}
@@ -111,8 +110,8 @@ class ScoredHF(OneOfSeveral, QuantizedHF):
                 f"$.{name}: {error}. Arguments are those of --model hf, and fim, preset, "
                 f"{', '.join([*Decoding.model_fields, *_RECORDS, *Quantizable.model_fields])}."
             ) from error
-        live_models.add(self)
         self._others = arguments
+        HOST_RUN.enter(self)
         if not split:
             # Every process, one share. hf does so only where several GPUs are visible, and numbers them within a machine.
             self.join(own.device)
@@ -126,8 +125,6 @@ class ScoredHF(OneOfSeveral, QuantizedHF):
         self._closing_id = self.layout.end_id(self.encoder, self.end_id) if self.layout else self.end_id
         self._reader = SpanReader(self.model, self._pad_id, self.device)
 
-    wants_partner = False
-    offers = 1
     resumes = True
 
     @property
@@ -191,7 +188,7 @@ class ScoredHF(OneOfSeveral, QuantizedHF):
         texts = iter(to_requests([i for i in instances if not is_infill(i)], plain=True))
         return [(i, next(gaps if is_infill(i) else texts)) for i in instances]
 
-    def _gap_row(self, request: InfillRequest) -> _Row:
+    def _gap_row(self, request: InfillRequest) -> _Prompt:
         if self.layout is None:
             raise ConfigError(
                 f"{self.name}: the tokenizer of {self.pretrained!r} has no fill-in-the-middle tokens of a known layout "
@@ -199,16 +196,18 @@ class ScoredHF(OneOfSeveral, QuantizedHF):
             )
         chosen = resolve(self.decoding, request)
         prompt = self.layout.encode(self.encoder, request.prefix, request.suffix, self._room(chosen))
-        return _Row(request, pack(prompt.ids), chosen, self.layout.name, prompt.window.trims)
+        return _Prompt(request, pack(prompt.ids), chosen, self.layout.name, prompt.window.trims)
 
-    def _text_row(self, instance: Instance, request: InfillRequest) -> _Row:
+    def _text_row(self, instance: Instance, request: InfillRequest) -> _Prompt:
         chosen = resolve(self.decoding, request)
         ids = self.tok_encode(instance.args[0])
         room = self._room(chosen)
         trims = {"trimmed_prefix": len(ids) - room} if len(ids) > room else {}
-        return _Row(request, pack(ids[-room:]), chosen, None, trims, instance.doc if isinstance(instance.doc, Mapping) else {})
+        return _Prompt(
+            request, pack(ids[-room:]), chosen, None, trims, instance.doc if isinstance(instance.doc, Mapping) else {}
+        )
 
-    def _tell_trims(self, rows: Sequence[_Row]) -> None:
+    def _tell_trims(self, rows: Sequence[_Prompt]) -> None:
         """One line on prompts that lost their beginning; gaps are trimmed on purpose, and counted in their records."""
         trimmed = [row for row in rows if row.layout is None and row.trims]
         if not trimmed or self.rank > 0:
@@ -227,7 +226,7 @@ class ScoredHF(OneOfSeveral, QuantizedHF):
             f"; {lost} of them a part of the question too" if lost else "; the question itself is kept",
         )
 
-    def _judge_themselves(self, rows: Sequence[_Row], answers: Sequence[Candidate]) -> list[Candidate]:
+    def _judge_themselves(self, rows: Sequence[_Prompt], answers: Sequence[Candidate]) -> list[Candidate]:
         """The answers to questions, each with p(True) in its info."""
         asked = [i for i, row in enumerate(rows) if row.layout is None and row.doc.get("question")]
         pairs = [pair for i in asked for pair in true_pairs(rows[i].doc, answers[i].text.strip())]
@@ -237,7 +236,7 @@ class ScoredHF(OneOfSeveral, QuantizedHF):
         found = {i: probability_true(next(logprobs), next(logprobs)) for i in asked}
         return [replace(a, info={**a.info, "p_true": found[i]}) if i in found else a for i, a in enumerate(answers)]
 
-    def _sample(self, rows: Sequence[_Row]) -> dict[int, list[Candidate]]:
+    def _sample(self, rows: Sequence[_Prompt]) -> dict[int, list[Candidate]]:
         """``n_samples`` further answers of every text row: row number -> candidates, ``sample`` counted from 1."""
         count, drawn = self.decoding.n_samples, {}
         if not count:
@@ -264,7 +263,7 @@ class ScoredHF(OneOfSeveral, QuantizedHF):
             )
         return room
 
-    def _answer(self, rows: Sequence[_Row], ledger: Ledger | None = None, doing: str = "generating") -> list[Candidate]:
+    def _answer(self, rows: Sequence[_Prompt], ledger: Ledger | None = None, doing: str = "generating") -> list[Candidate]:
         ledger = Ledger() if ledger is None else ledger
         groups: dict[Any, list[int]] = defaultdict(list)
         for i, row in enumerate(rows):
@@ -282,11 +281,11 @@ class ScoredHF(OneOfSeveral, QuantizedHF):
             )
         return [ledger[i] for i in range(len(rows))]
 
-    def _note(self, ledger: Ledger, rows: Sequence[_Row], members: Sequence[int], found: Mapping[int, Answer]) -> None:
+    def _note(self, ledger: Ledger, rows: Sequence[_Prompt], members: Sequence[int], found: Mapping[int, Answer]) -> None:
         ledger.add({members[j]: self._candidate(rows[members[j]], answer) for j, answer in found.items()})
 
     @torch.no_grad()
-    def _generate(self, rows: Sequence[_Row]) -> list[Answer]:
+    def _generate(self, rows: Sequence[_Prompt]) -> list[Answer]:
         first = rows[0]
         width, count = max(len(row.ids) for row in rows), first.draw.max_new_tokens
         ids, mask = pad_left([row.ids for row in rows], self._pad_id, self.device)
@@ -350,7 +349,7 @@ class ScoredHF(OneOfSeveral, QuantizedHF):
         found = self.model.generation_config.to_diff_dict()
         return {k: v for k, v in found.items() if k not in ("transformers_version", "_from_model_config")}
 
-    def _stops(self, row: _Row) -> tuple[set[int], list[str]]:
+    def _stops(self, row: _Prompt) -> tuple[set[int], list[str]]:
         """Stops as ids where they are control tokens (their text vanishes in decoding), as strings otherwise."""
         configured = self.model.generation_config.eos_token_id
         ids = {
@@ -368,7 +367,7 @@ class ScoredHF(OneOfSeveral, QuantizedHF):
                 strings.append(text)
         return ids, strings
 
-    def _candidate(self, row: _Row, answer: Answer) -> Candidate:
+    def _candidate(self, row: _Prompt, answer: Answer) -> Candidate:
         info: dict[str, Any] = {"stop": answer.stop, "straddle": answer.straddle, "token_ids": answer.ids, **row.trims}
         if answer.stop_logprob is not None:
             info["stop_logprob"] = answer.stop_logprob
@@ -383,7 +382,7 @@ class ScoredHF(OneOfSeveral, QuantizedHF):
         text = normalise(answer.text, row.request.cut)
         return Candidate(self.name, text, answer.text, logprobs=answer.logprobs, tokens=answer.pieces, info=info)
 
-    def _is_fim_pass(self, row: _Row, answer: Answer) -> bool:
+    def _is_fim_pass(self, row: _Prompt, answer: Answer) -> bool:
         """True if the answer's text gives its tokens back and the layout's end token closed it, on an untrimmed prompt."""
         if answer.stop_id != self._closing_id or row.trims or self._told_unseen:
             return False

@@ -9,21 +9,21 @@ tests that need more than plain values; ``reference`` runs OpenAI's own checker)
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import datasets
 from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean
-from lm_eval.api.task import ConfigurableTask
 
 from lm_eval_ensemble.data import check_document, load_documents
 from lm_eval_ensemble.errors import ConfigError, HostError, did_you_mean
 from lm_eval_ensemble.fim import LAYOUTS, FimLayout, find_layout, is_layout, layout_named
-from lm_eval_ensemble.harness.base import NO_CHAT, live_models
-from lm_eval_ensemble.harness.flags import check_counts, drop_padding, number_by_set, tell_misspelt
+from lm_eval_ensemble.harness.base import NO_CHAT
 from lm_eval_ensemble.harness.judging import JudgeSettings, check_judge, judge_all
+from lm_eval_ensemble.harness.own_task import OwnTask
+from lm_eval_ensemble.harness.ranks import HOST_RUN
 from lm_eval_ensemble.runs import rows as infill
 from lm_eval_ensemble.types import Candidate, Completion, Scored, Selection, normalise
 
@@ -31,33 +31,29 @@ __all__ = ["InfillTask", "row_aggregation"]
 
 logger = logging.getLogger(__name__)
 
-#: what ``--metadata`` can set.
-_SETTINGS = {
-    *("data_dir", "cut", "fim", "repeats", "k"),
-    *("judge", "judge_timeout", "judge_workers", "sandbox", "sandbox_command"),
-}
 
-
-class InfillTask(ConfigurableTask):  # type: ignore[misc]
+class InfillTask(OwnTask):
     """``dataset_name`` in the YAML names the set in ``lm_eval_ensemble.data``."""
 
+    known = frozenset(
+        (
+            *("data_dir", "cut", "fim", "repeats", "k"),
+            *("judge", "judge_timeout", "judge_workers", "sandbox", "sandbox_command"),
+        )
+    )
+    uncacheable = "its key does not contain the prompt layout"
+
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
-        settings = dict(config or {})
-        settings.pop("class", None)
-        # download() and doc_to_text() run inside super().__init__ and need these.
-        self.meta: dict[str, Any] = dict(settings.get("metadata") or {})
-        tell_misspelt(self.meta, _SETTINGS)
-        self.layout, self._guessed = self._find_layout()
-        self.judge = JudgeSettings.from_metadata(self.meta)
-        settings["repeats"] = self._repeats(settings)
-        # Any value keeps lm_eval from looking our metrics up (and from asking the network for them).
-        settings["process_results"] = _computed_here
-        settings["generation_kwargs"] = {"until": list(self.layout.stops), **settings.get("generation_kwargs", {})}
-        super().__init__(config=settings)
-        self._rows: dict[str, None] = {}
+        super().__init__(config)
         self._partial: frozenset[str] = frozenset()
         self._judged: dict[int, Instance] = {}
         self._ks()
+
+    def prepare(self, settings: dict[str, Any]) -> None:
+        self.layout, self._guessed = self._find_layout()
+        self.judge = JudgeSettings.from_metadata(self.meta)
+        settings["repeats"] = self._repeats(settings)
+        settings["generation_kwargs"] = {"until": list(self.layout.stops), **settings.get("generation_kwargs", {})}
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         documents = load_documents(self.config.dataset_name, self.meta.get("data_dir"))
@@ -77,10 +73,16 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
         return str(doc["middle"])
 
     def build_all_requests(self, **arguments: Any) -> None:
-        self._check_flags(**arguments)
-        if self.config.unsafe_code and "bypass" not in self._metric_fn_list:
+        if arguments.get("apply_chat_template"):
+            if HOST_RUN.lm is not None:
+                raise HostError(NO_CHAT)
+            logger.warning(
+                "%s: the fill-in-the-middle prompt is wrapped in a conversation (--apply_chat_template).", self.config.task
+            )
+        super().build_all_requests(**arguments)
+        if self.config.unsafe_code and not self.predicts_only:
             check_judge(self.judge)  # now, not when hours of generation are done
-        if self._guessed and not len(live_models):
+        if self._guessed and HOST_RUN.lm is None:
             logger.warning(
                 "%s: no fill-in-the-middle layout is known for pretrained=%r; the prompts use that of %r. A wrong layout "
                 'costs several points: set it with --metadata \'{"fim": "NAME"}\' (%s).',
@@ -89,39 +91,11 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
                 self.layout.name,
                 ", ".join(LAYOUTS),
             )
-        if arguments.get("cache_requests"):
-            # The host's key holds neither model nor layout: prompts of one family would be served to another.
-            logger.warning("%s: --cache_requests is ignored, its key does not contain the prompt layout.", self.config.task)
-            arguments["cache_requests"] = False
-        super().build_all_requests(**arguments)
-        number_by_set(self._instances, arguments.get("samples"))
 
-    def _check_flags(
-        self,
-        limit: int | None = None,
-        samples: list[int] | None = None,
-        world_size: int = 1,
-        apply_chat_template: bool = False,
-        **_: Any,
-    ) -> None:
-        """Flags of lm_eval that would fail deep inside it, or quietly do something else.
-
-        :raises HostError: names the flag, what was given, and what to give.
-        """
-        check_counts(self.config.task, len(self.eval_docs), limit, samples, world_size)
-        if apply_chat_template and len(live_models):
-            raise HostError(NO_CHAT)
-        if apply_chat_template:
-            logger.warning(
-                "%s: the fill-in-the-middle prompt is wrapped in a conversation (--apply_chat_template).", self.config.task
-            )
-
-    def apply_filters(self) -> list[Instance] | None:
+    def filter_answers(self) -> list[Instance] | None:
         """Judge all candidates of all documents together, and put the verdicts into the completions' traces."""
-        drop_padding(self._instances)
-        if "bypass" in self._metric_fn_list:  # --predict_only
-            unjudged: list[Instance] | None = super().apply_filters()
-            return unjudged
+        if self.predicts_only:
+            return super().filter_answers()
         kept = [[s for r in i.resps for s in _as_selections(r, i.doc, self.layout.name)] for i in self._instances]
         candidates = [
             (instance.doc, scored)
@@ -149,29 +123,26 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
     def _agree_on_rows(self, kinds: set[frozenset[str]]) -> None:
         """The rows that only some documents have (after a route, say) are None in the others, here and in every process:
         lm_eval takes the rows that the first process met, and asks all processes for each."""
-        joined = next((lm for lm in live_models if lm.world_size > 1), None)
-        kinds = kinds.union(*joined.all_told(kinds)) if joined else kinds
+        if HOST_RUN.lm is not None:
+            kinds = kinds.union(*HOST_RUN.lm.all_told(kinds))
         self._partial = frozenset[str]().union(*kinds).difference(frozenset.intersection(*kinds))
 
-    def process_results(self, doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, Any]:
-        if "bypass" in self._metric_fn_list:
-            return {"bypass": None}
-        completions = [results[0]] if isinstance(results[0], Completion) else results[0]
+    def rows_of(self, doc: Mapping[str, Any], answer: Any) -> dict[str, Any]:
+        completions = [answer] if isinstance(answer, Completion) else answer
         rows = infill.document_rows(
             doc, [s for completion in completions for s in _as_selections(completion, doc, self.layout.name)], self._ks()
         )
         rows |= dict.fromkeys(sorted(self._partial - rows.keys()))
-        self._rows.update(dict.fromkeys(rows))
-        if (instance := self._judged.pop(id(results[0]), None)) is not None:
+        if (instance := self._judged.pop(id(answer), None)) is not None:
             texts = list(map(str, completions))
-            instance.filtered_resps["none"] = texts[0] if isinstance(results[0], Completion) else texts
+            instance.filtered_resps["none"] = texts[0] if isinstance(answer, Completion) else texts
         return rows
 
-    def aggregation(self) -> dict[str, Callable[..., Any]]:
-        return {**super().aggregation(), **{name: row_aggregation(name, name in self._partial) for name in self._rows}}
+    def aggregation_of(self, name: str) -> Callable[..., Any]:
+        return row_aggregation(name, name in self._partial)
 
-    def higher_is_better(self) -> dict[str, bool]:
-        return {**super().higher_is_better(), **infill.directions(self._rows)}
+    def directions(self, names: Iterable[str]) -> Mapping[str, bool]:
+        return infill.directions(names)
 
     def _find_layout(self) -> tuple[FimLayout, bool]:
         """The layout, and whether it was guessed. ``fim`` may be a layout's name or file, or (ensemble-ppl) a checkpoint."""
@@ -181,7 +152,7 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
         for model in (asked, self.meta.get("pretrained")):
             if isinstance(model, str) and (found := find_layout(model)):
                 return found, False
-        if asked is not None and not len(live_models):
+        if asked is not None and HOST_RUN.lm is None:
             raise ConfigError(f"--metadata fim={asked!r} is not a known layout.{did_you_mean(str(asked), LAYOUTS)}")
         return LAYOUTS["qwen"], True
 
@@ -198,10 +169,6 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
         if not all(isinstance(k, int) and k >= 1 for k in values):
             raise ConfigError(f"--metadata k={asked!r}: expected a whole number of at least 1, or a list of them.")
         return sorted(set(values))
-
-
-def _computed_here(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, Any]:
-    raise AssertionError("InfillTask.process_results computes the rows")
 
 
 def _as_selections(answer: str, doc: Mapping[str, Any], layout: str) -> Sequence[Selection]:

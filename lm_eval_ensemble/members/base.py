@@ -3,42 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any
 
 from lm_eval_ensemble.types import Candidate, InfillRequest
 
 __all__ = ["Ledger", "Member"]
-
-
-class Member(Protocol):
-    """Proposes one candidate per request.
-
-    A member may have more, all of it optional:
-
-    ``device``: members of different devices are asked at the same time.
-    ``fingerprint() -> dict | None``: JSON-able facts of everything that decides its answers, beside the request. Answers of
-    a member without one, or with None, are not stored.
-    ``relevant(request) -> InfillRequest``: the request without what the member does not look at (the reference, the hint).
-    ``propose(requests, ledger)`` and ``resumes = True``: it fills a ``Ledger`` batch by batch. Others are asked for a few
-    dozen requests at a time.
-    """
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def wants_partner(self) -> bool:
-        """True if requests should carry another member's completion as ``hint``."""
-        ...
-
-    @property
-    def offers(self) -> int:
-        """Candidates per gap: the member is asked once for each ``InfillRequest.variant`` in ``range(offers)``."""
-        ...
-
-    def propose(self, requests: Sequence[InfillRequest]) -> list[Candidate]:
-        """One candidate per request, in order, already cut by the request's rule."""
-        ...
 
 
 class Ledger(dict[int, Candidate]):
@@ -48,3 +17,42 @@ class Ledger(dict[int, Candidate]):
         """Note finished candidates; those that were known stay as they are."""
         for number, candidate in found.items():
             self.setdefault(number, candidate)
+
+
+class Member:
+    """Proposes one candidate per request; ``propose`` is all that a member must have.
+
+    ``name`` stands in the records. ``wants_partner``: requests should carry another member's completion as ``hint``.
+    ``offers``: candidates per gap; the member is asked once for each ``InfillRequest.variant`` in ``range(offers)``.
+    ``device``: members of different devices are asked at the same time. ``resumes``: it fills a ``Ledger`` batch by batch;
+    others are asked for ``chunk`` requests at a time where answers are stored as they come. ``quantization`` and
+    ``footprint_mib`` (MiB) tell of its weights.
+    """
+
+    name: str = ""
+    wants_partner: bool = False
+    offers: int = 1
+    device: Any = None
+    resumes: bool = False
+    chunk: int = 16
+    quantization: Any = None
+    footprint_mib: Any = None
+
+    def propose(self, requests: Sequence[InfillRequest], ledger: Ledger | None = None) -> list[Candidate]:
+        """One candidate per request, in order, already cut by the request's rule.
+
+        :param ledger: of a member that resumes: what is in it already need not be computed.
+        """
+        raise NotImplementedError(f"{type(self).__name__} proposes nothing")
+
+    def fingerprint(self) -> dict[str, Any] | None:
+        """JSON-able facts of everything that decides its answers, beside the request; without them they are not stored."""
+        return None
+
+    def relevant(self, request: InfillRequest) -> InfillRequest:
+        """The request without what the member does not look at (the reference, the hint)."""
+        return request
+
+    def draws(self, request: InfillRequest) -> bool:
+        """Whether its answers to such requests can differ from sample to sample."""
+        return True

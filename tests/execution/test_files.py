@@ -56,6 +56,15 @@ def test_repeated_ids_are_samples_and_verdicts_keep_the_order(tmp_path: Path, to
     assert "split judge" in report.as_text()
 
 
+@pytest.mark.parametrize("opened", [open, gzip.open], ids=["plain", "gzip"])
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path, toy: list[dict[str, Any]], opened: Any) -> None:
+    path = tmp_path / ("c.jsonl" if opened is open else "c.jsonl.gz")
+    with opened(path, "wt", encoding="utf-8-sig") as file:
+        file.write("".join(json.dumps(_row(document)) + "\n" for document in toy[:2]))
+    report = judge_file(path, progress=False)
+    assert (report.completions, report.pass_at[1]) == (2, 1.0)
+
+
 def test_a_task_with_too_few_samples_leaves_pass_at_k_undefined(tmp_path: Path, toy: list[dict[str, Any]]) -> None:
     path = _write(tmp_path / "c.jsonl", [_row(toy[0]), _row(toy[0]), _row(toy[1])])
     report = judge_file(path, k=(1, 2), progress=False)

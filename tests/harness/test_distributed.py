@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 import torch
 
+from lm_eval_ensemble.config import MemberConfig
 from lm_eval_ensemble.errors import ConfigError, HostError
 from lm_eval_ensemble.harness import base, ranks
 from lm_eval_ensemble.harness.ensemble_lm import EnsemblePPL
-from lm_eval_ensemble.harness.member import build_lm
+from lm_eval_ensemble.harness.member import ForeignMember, build_member
 from lm_eval_ensemble.store import Store
 from tests.harness.processes import answer
 from tests.servers import CompletionsServer
@@ -191,8 +192,9 @@ def test_a_member_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
             return cls()
 
     monkeypatch.setattr(ranks, "PartialState", lambda: SimpleNamespace(process_index=3, num_processes=8))
-    found = build_lm(Stock, SimpleNamespace(model="hf", name="m", args={}), {}, 0)  # type: ignore[arg-type]
-    assert (found._world_size, found._rank) == (1, 3)
+    found = build_member(Stock, MemberConfig(name="m", model="hf"), {}, 0)
+    assert isinstance(found, ForeignMember)
+    assert (found.lm._world_size, found.lm._rank) == (1, 3)
 
 
 def test_a_peer_that_ended_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

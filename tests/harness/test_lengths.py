@@ -9,13 +9,12 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from lm_eval_ensemble import ensemble
-from lm_eval_ensemble.config import DiffusionConfig, MemberConfig, parse_settings
+from lm_eval_ensemble.config import DiffusionConfig, parse_settings
 from lm_eval_ensemble.diffusion.confidence import Bias, LengthBias, Probe, Signals, fingerprint, newline_ids, read_signals
 from lm_eval_ensemble.diffusion.length import FIXED_MEAN
 from lm_eval_ensemble.errors import ConfigError, HostError
 from lm_eval_ensemble.harness.diffusion_lm import DiffusionInfill
 from lm_eval_ensemble.harness.ensemble_lm import EnsemblePPL
-from lm_eval_ensemble.harness.member import ForeignMember
 from lm_eval_ensemble.scoring import Scorers
 from lm_eval_ensemble.types import Completion, InfillRequest
 
@@ -188,6 +187,4 @@ def test_an_ensemble_is_averaged_over_the_runs_too(toy: list[dict[str, Any]], sc
 def test_an_average_cannot_be_inside_another_ensemble(toy: list[dict[str, Any]]) -> None:
     inner = EnsemblePPL(preset="tiny", length="fixed-mean", batch_size=8, steps=2)
     with pytest.raises(HostError, match="fixed-mean"):
-        ForeignMember(MemberConfig(name="inner", model="ensemble-ppl"), inner).propose(
-            [InfillRequest("def f(x):\n", "\n", context="<|fim_prefix|>def f(x):\n<|fim_suffix|>\n<|fim_middle|>")]
-        )
+        inner.propose([InfillRequest("def f(x):\n", "\n")])

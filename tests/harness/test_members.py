@@ -277,7 +277,7 @@ def test_a_route_asks_one_member_only(evaluate: Run) -> None:
 def test_faults_are_found_before_anything_is_loaded(
     arguments: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lm_eval_ensemble.harness.ensemble_lm.build_lm", None)
+    monkeypatch.setattr("lm_eval_ensemble.harness.ensemble_lm.build_member", None)
     with pytest.raises(ConfigError, match=message):
         EnsemblePPL(**TINY, **arguments)
 

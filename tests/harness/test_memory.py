@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from lm_eval_ensemble.harness.memory import Metered, peak_memory
-from lm_eval_ensemble.types import Candidate, InfillRequest
+from lm_eval_ensemble.harness.memory import peak_memory
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of a process")
 
@@ -38,20 +37,6 @@ def test_servers_are_left_out() -> None:
         with peak_memory("s", device, peaks):
             pass
     assert peaks == {}
-
-
-def test_a_metered_member_is_the_member() -> None:
-    class Plain:
-        name, device, offers = "m", "cpu", 3
-
-        def propose(self, requests: Any) -> list[Candidate]:
-            return [Candidate("m", "x", "x") for _ in requests]
-
-    peaks: dict[str, float] = {}
-    member = Metered(Plain(), peaks)
-    assert (member.name, member.offers) == ("m", 3)
-    assert [c.text for c in member.propose([InfillRequest("a", "b")])] == ["x"]
-    assert peaks["m"] > 0
 
 
 def test_runs_record_it_for_every_member_and_alone(evaluate: Any, diffusion: Any, scored: Any) -> None:

@@ -12,36 +12,38 @@ import pytest
 from lm_eval.tasks import TaskManager
 
 from lm_eval_ensemble import config
-from lm_eval_ensemble.harness import flags, question_task, task
+from lm_eval_ensemble.harness import own_task
+from lm_eval_ensemble.harness.question_task import UncertaintyTask
+from lm_eval_ensemble.harness.task import InfillTask
 
-KNOWN = [task._SETTINGS, question_task._SETTINGS]
+KNOWN = [InfillTask.known, UncertaintyTask.known]
 
 
 @pytest.fixture(autouse=True)
 def _nothing_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flags, "_told", set())
+    monkeypatch.setattr(own_task, "_told", set())
 
 
 def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name == flags.__name__]
+    return [record.getMessage() for record in caplog.records if record.name == own_task.__name__]
 
 
 @pytest.mark.parametrize("known", KNOWN, ids=["infill", "question"])
-def test_one_slip_in_any_name_is_told_with_the_right_one(known: set[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_one_slip_in_any_name_is_told_with_the_right_one(known: frozenset[str], caplog: pytest.LogCaptureFixture) -> None:
     for name in sorted(known - {"k"}):
         slips = {name[:-1] + name[-1] * 2, name[:2] + "x" + name[2:], name.replace("_", "-"), name.upper()} - known
         for slip in slips:
             caplog.clear()
-            flags.tell_misspelt([slip], known)
+            own_task.tell_misspelt([slip], known)
             (message,) = warned(caplog)
             assert message.startswith(f"--metadata {slip}: not a setting of the task")
     caplog.clear()
-    flags.tell_misspelt(known, known)
+    own_task.tell_misspelt(known, known)
     assert warned(caplog) == []
 
 
 @pytest.mark.parametrize("known", KNOWN, ids=["infill", "question"])
-def test_no_argument_of_a_model_is_taken_for_a_misspelt_name(known: set[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_no_argument_of_a_model_is_taken_for_a_misspelt_name(known: frozenset[str], caplog: pytest.LogCaptureFixture) -> None:
     """lm_eval puts the arguments of the model among the metadata of the task: those of its models, and ours."""
     names = {field for kind in vars(config).values() for field in getattr(kind, "model_fields", ())}
     for file in (Path(lm_eval.__file__).parent / "models").rglob("*.py"):
@@ -49,7 +51,7 @@ def test_no_argument_of_a_model_is_taken_for_a_misspelt_name(known: set[str], ca
             if isinstance(node, ast.FunctionDef) and node.name == "__init__":
                 names |= {argument.arg for argument in [*node.args.args, *node.args.kwonlyargs]}
     assert {"pretrained", "max_gen_toks", "timeout", "samples", "members"} <= names
-    flags.tell_misspelt(names | {"version", "config_source", "gpu_memory_utilization"}, known)
+    own_task.tell_misspelt(names | {"version", "config_source", "gpu_memory_utilization"}, known)
     assert warned(caplog) == []
 
 

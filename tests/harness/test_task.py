@@ -13,7 +13,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from lm_eval_ensemble.data import load_documents
 from lm_eval_ensemble.errors import ConfigError, DataError, SandboxError
-from lm_eval_ensemble.harness import task
+from lm_eval_ensemble.harness import ranks, task
 from lm_eval_ensemble.harness.task import InfillTask
 
 Run = Callable[..., Any]
@@ -99,28 +99,21 @@ def test_unsafe_code_needs_the_confirmation(evaluate: Run, scripted: Run) -> Non
         evaluate(scripted(lambda doc: ""), limit=1, confirm_run_unsafe_code=False)
 
 
-def test_an_unknown_family_is_not_guessed_in_silence(evaluate: Run, scripted: Run, caplog: pytest.LogCaptureFixture) -> None:
-    import gc
-
-    gc.collect()
-    from lm_eval_ensemble.harness.base import live_models
-
-    kept = list(live_models)
-    live_models.clear()
-    try:
-        with caplog.at_level(logging.WARNING, "lm_eval_ensemble"):
-            found = evaluate(scripted(lambda doc: ""), limit=1, metadata={"pretrained": "some/model"})
-            assert "'some/model'" in caplog.text
-            assert '--metadata \'{"fim"' in caplog.text
-            assert found["samples"]["infill_toy"][0]["arguments"][0][0].startswith("<|fim_prefix|>")
-            caplog.clear()
-            found = evaluate(scripted(lambda doc: ""), limit=1, metadata={"pretrained": "bigcode/starcoderbase-1b"})
-            assert caplog.text == ""
-            assert found["samples"]["infill_toy"][0]["arguments"][0][0].startswith("<fim_prefix>")
-        with pytest.raises(ConfigError, match="Did you mean 'starcoder'"):
-            evaluate(scripted(lambda doc: ""), limit=1, metadata={"fim": "starcodr"})
-    finally:
-        live_models.update(kept)
+def test_an_unknown_family_is_not_guessed_in_silence(
+    evaluate: Run, scripted: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranks.HOST_RUN, "_lm", None)
+    with caplog.at_level(logging.WARNING, "lm_eval_ensemble"):
+        found = evaluate(scripted(lambda doc: ""), limit=1, metadata={"pretrained": "some/model"})
+        assert "'some/model'" in caplog.text
+        assert '--metadata \'{"fim"' in caplog.text
+        assert found["samples"]["infill_toy"][0]["arguments"][0][0].startswith("<|fim_prefix|>")
+        caplog.clear()
+        found = evaluate(scripted(lambda doc: ""), limit=1, metadata={"pretrained": "bigcode/starcoderbase-1b"})
+        assert caplog.text == ""
+        assert found["samples"]["infill_toy"][0]["arguments"][0][0].startswith("<fim_prefix>")
+    with pytest.raises(ConfigError, match="Did you mean 'starcoder'"):
+        evaluate(scripted(lambda doc: ""), limit=1, metadata={"fim": "starcodr"})
 
 
 def test_prompts_are_never_served_from_the_request_cache(

@@ -13,7 +13,7 @@ import pytest
 from lm_eval_ensemble.errors import DataError
 from lm_eval_ensemble.uncertainty.analysis import AnalysisSettings, analyse
 from lm_eval_ensemble.uncertainty.answers import load_answers
-from lm_eval_ensemble.uncertainty.legacy import load_pickle
+from lm_eval_ensemble.uncertainty.legacy import load_pickle, old_records
 
 
 def entry(number: int, logprobs: Any, text: str, accuracy: float, embedding: Any = None) -> dict[str, Any]:
@@ -65,6 +65,41 @@ def test_an_old_run_is_analysed(tmp_path: Path, protocol: int) -> None:
     assert any("before 2025-12-08" in warning for warning in analysis.warnings)
     (same,), _ = load_answers([path])
     assert same.keys == answers.keys
+
+
+@pytest.mark.parametrize(
+    ("reference", "references"),
+    [
+        ("Paris", ["Paris"]),
+        (["Paris", "City of Light"], ["Paris", "City of Light"]),
+        (("Paris",), ["Paris"]),
+        ({"answers": ["Paris"]}, ["Paris"]),
+        ({"answers": {"text": []}}, []),
+        (None, []),
+    ],
+)
+def test_a_reference_may_be_a_text_or_a_list_of_texts(tmp_path: Path, reference: Any, references: list[str]) -> None:
+    content = {str(i): {**entry(i, [-1.0], "Paris" if i else "Rome", 1.0), "reference": reference} for i in range(2)}
+    problems: list[str] = []
+    records = [record for _, record in old_records(old_run(tmp_path, content), problems)]
+    assert problems == []
+    # One text is one answer, not one answer for each of its letters.
+    assert [record["references"] for record in records] == [references, references]
+    assert [record["em"] for record in records] == ([0.0, 1.0] if references else [0.0, 0.0])
+    assert {record["answerable"] for record in records} == {bool(references)}
+
+
+def test_many_equal_faults_are_one_line(tmp_path: Path) -> None:
+    content = {f"id{i}": entry(i, [-1.0], "Paris", 1.0) for i in range(9)}
+    for i in range(7):
+        del content[f"id{i}"]["most_likely_answer"]
+    content["id7"]["reference"] = 3
+    problems: list[str] = []
+    path = old_run(tmp_path, content)
+    assert [key for key, _ in old_records(path, problems)] == ["id8"]
+    assert len(problems) == 2
+    assert problems[0] == f"{path}, 7 entries, the first 'id0': KeyError: 'most_likely_answer'; left out."
+    assert problems[1].startswith(f"{path}, entry 'id7': ")
 
 
 def test_another_judge_is_noticed(tmp_path: Path) -> None:

@@ -1,0 +1,141 @@
+"""What all our tasks share: names in ``--metadata`` and flags of lm_eval checked, rows that the documents themselves bring.
+
+The flags are those that choose documents, and ``--cache_requests``; lm_eval would fail with them deep inside, or quietly do
+something else.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.task import ConfigurableTask
+
+from lm_eval_ensemble.errors import HostError, did_you_mean
+
+__all__ = ["OwnTask", "check_counts", "tell_misspelt"]
+
+logger = logging.getLogger(__name__)
+
+#: how alike two names must be (difflib's ratio): no argument of lm_eval's models or of ours comes as near to a task's setting.
+_ALIKE = 0.75
+_told: set[tuple[str, tuple[str, ...]]] = set()
+
+
+class OwnTask(ConfigurableTask):  # type: ignore[misc]
+    """A task whose rows come from the whole answer of a document (``rows_of``), and are known when answers are there."""
+
+    #: what ``--metadata`` can set.
+    known: ClassVar[Collection[str]] = ()
+    #: why lm_eval's cache of requests would serve those of another run.
+    uncacheable: ClassVar[str] = ""
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        settings = dict(config or {})
+        settings.pop("class", None)
+        # download() and doc_to_text() run inside super().__init__ and need these.
+        self.meta: dict[str, Any] = dict(settings.get("metadata") or {})
+        tell_misspelt(self.meta, self.known)
+        self.prepare(settings)
+        # Any value keeps lm_eval from looking our metrics up (and from asking the network for them).
+        settings["process_results"] = _computed_here
+        super().__init__(config=settings)
+        self._rows: dict[str, None] = {}
+
+    def prepare(self, settings: dict[str, Any]) -> None:
+        """Read what ``settings`` and ``self.meta`` say, before lm_eval does; ``settings`` may be changed."""
+
+    @property
+    def predicts_only(self) -> bool:
+        """Whether nothing is measured (``--predict_only``)."""
+        return "bypass" in self._metric_fn_list
+
+    def build_all_requests(self, **arguments: Any) -> None:
+        samples: Any = arguments.get("samples")
+        check_counts(self.config.task, len(self.eval_docs), arguments.get("limit"), samples, arguments.get("world_size", 1))
+        if arguments.get("cache_requests"):
+            logger.warning("%s: --cache_requests is ignored, %s.", self.config.task, self.uncacheable)
+            arguments["cache_requests"] = False
+        super().build_all_requests(**arguments)
+        # lm_eval counts the documents chosen by --samples from 0; random streams go by the number in the set.
+        for instance in self._instances if samples is not None else ():
+            instance.metadata = (instance.task_name, samples[instance.doc_id], instance.repeats)
+
+    def apply_filters(self) -> list[Instance] | None:
+        # With several processes lm_eval asks for the last document of a short share once more, to even them out: the first
+        # answers count.
+        for instance in self._instances:
+            del instance.resps[instance.repeats or 1 :]
+        return self.filter_answers()
+
+    def filter_answers(self) -> list[Instance] | None:
+        """lm_eval's own filters."""
+        filtered: list[Instance] | None = super().apply_filters()
+        return filtered
+
+    def process_results(self, doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, Any]:
+        if self.predicts_only:
+            return {"bypass": None}
+        rows = self.rows_of(doc, results[0])
+        self._rows.update(dict.fromkeys(rows))
+        return rows
+
+    def rows_of(self, doc: Mapping[str, Any], answer: Any) -> dict[str, Any]:
+        """The rows of a document."""
+        raise NotImplementedError
+
+    def aggregation(self) -> dict[str, Callable[..., Any]]:
+        return {**super().aggregation(), **{name: self.aggregation_of(name) for name in self._rows}}
+
+    def aggregation_of(self, name: str) -> Callable[..., Any]:
+        """How the values of a row become one."""
+        raise NotImplementedError
+
+    def higher_is_better(self) -> dict[str, bool]:
+        return {**super().higher_is_better(), **self.directions(self._rows)}
+
+    def directions(self, names: Iterable[str]) -> Mapping[str, bool]:
+        """Whether higher values of a row are better, for the rows that have a direction."""
+        raise NotImplementedError
+
+
+def _computed_here(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, Any]:
+    raise AssertionError("OwnTask.process_results computes the rows")
+
+
+def check_counts(
+    task: str, total: int, limit: int | None = None, samples: Sequence[int] | None = None, world_size: int = 1
+) -> None:
+    """Whether ``--limit`` and ``--samples`` leave documents to every process, in the order lm_eval numbers them.
+
+    :param total: documents of the task.
+    :raises HostError: names the flag, what was given, and what to give.
+    """
+    if samples is not None:
+        fitting = all(type(i) is int and 0 <= i < total for i in samples)
+        if not samples or not fitting or list(samples) != sorted(set(samples)):
+            # lm_eval takes the documents in the order of the set but numbers them in the order given.
+            raise HostError(
+                f"--samples for {task}: got {str(samples)[:80]}, expected document numbers from 0 to {total - 1}, at least "
+                "one, ascending, each once."
+            )
+    elif limit is not None and limit < 1:
+        raise HostError(f"--limit for {task}: got {limit}, which leaves no document; expected 1 or more (or no --limit).")
+    count = total if samples is None and limit is None else min(total, len(samples) if samples else limit or total)
+    if count < world_size:
+        raise HostError(f"{task}: {count} documents for {world_size} processes; expected at least one for each.")
+
+
+def tell_misspelt(given: Iterable[str], known: Collection[str]) -> None:
+    """Warn, once per process, about names in ``--metadata`` that look like a known one and are none.
+
+    They cannot be refused: lm_eval puts the arguments of the model, whatever it is, among the metadata of the task.
+    """
+    for name in map(str, given):
+        alike = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1, cutoff=_ALIKE)
+        if name not in known and alike and (place := (name, tuple(sorted(known)))) not in _told:
+            _told.add(place)
+            logger.warning("--metadata %s: not a setting of the task, and without effect.%s", name, did_you_mean(name, known))
