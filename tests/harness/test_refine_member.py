@@ -84,7 +84,7 @@ def test_it_is_a_member_that_shares_weights(evaluate: Any) -> None:
             assert hybrid["text"] == fim["text"]
             assert sample["selection"]["winner"] != "hybrid"
     members: list[Any] = EnsemblePPL(**{**arguments, "batch_size": 8}).members
-    assert members[2].model is members[0].member
+    assert members[2].model is members[0]
 
 
 def test_faults_are_named() -> None:
