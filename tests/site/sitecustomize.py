@@ -40,7 +40,8 @@ def _hand_over(address: str, options: list[str], program: list[str]) -> None:
         where = {"environment": dict(os.environ), "folder": str(pathlib.Path.cwd()), "umask": umask, "group": os.getpgrp()}
         text = json.dumps({**what, **where, "files": files}).encode() + b"\n"
         sent = server.sendmsg([text], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))])
-        server.sendall(text[sent:])
+        while text := text[sent:]:
+            sent = server.send(text)
         if server.recv(1) != b"y":
             return
         for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
