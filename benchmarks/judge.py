@@ -109,6 +109,19 @@ def _guard() -> None:
         sys.modules[module] = None  # type: ignore[assignment]
 
 
+def programs_alone(jobs: Sequence[Job], workers: int) -> tuple[int, str]:
+    """What the programs and their tests cost by themselves: one process after the other, no process per sample. No judge can
+    be below it (the canonical answers are ours to trust).
+    """
+    with multiprocessing.get_context("fork").Pool(workers) as pool:
+        return sum(pool.map(_run_alone, jobs, chunksize=20)), "program and test in one exec, nothing around them"
+
+
+def _run_alone(job: Job) -> bool:
+    exec(f"{job.program}{job.test}\ncheck({job.entry_point})", {})
+    return True
+
+
 def interpreter_per_sample(jobs: Sequence[Job], workers: int) -> tuple[int, str]:
     """``python -I -c program``: its exit status is the verdict."""
     with ThreadPoolExecutor(workers) as threads:
@@ -129,6 +142,7 @@ RUNNERS: dict[str, Callable[[Sequence[Job], int], tuple[int, str]]] = {
     "split judge, rlimits only": rlimits_only,
     "(a) reference design": reference_design,
     "(b) python -I -c": interpreter_per_sample,
+    "(c) the programs alone": programs_alone,
 }
 
 

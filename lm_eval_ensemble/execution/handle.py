@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import marshal
 import os
 import select
 import signal
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lm_eval_ensemble.errors import SandboxError
-from lm_eval_ensemble.execution.wire import Channel, ClosedError
+from lm_eval_ensemble.execution.wire import Channel, ClosedError, encoded
 
 __all__ = ["Worker", "WorkerLostError", "worker_command"]
 
@@ -25,14 +27,14 @@ START_SECONDS = 120.0  # a loaded machine and a container may both be slow to st
 # In the order of their imports.
 _MODULES = (
     *("wire", "plain", "rebuild", "clock", "syscalls", "seccomp", "surroundings", "landlock", "lockdown", "scratch"),
-    *("probe", "suite", "guest", "zygote", "trusted", "worker"),
+    *("processes", "probe", "suite", "guest", "zygote", "trusted", "worker"),
 )
 _PACKAGE = "lm_eval_ensemble.execution"
 
 # The worker's sources come over its standard input, since our files need not exist where it runs. It reads
 # exactly one frame: no byte of a job may be in this process before the zygote is forked.
 _BOOT = f"""
-import json, os, sys, types
+import json, marshal, os, sys, types
 def read(size):
     data = b""
     while len(data) < size:
@@ -46,13 +48,17 @@ os.environ.update(start["environment"])
 for name in ("{_PACKAGE.partition(".")[0]}", "{_PACKAGE}"):
     sys.modules[name] = module = types.ModuleType(name)
     module.__path__ = []
-for name, source in start["modules"]:
+for name, source, code in start["modules"]:
     full = "{_PACKAGE}." + name
     sys.modules[full] = module = types.ModuleType(full)
     setattr(sys.modules["{_PACKAGE}"], name, module)
-    exec(compile(source, "<judge:" + name + ">", "exec", dont_inherit=True), module.__dict__)
+    if start["version"] == sys.version:
+        code = marshal.loads(bytes.fromhex(code))
+    else:
+        code = compile(source, "<judge:" + name + ">", "exec", dont_inherit=True)
+    exec(code, module.__dict__)
 settings, main = start["settings"], sys.modules["{_PACKAGE}.worker"].main
-del start, source
+del start, source, code
 main(settings)
 """
 
@@ -101,9 +107,10 @@ class Worker:
 
     def greet(self, settings: Mapping[str, Any]) -> None:
         """Send it its sources and wait for its hello. Raises WorkerLostError with what it wrote to standard error."""
-        message = {"settings": dict(settings), "modules": _sources(), "environment": _guest_environment()}
+        modules = [(name, source, _code(name, source)) for name, source in _sources()]
+        message = {"settings": dict(settings), "modules": modules, "version": sys.version, "environment": _guest_environment()}
         try:
-            self.hello = self._exchange(message, START_SECONDS)
+            self.hello = self._exchange(encoded(message), START_SECONDS)
         except WorkerLostError:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=1.0)  # for its own last words
@@ -119,14 +126,14 @@ class Worker:
         """Whether somebody ended it by SIGKILL (known once it is gone)."""
         return self._process.returncode == -signal.SIGKILL and not self._killed
 
-    def run(self, message: Mapping[str, Any], wall: float) -> dict[str, Any]:
-        """Have one job judged. Raises WorkerLostError, also after ``wall`` seconds without an answer."""
-        return dict(self._exchange(message, wall))
+    def run(self, job: bytes, wall: float) -> dict[str, Any]:
+        """Have one job (the body of a frame) judged. Raises WorkerLostError, also after ``wall`` seconds without an answer."""
+        return dict(self._exchange(job, wall))
 
-    def _exchange(self, message: Mapping[str, Any], seconds: float) -> Any:
+    def _exchange(self, body: bytes, seconds: float) -> Any:
         self._channel.deadline = time.monotonic() + seconds
         try:
-            self._channel.send(message)
+            self._channel.send_frame(body)
             reply = self._channel.receive()
         except Exception as error:  # closed, too late, or not our protocol: a broken worker either way
             raise WorkerLostError(str(error)) from None
@@ -202,6 +209,12 @@ def _both_pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]
 def _sources() -> list[tuple[str, str]]:
     folder = Path(__file__).parent
     return [(name, (folder / f"{name}.py").read_text(encoding="utf-8")) for name in _MODULES]
+
+
+@functools.cache
+def _code(name: str, source: str) -> str:
+    """What the same interpreter need not compile once more."""
+    return marshal.dumps(compile(source, f"<judge:{name}>", "exec", dont_inherit=True)).hex()
 
 
 def _guest_environment() -> dict[str, str]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import queue
 import shlex
 import sys
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from tqdm import tqdm
 from lm_eval_ensemble.errors import ConfigError, SandboxError, did_you_mean
 from lm_eval_ensemble.execution.jobs import LOST, MODES, Job, Mode, Verdict
 from lm_eval_ensemble.execution.staff import Slot, Staff, check_layers, own_folder
+from lm_eval_ensemble.execution.wire import encoded
 from lm_eval_ensemble.types import CANNOT_JUDGE
 
 __all__ = ["JUDGES", "SANDBOXES", "Judge", "judge", "usable_workers"]
@@ -181,10 +181,6 @@ class Judge:
             self._slots.append(Slot(self))
         return self._slots[index]
 
-    def _key(self, message: Mapping[str, Any]) -> str:
-        # Timeout and sandbox are the pool's and cannot change; so is this memory.
-        return hashlib.sha256(json.dumps(message, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
-
 
 def _second(apart: Verdict | None, verdict: Verdict) -> Verdict:
     """The verdict of a reference; one that fails together too is told with both reasons."""
@@ -195,7 +191,7 @@ def _second(apart: Verdict | None, verdict: Verdict) -> Verdict:
 
 
 _NO_PROCESS = "Is the limit on processes (ulimit -u) reached?"
-_Item = tuple[str, Mapping[str, Any]]  # a job's key and message
+_Item = tuple[str, bytes]  # a job's key and the body of its frame
 
 
 class _Round:
@@ -221,13 +217,14 @@ class _Round:
         """What has not been judged before; the keys of all go to ``keys``."""
         seen = set(self._pool._verdicts)
         for job in jobs:
-            message = job.message(self._mode)
-            keys.append(key := self._pool._key(message))
+            frame = encoded(job.message(self._mode))
+            # Timeout and sandbox are the pool's and cannot change; so is its memory of verdicts.
+            keys.append(key := hashlib.sha256(frame).hexdigest())
             if key in seen:
                 self._count()
             else:
                 seen.add(key)
-                yield key, message
+                yield key, frame
 
     def _pass(self, items: Iterator[_Item], *, final: bool = False) -> None:
         """Have items judged by all workers. After the first failure nothing new is begun."""
@@ -264,7 +261,7 @@ class _Round:
             if self._failure:
                 continue
             try:
-                self._record(item, slot.run(item[1]), final)
+                self._record(item, slot.run(item[1], self._mode), final)
             except BaseException as error:
                 # The first failure is the one to tell: closing the pool makes the other workers fail too.
                 self._failure = self._failure or error

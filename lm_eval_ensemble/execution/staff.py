@@ -12,7 +12,8 @@ from typing import Any, Protocol
 from lm_eval_ensemble.errors import SandboxError
 from lm_eval_ensemble.execution.clock import HARD_WALL
 from lm_eval_ensemble.execution.handle import Worker, WorkerLostError
-from lm_eval_ensemble.execution.jobs import LOST, Verdict
+from lm_eval_ensemble.execution.jobs import LOST, Mode, Verdict
+from lm_eval_ensemble.execution.processes import remove_groups
 
 __all__ = ["FOLDER_PREFIX", "Slot", "Staff", "check_layers", "own_folder"]
 
@@ -68,18 +69,18 @@ class Slot:
             "inodes), and that processes may be started (ulimit -u)."
         )
 
-    def run(self, message: Mapping[str, Any]) -> Verdict:
+    def run(self, job: bytes, mode: Mode) -> Verdict:
         """Judge one job. ``why`` is LOST if that could not be done: its worker, or a process of it, was killed."""
         worker = self._checked()
         try:
-            reply = worker.run(message, self._wall)
+            reply = worker.run(job, self._wall)
         except WorkerLostError:
             self._replace(worker)
-            return Verdict("fail", LOST, message["mode"])
+            return Verdict("fail", LOST, mode)
         if reply.get("status") in ("pass", "fail", "timeout"):
-            return Verdict(reply["status"], str(reply.get("why", "")), message["mode"])
+            return Verdict(reply["status"], str(reply.get("why", "")), mode)
         why = str(reply.get("why", ""))
-        return Verdict("fail", f"{LOST}: {why}" if why else LOST, message["mode"])
+        return Verdict("fail", f"{LOST}: {why}" if why else LOST, mode)
 
     def _checked(self) -> Worker:
         """The worker; a replacement must hold at least the layers that were promised."""
@@ -131,6 +132,7 @@ class Staff:
                 worker.close()
             worker.forget()
         shutil.rmtree(self._folder, ignore_errors=True)
+        remove_groups(self._folder)  # of workers that were killed
 
 
 def check_layers(hello: Mapping[str, Any], sandbox: str) -> tuple[tuple[str, ...], dict[str, str]]:

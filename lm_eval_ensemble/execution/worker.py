@@ -31,7 +31,7 @@ import socket
 import sys
 from typing import Any, NoReturn
 
-from lm_eval_ensemble.execution import lockdown, scratch, suite, surroundings, trusted
+from lm_eval_ensemble.execution import lockdown, processes, scratch, suite, surroundings, trusted
 from lm_eval_ensemble.execution.clock import FIRST_LOOK, NEXT_LOOKS, FairClock, open_delay, read_delay
 from lm_eval_ensemble.execution.wire import Channel, ClosedError
 from lm_eval_ensemble.execution.zygote import Zygote, ZygoteLostError
@@ -59,11 +59,13 @@ def main(settings: dict[str, Any]) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     finally:
         scratch.remove(folder)
+        processes.remove_groups(folder)
 
 
 def _first_forks(settings: dict[str, Any], folder: str) -> tuple[str, Zygote]:
     try:
-        return scratch.bound(folder), Zygote(settings, folder)
+        namespace = processes.namespace()
+        return scratch.bound(folder), Zygote(settings, folder, *processes.limit(folder, namespace))
     except OSError as error:
         sys.exit(f"cannot start a process: {error.strerror}. Is the limit on processes (ulimit -u) reached?")
 
@@ -229,13 +231,20 @@ def _private_pipes() -> tuple[int, int]:
     return pipes
 
 
+def _made(folder: str) -> bool:
+    with contextlib.suppress(OSError):
+        os.mkdir(folder, 0o700)
+        return True
+    return False
+
+
 def _tidy(folder: str) -> bool:
     """Empty the guest's folder; without Landlock a guest can also spoil or remove it."""
     try:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(folder, 0o700)
         if os.listdir(folder):
             scratch.clear(folder)
+    except FileNotFoundError:
+        return _made(folder)
     except OSError:
         return False
     return True

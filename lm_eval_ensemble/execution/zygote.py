@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from lm_eval_ensemble.execution import guest, lockdown, probe, surroundings
+from lm_eval_ensemble.execution import guest, lockdown, probe, processes, surroundings
 
 __all__ = ["Zygote", "ZygoteLostError"]
 
@@ -37,14 +37,14 @@ class ZygoteLostError(Exception):
 class Zygote:
     """The judge's handle."""
 
-    def __init__(self, settings: dict[str, Any], scratch: str) -> None:
+    def __init__(self, settings: dict[str, Any], scratch: str, group: str = "", unlimited: str = "") -> None:
         self._link, theirs = socket.socketpair()
         judge = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
             try:
                 self._link.close()
-                _become_zygote(theirs, judge, settings, scratch)
+                _become_zygote(theirs, judge, settings, scratch, group, unlimited)
             finally:
                 os._exit(1)
         theirs.close()
@@ -95,15 +95,22 @@ class Zygote:
         return data
 
 
-def _become_zygote(link: socket.socket, judge: int, settings: dict[str, Any], scratch: str) -> NoReturn:
+def _become_zygote(
+    link: socket.socket, judge: int, settings: dict[str, Any], scratch: str, group: str, unlimited: str
+) -> NoReturn:
     _keep_only(link)
     surroundings.settle(scratch)
     if sys.platform == "linux":
         # If memory runs out, a guest is to go first, not the model that is being evaluated.
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")
+    unlimited = unlimited or _joined(group)
     layers, missing = lockdown.lock_zygote(settings["sandbox"], scratch)
     lockdown.die_with_parent(judge)
+    if unlimited:
+        missing["process limit"] = unlimited
+    else:
+        layers.append(f"process limit({processes.MOST})")
     lock = lockdown.GuestLock(settings["timeout"], layers)
     link = socket.socket(fileno=_LAST_FD)
     link.sendall(json.dumps({"layers": layers, "missing": missing, "broken": _probe(lock, layers, scratch)}).encode())
@@ -113,6 +120,15 @@ def _become_zygote(link: socket.socket, judge: int, settings: dict[str, Any], sc
     gc.disable()
     while True:
         _one_guest(link, lock, scratch)
+
+
+def _joined(group: str) -> str:
+    """Why the limit on processes does not hold; empty if it does."""
+    try:
+        processes.join(group)
+    except OSError as error:
+        return f"the system refuses it ({error.strerror})"
+    return ""
 
 
 def _keep_only(link: socket.socket) -> None:

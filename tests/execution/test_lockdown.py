@@ -44,12 +44,38 @@ def test_filters_only_jump_inside_themselves(machine: str) -> None:
 @needs_layers
 def test_a_probe_confirms_every_layer_here() -> None:
     with Judge(1, progress=False) as judge:
-        names = [layer.partition("(")[0] for layer in judge.layers if not layer.startswith("scratch limit")]
+        names = [layer.partition("(")[0] for layer in judge.layers if not layer.startswith(("scratch", "process"))]
         assert names == ["rlimits", "capabilities", "no_new_privs", "landlock", "seccomp"]
         assert re.fullmatch(
-            r"sandbox: split judge, rlimits, capabilities, no_new_privs, landlock\(\d+\), seccomp(, scratch limit\(64 MB\))?.*",
+            r"sandbox: split judge, rlimits, capabilities, no_new_privs, landlock\(\d+\), seccomp"
+            r"(, process limit\(512\))?(, scratch limit\(64 MB\))?.*",
             judge.description,
         )
+
+
+@needs_layers
+def test_threads_are_limited_for_root_too() -> None:
+    """``RLIMIT_NPROC`` does not bind root. A few dozen are everybody's right, and nothing is left for the next program."""
+    body = """
+    import threading
+    threading.stack_size(32768)
+    end, threads = threading.Event(), []
+    try:
+        for _ in range(x):
+            threads.append(threading.Thread(target=end.wait))
+            threads[-1].start()
+    except RuntimeError:
+        return 'refused'
+    finally:
+        end.set()
+    return 'done'
+"""
+    wanted = [(2000, "refused"), (64, "done"), (2000, "refused"), (300, "done")]
+    jobs = [job(body + f"# {n}\n", test=f"def check(c):\n    assert c({c}) == {w!r}\n") for n, (c, w) in enumerate(wanted)]
+    with Judge(1, progress=False) as room:
+        if not any(layer.startswith("process limit") for layer in room.layers):
+            pytest.skip("no control group may be made here")
+        assert [verdict.why for verdict in room.run(jobs)] == [""] * 4
 
 
 def test_without_layers_the_line_says_so() -> None:

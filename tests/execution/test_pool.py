@@ -73,9 +73,9 @@ def test_a_job_lost_twice_is_a_failure_of_the_judge(monkeypatch: pytest.MonkeyPa
     with Judge(1, progress=False) as room:
         run = handle.Worker.run
 
-        def killed(self: handle.Worker, message: dict[str, object], wall: float) -> dict[str, object]:
+        def killed(self: handle.Worker, frame: bytes, wall: float) -> dict[str, object]:
             os.kill(self.pid, signal.SIGKILL)
-            return run(self, message, wall)
+            return run(self, frame, wall)
 
         monkeypatch.setattr(handle.Worker, "run", killed)
         (verdict,) = room.run([job(RIGHT)])
@@ -113,6 +113,24 @@ def _kill_anyone(room: Judge, chance: random.Random, killed: list[int], stop: th
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid := chance.choice(family), signal.SIGKILL)
                 killed.append(pid)
+
+
+def test_time_outs_are_confirmed_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other, twenty endless loops took minutes."""
+    run, spans = handle.Worker.run, list[tuple[float, float]]()
+
+    def noted(self: handle.Worker, frame: bytes, wall: float) -> dict[str, object]:
+        begin = time.monotonic()
+        reply = run(self, frame, wall)
+        spans.append((begin, time.monotonic()))
+        return reply
+
+    monkeypatch.setattr(handle.Worker, "run", noted)
+    found = judge([job(f"    import time; time.sleep(60 + {n})\n") for n in range(3)], workers=3, timeout=0.2, progress=False)
+    assert [v.why for v in found] == ["no verdict after 0.2 s, confirmed"] * 3
+    second = sorted(spans)[3:]
+    assert len(second) == 3
+    assert max(begin for begin, _ in second) < min(end for _, end in second)
 
 
 @needs_proc
@@ -336,8 +354,8 @@ def test_2000_jobs_while_40_workers_are_killed(monkeypatch: pytest.MonkeyPatch) 
     stop, busy = threading.Event(), set[int]()
     run = handle.Worker.run
 
-    def noted(self: handle.Worker, message: dict[str, object], wall: float) -> dict[str, object]:
-        reply = run(self, message, wall)
+    def noted(self: handle.Worker, frame: bytes, wall: float) -> dict[str, object]:
+        reply = run(self, frame, wall)
         busy.add(self.pid)
         return reply
 
