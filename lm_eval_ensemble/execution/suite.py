@@ -11,7 +11,7 @@ import functools
 import re
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 __all__ = ["CANNOT", "CannotJudgeError", "compiled", "entry_of", "is_by_the_test", "module", "run"]
@@ -68,6 +68,9 @@ def run(test: str, namespace: dict[str, Any], candidate: Any) -> bool:
             _call(check, candidate)
         return True
     done = cases is not None and cases.run_the_rest(namespace)
+    for method in _methods(namespace):
+        done = True
+        _call(method)
     functions = [value for name, value in namespace.items() if name.startswith("test_") and _is_of_the_test(value)]
     for function in functions:
         if function.__name__ not in entered:
@@ -86,6 +89,19 @@ def _call(function: Callable[..., Any], *candidate: Any) -> None:
         import asyncio
 
         asyncio.run(answer)
+
+
+def _methods(namespace: dict[str, Any]) -> Iterator[Callable[..., Any]]:
+    """The test methods of classes in the style of pytest, each of a fresh object."""
+    for name, kind in list(namespace.items()):
+        if name.startswith("Test") and isinstance(kind, type) and "__init__" not in vars(kind):
+            for method, value in list(vars(kind).items()):
+                if method.startswith("test_") and _is_of_the_test(value):
+                    own = kind()
+                    getattr(own, "setup_method", lambda: None)()
+                    if value.__code__.co_argcount > 1 + len(value.__defaults__ or ()):
+                        raise CannotJudgeError(f"{method} takes arguments that only pytest can give")
+                    yield functools.partial(value, own)
 
 
 def _is_of_the_test(value: Any) -> bool:
@@ -115,16 +131,20 @@ class _Cases:
         import unittest
 
         self._ran: set[type] = set()
+        self._results: list[unittest.TestResult] = []
         run = unittest.TestCase.run
 
         def noted(case: Any, result: Any = None) -> Any:
             self._ran.add(type(case))
-            return run(case, result)
+            found = run(case, result)
+            if found is not None:
+                self._results.append(found)
+            return found
 
         unittest.TestCase.run = noted  # type: ignore[method-assign, assignment]
 
     def run_the_rest(self, namespace: dict[str, Any]) -> bool:
-        """True if any case was run, here or before."""
+        """True if any case was run, here or before. One that failed counts, even if the text looked away."""
         import unittest
 
         kinds = [v for v in namespace.values() if isinstance(v, type) and issubclass(v, unittest.TestCase)]
@@ -132,10 +152,11 @@ class _Cases:
         if not self._ran:
             for kind in kinds:
                 unittest.defaultTestLoader.loadTestsFromTestCase(kind).run(result)
-        for case, text in [*result.errors, *result.failures]:
-            raise AssertionError(f"{case.id()}: {text.strip().splitlines()[-1]}")
-        if result.unexpectedSuccesses:
-            raise AssertionError("a test that was expected to fail did not")
+        for found in (result, *self._results):
+            for case, text in [*found.errors, *found.failures]:
+                raise AssertionError(f"{case.id()}: {text.strip().splitlines()[-1]}")
+            if found.unexpectedSuccesses:
+                raise AssertionError("a test that was expected to fail did not")
         return bool(self._ran)
 
 

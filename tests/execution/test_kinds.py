@@ -67,6 +67,8 @@ def _call(kind: Kind) -> str:
         return f"\nimport asyncio; asyncio.run({call})\n" if "async def check" in text else f"\n{call}\n"
     if "TestCase):" in text and "main" not in text:
         return "\nunittest.main(exit=False).result.wasSuccessful() or 1 / 0\n"
+    if "class TestF:" in text:
+        return "\nt = TestF(); getattr(t, 'setup_method', int)(); t.test_one()\n"
     return "\ntest_one()\n" if "def test_one():" in text else ""
 
 
