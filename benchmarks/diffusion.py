@@ -138,8 +138,10 @@ def memory_kib(field: str) -> int:
 
 def measure(side: str, layers: int, rows: int, threads: int) -> dict[str, Any]:
     """One side in this process. ``full``: some steps; ``ours``: a step per token, so that every step needs the model;
-    ``document``: 64 greedy steps."""
+    ``document``: 64 greedy steps; ``probe``: what is checked at load, as if it were one step."""
     import torch
+
+    from lm_eval_ensemble.diffusion.probe import check
 
     torch.set_num_threads(threads)
     network = make_network(layers)
@@ -150,7 +152,10 @@ def measure(side: str, layers: int, rows: int, threads: int) -> dict[str, Any]:
     before, began = memory_kib("VmRSS"), time.process_time()
     settings = GREEDY if side == "document" or layers > 2 else SAMPLED
     found: dict[str, Any] = {"side": side, "layers": layers, "rows": rows}
-    if side == "full":
+    if side == "probe":
+        check(network, shift=True)
+        steps, clock.calls = 1, []
+    elif side == "full":
         steps = run_full(network, canvas, 4 if layers > 2 else 2, settings)
     else:
         filled = run_ours(network, canvas, STEPS if side == "document" else MIDDLE, settings)
@@ -189,11 +194,13 @@ def costs(full: bool, threads: int) -> None:
         f"a document of 64 greedy steps, 24 layers, 2 rows: {document['total']:.0f} CPU-seconds, {document['row_forwards']} of "
         f"{2 * STEPS} row-forwards; full vocabulary: {needed} steps (nothing is masked then) x {deep['step']:.2f}"
     )
+    probe = child("probe", 24, 2, threads)
     ratios = {
         "step_ratio_2l": plain["step"] / ours["step"],
         "step_ratio_24l": deep["step"] / document["step"],
         "document_ratio_24l": needed * deep["step"] / document["total"],
         "memory_ratio": plain["extra_gib"] / ours["extra_gib"],
+        "probe_in_forwards_24l": probe["total"] / (document["backbone"] + document["lm_head"]),
     }
     if full:
         plain, ours = child("full", 2, 8, threads), child("ours", 2, 8, threads)

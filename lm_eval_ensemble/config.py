@@ -15,10 +15,11 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from lm_eval_ensemble.errors import ConfigError, did_you_mean
+from lm_eval_ensemble.families import FAMILIES
 from lm_eval_ensemble.faults import faults_of, step
 from lm_eval_ensemble.values import (
     DECODERS,
-    PARITIES,
+    PROTOCOLS,
     BatchSize,
     Detail,
     Dtype,
@@ -104,7 +105,7 @@ class DiffusionConfig(Decoding):
     alg: Annotated[str, one_of(DECODERS)] = "p2"
     alg_temp: Annotated[float, Field(gt=0)] | None = None
     early_commit: Annotated[float, Field(gt=0, le=1)] | None = None
-    parity: Annotated[str | None, one_of(PARITIES)] = None
+    protocol: Annotated[str | None, one_of(PROTOCOLS)] = None
     history: bool = False
     max_length: Annotated[int, Field(ge=8)] | None = None
     dtype: Dtype = None
@@ -113,8 +114,10 @@ class DiffusionConfig(Decoding):
     revision: str = "main"
     trust_remote_code: bool = False
     attn_implementation: str | None = None
+    family: Annotated[str | None, one_of(name for name, known in FAMILIES.items() if not known.blocks)] = None
+    peft: str | None = None
     mask_token: str | int | None = None
-    shift: bool = True
+    shift: bool | None = None
     batch_size: BatchSize = 1
     max_batch_size: Positive | None = None
 
@@ -228,7 +231,10 @@ _SPREAD: dict[str, tuple[str | None, str]] = {
     "alg": (DIFFUSION, "alg"),
     "alg_temp": (DIFFUSION, "alg_temp"),
     "early_commit": (DIFFUSION, "early_commit"),
-    "parity": (DIFFUSION, "parity"),
+    "protocol": (DIFFUSION, "protocol"),
+    "family": (DIFFUSION, "family"),
+    "shift": (DIFFUSION, "shift"),
+    "mask_token": (DIFFUSION, "mask_token"),
     "temperature": (None, "temperature"),
     "top_p": (None, "top_p"),
     "max_new_tokens": (None, "max_new_tokens"),
@@ -266,6 +272,8 @@ def _spread_over(member: Any, flat: Mapping[str, Any]) -> Any:
     if member["model"] in (DIFFUSION, SCORED):
         with contextlib.suppress(ConfigError):  # what is wrong with its preset is told with its other faults
             own = with_preset(own, member["model"])
+    # A protocol comes before the preset, and what is said explicitly before both.
+    own |= PROTOCOLS.get(str(spread.get("protocol")), {})
     return {**member, "args": {**own, **spread}}
 
 
@@ -383,13 +391,13 @@ def preset_settings(name: str, where: str = "$") -> dict[str, Any]:
 
 
 def with_preset(arguments: Mapping[str, Any], model: str, where: str = "$") -> dict[str, Any]:
-    """The arguments of a model, those of its ``preset`` (its first member of kind ``model``) where nothing was said. Beside a
-    preset, ``pretrained`` is only a label.
+    """The arguments of a model, those of its ``protocol`` where nothing was said, then those of its ``preset`` (the first
+    member of kind ``model``). Beside a preset, ``pretrained`` is only a label.
 
     :raises ConfigError: unknown preset, or one without such a member.
     """
-    given = {name: value for name, value in arguments.items() if name != "preset"}
-    preset = arguments.get("preset")
+    said = {name: value for name, value in arguments.items() if name != "preset"}
+    given, preset = {**PROTOCOLS.get(str(said.get("protocol")), {}), **said}, arguments.get("preset")
     if not preset:
         return given
     members = preset_settings(preset, where)["members"]

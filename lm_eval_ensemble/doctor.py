@@ -24,8 +24,9 @@ from typing import Any
 from lm_eval_ensemble import __version__
 from lm_eval_ensemble.config import asset_path, preset_names, preset_settings
 from lm_eval_ensemble.data import DATA_VARIABLE, SETS, find_file, load_documents
-from lm_eval_ensemble.errors import ConfigError
+from lm_eval_ensemble.errors import ConfigError, ModelError
 from lm_eval_ensemble.execution import Job, Judge
+from lm_eval_ensemble.families import FAMILIES, find_family
 from lm_eval_ensemble.store import STORE_VARIABLE, Store, default_path
 
 __all__ = ["Finding", "add_arguments", "examine", "main"]
@@ -67,6 +68,7 @@ _GIB = 2**30
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--try", dest="trial", action="store_true", help="also load a preset, fill one line and judge it")
     parser.add_argument("--preset", default="tiny", help=f"what --try loads: {', '.join(preset_names())} (default: tiny)")
+    parser.add_argument("--dllm", help="also say how this diffusion checkpoint (folder or Hub name) would be loaded")
     parser.add_argument("--data_dir", help=f"folder with local data sets (default: ${DATA_VARIABLE})")
     parser.add_argument("--json", action="store_true", help="print the findings as a JSON list")
 
@@ -74,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """0 if the essentials work, 1 otherwise."""
     found = []
-    for finding in examine(arguments.data_dir, arguments.preset if arguments.trial else None):
+    for finding in examine(arguments.data_dir, arguments.preset if arguments.trial else None, arguments.dllm):
         found.append(finding)
         if not arguments.json:
             print(finding.as_text(), flush=True)
@@ -89,10 +91,11 @@ def main(arguments: argparse.Namespace) -> int:
     return 1 if broken else 0
 
 
-def examine(data_dir: str | None = None, trial: str | None = None) -> Iterator[Finding]:
+def examine(data_dir: str | None = None, trial: str | None = None, dllm: str | None = None) -> Iterator[Finding]:
     """Every finding, in the order of the report.
 
     :param trial: a preset to load and fill one line with.
+    :param dllm: a diffusion checkpoint whose family is told.
     """
     checks: list[tuple[str, bool, Check]] = [
         ("versions", True, versions),
@@ -100,6 +103,7 @@ def examine(data_dir: str | None = None, trial: str | None = None) -> Iterator[F
         ("sandbox", True, sandbox),
         ("data", False, lambda: data_sets(data_dir)),
         ("models", False, models),
+        ("diffusion", False, lambda: diffusion(dllm)),
         ("gpu", False, gpu),
         ("store", False, store),
         ("machine", False, machine),
@@ -242,6 +246,24 @@ def models() -> Iterator[Finding]:
         else:
             advice = f"only for preset=paper: hf download {name} (or let the first run do it), or give a local folder"
             yield Finding(f"model: {name}", "missing", "not in the local Hub cache", advice)
+
+
+def diffusion(checkpoint: str | None = None) -> Iterator[Finding]:
+    """The families of diffusion models, or that of one checkpoint, by its config.json; no weights are read."""
+    if checkpoint is None:
+        known, refused = ([f.name for f in FAMILIES.values() if bool(f.blocks) == blocks] for blocks in (False, True))
+        found = f"{', '.join(known)}; refused: {', '.join(refused)}"
+        yield Finding("diffusion families", "ok", found, "--dllm CHECKPOINT tells that of one, docs/diffusion.md each")
+        return
+    from transformers.utils.hub import cached_file
+
+    config = json.loads(Path(cached_file(asset_path(checkpoint), "config.json")).read_text(encoding="utf-8"))
+    try:
+        family = find_family(checkpoint, config)
+    except ModelError as error:
+        yield Finding(f"dllm: {checkpoint}", "missing", str(error))
+    else:
+        yield Finding(f"dllm: {checkpoint}", "ok", f"family {family.name}: {family.told}", f"read in {family.source}")
 
 
 _REINSTALL = "reinstall lm_eval_ensemble; preset=tiny needs it"

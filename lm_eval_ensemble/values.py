@@ -12,7 +12,7 @@ from lm_eval_ensemble.errors import did_you_mean
 
 __all__ = [
     "DECODERS",
-    "PARITIES",
+    "PROTOCOLS",
     "QUANTIZATIONS",
     "BatchSize",
     "Detail",
@@ -29,8 +29,20 @@ __all__ = [
 
 #: names of the decoding algorithms of a diffusion member -> whether ``alg_temp`` has a meaning there.
 DECODERS = {"p2": False, "origin": False, "maskgit_plus": True, "topk_margin": True, "entropy": True}
-#: published programs whose padding and order of equal confidences can be switched on by name.
-PARITIES = ("open-dllm",)
+#: published programs -> the settings of theirs that a diffusion member takes by their name; what is said explicitly comes
+#: before them. Their lengths, padding and order of equal confidences go by the name itself.
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    # pengzhangzhi/Open-dLLM, eval/eval_infill/eval_infill.py and run_eval.sh
+    "open-dllm": {
+        "length": "oracle",
+        "alg": "p2",
+        "steps": 64,
+        "temperature": 0.6,
+        "top_p": 0.95,
+        "max_length": 2048,
+        "dtype": "bfloat16",
+    }
+}
 #: what a checkpoint may be quantised to while it is loaded -> the library that does it.
 QUANTIZATIONS = {
     "bnb-int8": "bitsandbytes",
@@ -97,13 +109,13 @@ def takes_alg_temp(name: str) -> str:
     return f"nothing: with alg={name} it would change nothing. It has a meaning for {known}."
 
 
-_LENGTHS = ("oracle", "ar", "ar:K", "fixed:N", "fixed-mean", "search", "grid", "grid:A+B+C")
+_LENGTHS = ("oracle", "ar", "ar:K", "fixed:N", "fixed-mean", "search", "grid", "grid:A+B+C", "expand", "expand:N")
 _N = "0*[1-9][0-9]*"
 
 
 def _length(value: Any) -> Any:
     if value is None or re.fullmatch(
-        rf"oracle|ar(:[0-9]+)?|fixed:{_N}|fixed-mean|search|grid(:(ar|{_N})([,+](ar|{_N}))+)?", str(value)
+        rf"oracle|ar(:[0-9]+)?|fixed:{_N}|fixed-mean|search|expand(:{_N})?|grid(:(ar|{_N})([,+](ar|{_N}))+)?", str(value)
     ):
         return value
     raise ValueError(f"a length policy, its numbers >= 1 (K >= 0).{did_you_mean(str(value), _LENGTHS)}")

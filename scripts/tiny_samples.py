@@ -1,11 +1,13 @@
-"""From a gap to tensors: what the two members of the tiny pair are trained on.
+"""From a gap to tensors: what the two members of the tiny pair are trained on, and a diffusion model that finds the length.
 
 ::
 
     fim  <|fim_prefix|> prefix <|fim_suffix|> suffix <|fim_middle|> middle <|endoftext|>
     mdm  prefix middle suffix, some tokens replaced by <|mask|>
+    grow prefix middle suffix, some tokens of the middle masked, some neighbouring masks merged into one to be expanded, some
+         masks added to be deleted (DreamOn, arXiv 2602.01326; DreamLM/DreamOn, src/trainer/sft_expand_dataset.py)
 
-In both, position i - 1 predicts token i. Letters: B samples, T tokens.
+In all, position i - 1 predicts token i. Letters: B samples, T tokens.
 """
 
 from __future__ import annotations
@@ -19,12 +21,26 @@ import torch
 
 from scripts.tiny_corpus import Corpus, Gap
 
-__all__ = ["SPECIAL_TOKENS", "Batch", "Kind", "Sample", "batches", "collate", "fim_sample", "mdm_sample", "validation"]
+__all__ = [
+    "SPECIAL_TOKENS",
+    "Batch",
+    "Kind",
+    "Sample",
+    "batches",
+    "collate",
+    "fim_sample",
+    "grow_sample",
+    "mdm_sample",
+    "validation",
+]
 
-Kind = Literal["fim", "mdm"]
+Kind = Literal["fim", "mdm", "grow"]
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>", "<|mask|>")
 END, PREFIX, MIDDLE, SUFFIX, PAD, MASK = range(6)
+#: ``grow`` has no use for the markers of ``fim``: one of them becomes its expand token.
+EXPAND, EXPAND_NAME = MIDDLE, "<|expand|>"
+_MERGED, _MOST_DELETED = 0.5, 16
 IGNORED = -100  # a target that carries no loss
 MIDDLE_WEIGHT = 3.0  # of the middle and the stop token in the fim loss
 _MIN_TOKENS = 16
@@ -96,6 +112,28 @@ def mdm_sample(tokenizer: Any, gap: Gap, window: int, rng: random.Random, *, mid
     return Sample(inputs, targets, [1.0] * len(tokens))
 
 
+def grow_sample(tokenizer: Any, gap: Gap, window: int, rng: random.Random) -> Sample | None:
+    """Loss on the masks that are left: their token, ``EXPAND`` where more than one stood, ``END`` where none did."""
+    prefix, middle, suffix = encode(tokenizer, gap)
+    if not middle or not prefix or len(middle) > window // 4:
+        return None
+    tokens = middle + [END] * (rng.randrange(_MOST_DELETED) if rng.random() < 0.5 else 0)
+    prefix, suffix = fit(prefix, suffix, window - len(tokens))
+    ratio = rng.random()
+    masked = [token == END or rng.random() < ratio for token in tokens]
+    # Half of the samples merge less the more is masked.
+    merged = _MERGED * (1 if rng.random() < 0.5 else 1 - sum(masked) / len(masked))
+    inputs, targets, is_merged = [*prefix], [IGNORED] * len(prefix), False
+    for i, token in enumerate(tokens):
+        merges = token != END and all(masked[i : i + 2]) and i + 1 < len(tokens) and rng.random() < merged
+        if not is_merged:
+            inputs.append(MASK if masked[i] else token)
+            targets.append(IGNORED if not masked[i] else EXPAND if merges else token)
+        is_merged = merges
+    inputs, targets = inputs + suffix, targets + [IGNORED] * len(suffix)
+    return Sample(inputs, targets, [1.0] * len(inputs)) if any(target != IGNORED for target in targets) else None
+
+
 def _random_mask(length: int, middle: tuple[int, int], rng: random.Random) -> set[int]:
     """Of the samples 30 % mask anywhere at one ratio, 55 % many spans and the middle, 15 % only the middle."""
     mode = rng.random()
@@ -117,7 +155,10 @@ def _span_mask(length: int, spans: Sequence[tuple[int, int]], rng: random.Random
 
 
 def _make(kind: Kind, tokenizer: Any, gap: Gap, window: int, rng: random.Random) -> Sample | None:
-    sample = fim_sample(tokenizer, gap, window) if kind == "fim" else mdm_sample(tokenizer, gap, window, rng)
+    if kind == "grow":
+        sample = grow_sample(tokenizer, gap, window, rng)
+    else:
+        sample = fim_sample(tokenizer, gap, window) if kind == "fim" else mdm_sample(tokenizer, gap, window, rng)
     return sample if sample is not None and len(sample.inputs) >= _MIN_TOKENS else None
 
 

@@ -37,9 +37,33 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from lm_eval_ensemble.errors import EnsembleError, ModelError
 from scripts.tiny_corpus import Corpus, list_digest, load_corpus, read_file_list, select_files, write_file_list
-from scripts.tiny_samples import END, IGNORED, MASK, PAD, SPECIAL_TOKENS, Batch, Kind, batches, validation
+from scripts.tiny_samples import (
+    END,
+    EXPAND,
+    EXPAND_NAME,
+    IGNORED,
+    MASK,
+    PAD,
+    SPECIAL_TOKENS,
+    Batch,
+    Kind,
+    batches,
+    validation,
+)
 
-__all__ = ["QWEN2_SPLIT", "Recipe", "Shape", "Step", "build_tokenizer", "forward", "main", "new_model", "save", "train"]
+__all__ = [
+    "QWEN2_SPLIT",
+    "Recipe",
+    "Shape",
+    "Step",
+    "build_tokenizer",
+    "forward",
+    "main",
+    "new_model",
+    "rename_token",
+    "save",
+    "train",
+]
 
 # How Qwen2 splits text before its byte-pair merges.
 QWEN2_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -252,6 +276,12 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
     (folder / "model.safetensors").chmod(0o644)  # written 0600
 
 
+def rename_token(folder: Path, old: str, new: str) -> None:
+    """Give a control token of a saved tokenizer another text."""
+    for path in folder.glob("*token*.json"):
+        path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+
+
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -312,6 +342,8 @@ def _train_command(options: argparse.Namespace) -> None:
             history.append({"step": step.done, "tokens": step.tokens, "train": round(step.loss, 3), **found})
             print(json.dumps(history[-1]), flush=True)
     save(model, tokenizer, options.out)
+    if recipe.kind == "grow":
+        rename_token(options.out, SPECIAL_TOKENS[EXPAND], EXPAND_NAME)
     document["history"] = history
     (options.out / "training.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
@@ -328,7 +360,7 @@ def _parser() -> argparse.ArgumentParser:
     tokenizer.add_argument("--vocabulary", type=int, default=4096)
     tokenizer.set_defaults(run=_tokenizer_command)
     training = commands.add_parser("train", help="train one member")
-    training.add_argument("--kind", choices=["fim", "mdm"], required=True)
+    training.add_argument("--kind", choices=["fim", "mdm", "grow"], required=True)
     training.add_argument("--corpus", type=Path, required=True, help="file list")
     start = training.add_mutually_exclusive_group(required=True)
     start.add_argument("--tokenizer", type=Path, help="start from random weights with this tokenizer")

@@ -73,7 +73,8 @@ def test_all_faults_come_in_one_message() -> None:
     assert lines[:2] == [
         "$.dllm.top_p: got 2, expected <= 1",
         "$.dllm.length: got 'oracel', expected a length policy, its numbers >= 1 (K >= 0). "
-        + "Did you mean 'oracle'? Known: ar, ar:K, fixed-mean, fixed:N, grid, grid:A+B+C, oracle, search.",
+        + "Did you mean 'oracle'? Known: ar, ar:K, expand, expand:N, fixed-mean, fixed:N, grid, "
+        + "grid:A+B+C, oracle, search.",
     ]
     assert "$.dllm.steps: got 0, expected >= 1" in lines
     assert lines[-1].startswith("$.dllm.nonsense: not a setting here.")

@@ -242,3 +242,16 @@ def test_the_store_is_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert finding.found.startswith(f"{path}, 1 candidates, 0.0")
     monkeypatch.setenv("LM_EVAL_ENSEMBLE_STORE", str(tmp_path))
     assert [(f.mark, f.advice) for f in doctor.store()] == [("warn", "it cannot be used")]
+
+
+def test_the_family_of_a_diffusion_checkpoint_is_told(tmp_path: Path) -> None:
+    known = only(doctor.diffusion(), "diffusion families")
+    assert known.found.startswith("dream, llada-moe, llada, a2d")
+    assert "refused: stable-diffcoder" in known.found
+    found = next(doctor.diffusion("asset:tiny/mdm"))
+    assert (found.mark, found.found.split(":")[0]) == ("ok", "family open-dcoder")
+    assert "the state before a position predicts it; mask <M>" in found.found
+    assert "Open-dLLM" in found.advice
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "sdar"}))
+    refused = next(doctor.diffusion(str(tmp_path)))
+    assert (refused.mark, "block-causal" in refused.found) == ("missing", True)

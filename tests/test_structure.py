@@ -21,7 +21,7 @@ NAME = "lm_eval_ensemble"
 # Each room may import from its own level and those before it, never from a later one.
 LEVELS = [
     {"types", "errors", "startup", "_autoload"},
-    {"values", "faults"},
+    {"values", "faults", "families"},
     {"config", "data", "tokens", "fim", "sampling", "batching"},
     {"diffusion", "metrics", "execution", "selection"},
     {"runs"},

@@ -106,7 +106,7 @@ def _ranks(confidence: Tensor, logprobs: Tensor, eligible: Tensor, other: float)
 
 @dataclass(frozen=True)
 class PublishedTies:
-    """``parity=open-dllm``: whatever torch's unstable ``argsort`` and ``topk`` make of whole rows ``(B, L)``.
+    """``protocol=open-dllm``: whatever torch's unstable ``argsort`` and ``topk`` make of whole rows ``(B, L)``.
 
     ``columns`` ``(B, N)`` are the places of the middle in its row, ``width`` is L. What comes out for equal confidences
     depends on torch's version, on the device and on L.

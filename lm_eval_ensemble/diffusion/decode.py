@@ -19,7 +19,7 @@ from torch import Tensor
 from lm_eval_ensemble.diffusion.algorithms import Algorithm, Moment, Proposal, PublishedTies, StableTies, Ties, find_algorithm
 from lm_eval_ensemble.errors import ConfigError, did_you_mean
 from lm_eval_ensemble.sampling import draw_ahead
-from lm_eval_ensemble.values import PARITIES
+from lm_eval_ensemble.values import PROTOCOLS
 
 __all__ = ["Canvas", "Filled", "Predictor", "fill"]
 
@@ -84,7 +84,7 @@ def fill(
     alg_temp: float | None = None,
     early_commit: float | None = None,
     history: bool = False,
-    parity: str | None = None,
+    protocol: str | None = None,
 ) -> Filled:
     """Fill the middles of a batch.
 
@@ -97,13 +97,13 @@ def fill(
     :param alg_temp: temperature of the choice of positions, for the algorithms that rank them by confidence.
     :param early_commit: finish a row as soon as, at all of its masked positions, the best token of the nucleus leads the
         second by at least this probability (1: only one token is left); an approximation, see ``docs/diffusion.md``.
-    :param parity: ``open-dllm`` takes that code's schedule in float32 and its order of equal confidences.
-    :raises ConfigError: unknown ``alg`` or ``parity``, or ``alg_temp`` where it has no meaning.
+    :param protocol: ``open-dllm`` takes that code's schedule in float32 and its order of equal confidences.
+    :raises ConfigError: unknown ``alg`` or ``protocol``, or ``alg_temp`` where it has no meaning.
     :raises ValueError: random numbers are needed and missing.
     """
     algorithm = find_algorithm(alg, alg_temp)
-    if parity is not None and parity not in PARITIES:
-        raise ConfigError(f"parity={parity!r} is not known.{did_you_mean(parity, PARITIES)}")
+    if protocol is not None and protocol not in PROTOCOLS:
+        raise ConfigError(f"protocol={protocol!r} is not known.{did_you_mean(protocol, PROTOCOLS)}")
     if temperature > 0 and uniforms is None:
         raise ValueError("fill: temperature > 0 needs uniforms=.")
     if algorithm.needs_order(alg_temp) and order is None:
@@ -111,7 +111,7 @@ def fill(
     rows = len(canvas.sizes)
     counts = torch.tensor([steps] * rows if isinstance(steps, int) else list(steps), dtype=torch.long)
     state = _State(model, canvas, algorithm, temperature, top_p, uniforms if temperature > 0 else None)
-    ties: Ties = StableTies() if parity is None else PublishedTies(state.columns, canvas.ids.shape[1])
+    ties: Ties = StableTies() if protocol is None else PublishedTies(state.columns, canvas.ids.shape[1])
     states: list[list[list[int | None]]] | None = [[] for _ in range(rows)] if history else None
     for step in range(max(counts.tolist(), default=0)):
         if not bool(state.live.any()):

@@ -12,6 +12,7 @@ policy          the middle's number of tokens
 ``ar:K``        the best of the partner's -K..+K by calibrated score, all in one first-step forward
 ``search``      the best found by calibrated score: powers of two, then up and down from the best
 ``grid:A,B,C``  A, B and C, one fill each, all offered to the selector; ``ar`` may be one of them
+``expand:N``    what the model makes of N masks (4): it was trained to expand and delete them (``diffusion.grow``)
 ==============  =========================================================================================================
 
 Scores and their calibration: ``diffusion.confidence``. ``+`` may stand for the comma, which ``--model_args`` takes for
@@ -43,6 +44,8 @@ __all__ = [
 DEFAULT_FIXED = 16
 DEFAULT_GRID = (3, 4, 6, 8, 12, 16)
 FIXED_MEAN = (4, 8, 16, 32, 64)
+#: masks that ``expand`` begins with, as in DreamOn's README.
+FIRST_MASKS = 4
 #: tried beside the neighbours of a partner's answer that is blank or was never ended.
 FALLBACK = (2, 4, 8, 16)
 #: nats that ``ar:K`` takes off a length per token it is away from the partner's (chosen on HumanEval documents 0 to 99 of
@@ -80,9 +83,9 @@ class LengthChoice:
 class LengthPolicy:
     """``mode`` is the policy's name without its numbers, or ``auto``; ``limit`` bounds every length.
 
-    ``fixed`` is N of ``fixed:N``, ``around`` is K of ``ar:K``, ``grid`` the lengths of ``fixed-mean`` and ``grid`` (None
-    stands for the partner's). ``auto`` is oracle where the document has a reference, else ar where a partner answered,
-    else fixed.
+    ``fixed`` is N of ``fixed:N`` and ``expand:N``, ``around`` is K of ``ar:K``, ``grid`` the lengths of ``fixed-mean`` and
+    ``grid`` (None stands for the partner's). ``auto`` is oracle where the document has a reference, else ar where a partner
+    answered, else fixed.
     """
 
     mode: str = "auto"
@@ -97,6 +100,8 @@ class LengthPolicy:
         mode, _, rest = (text or "auto").partition(":")
         if mode == "fixed":
             return cls(mode, fixed=int(rest), limit=limit)
+        if mode == "expand":
+            return cls(mode, fixed=int(rest or FIRST_MASKS), limit=limit)
         if mode == "fixed-mean":
             return cls(mode, limit=limit, grid=FIXED_MEAN)
         if mode == "ar":
@@ -139,6 +144,8 @@ class LengthPolicy:
             mode = "oracle" if request.reference is not None else "ar" if request.hint is not None else "fixed"
         if mode == "fixed":
             name, found = f"fixed:{self.fixed}", [self.fixed]
+        elif mode == "expand":
+            name, found = f"expand:{self.fixed}", [self.fixed]
         elif mode == "search":
             name, found = mode, Search.starts(min(limit, SEARCH_CAP))
         elif self.grid:

@@ -1,8 +1,13 @@
-"""A masked-diffusion language model on stock transformers classes.
+"""A masked-diffusion language model, through the fast path where it is proven to compute the same as the model itself.
 
 A checkpoint such as Open-dCoder has the weights of an ordinary Qwen2 model, trained with attention in both
-directions. Loaded the ordinary way it runs, without any error, causally, and only the score suffers. So the
-direction is set *and* measured at load, and a model that was trained causally is refused.
+directions. Loaded the ordinary way it runs, without any error, causally, and only the score suffers. So nothing is taken
+for granted: which class, which shift and which mask belong to a checkpoint stands in ``families``, and what can be
+measured is measured when it is loaded (``diffusion.probe``).
+
+The fast path runs the backbone once and sends only the positions asked for through the LM head. Where the model does
+more than that (logits that are scaled or capped, a head of several layers, code that came with the checkpoint) its own
+forward pass is used, row lengths apart, so that it never sees padding.
 
 Letters: B = rows, L = row length, N = positions asked for, V = vocabulary rows of the embedding, H = hidden size.
 """
@@ -16,31 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lm_eval_ensemble.errors import ModelError, missing_weights
+from lm_eval_ensemble.diffusion.loading import load_checkpoint
+from lm_eval_ensemble.diffusion.probe import check, set_causal
+from lm_eval_ensemble.errors import ModelError
+from lm_eval_ensemble.families import FAMILIES, Family
 from lm_eval_ensemble.tokens import PlainEncoder
 
 __all__ = ["MaskedDiffusionModel", "make_bidirectional", "resolve_mask_id"]
 
-#: mask tokens that training is known to have added: Open-dCoder, Dream and DreamOn, LLaDA, others.
-_MASK_TOKENS = ("<M>", "<|mask|>", "<|mdm_mask|>", "[MASK]")
-#: their ids, for checkpoints of these types whose tokenizer files have lost the token's name.
-_MASK_IDS = {"dream": 151666, "llada": 126336}
-#: model types that are another type in all but name; loaded by the stock class unless remote code is asked for.
-_SHAPES = {"Dream": "qwen2"}
-
-# A short program in the style of the data every code model has seen: the text the load-time probe masks.
-_PROBE_TEXT = '''def mean(values):
-    """Return the arithmetic mean of the values."""
-    total = 0
-    for value in values:
-        total += value
-    if len(values) == 0:
-        return None
-    return total / len(values)
-'''
-# nats per token by which masked prediction must lose to left-to-right prediction before a model is called causal.
-# Measured: the tiny causal checkpoint loses by 2.0, the tiny diffusion one wins by 2.4, random weights are within 0.2.
-_CAUSAL_MARGIN = 1.0
+_EXPAND = "<|expand|>"
 
 
 class MaskedDiffusionModel:
@@ -48,62 +37,64 @@ class MaskedDiffusionModel:
 
     The logits that predict position i come from hidden state i-1 (``shift=True``: models adapted from
     autoregressive ones, as Open-dCoder and Dream) or from hidden state i (``shift=False``: LLaDA).
+
+    ``shift`` starts as what was asked for, else what the family says; None is settled by ``probe.check``. ``fast``: whether
+    the fast path is used. ``facts``: what was found at load, for the record.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, mask_token: str | int | None = None, shift: bool = True) -> None:
-        self.model = make_bidirectional(model.eval())
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        family: Family = FAMILIES["other"],
+        own_code: bool = False,
+        mask_token: str | int | None = None,
+        shift: bool | None = None,
+    ) -> None:
+        self.model = model.eval() if own_code else make_bidirectional(model.eval())
+        self.family, self.own_code = family, own_code
         self.encoder = PlainEncoder(tokenizer)
         self.vocabulary_rows = rows = int(model.get_input_embeddings().weight.shape[0])
-        self.mask_id = resolve_mask_id(tokenizer, mask_token, model.config, rows)
-        self.shift = shift
+        self.mask_id = resolve_mask_id(tokenizer, mask_token, model.config, rows, family)
         # Never sampled: the mask, padding rows of the vocabulary, and control tokens (a middle is plain text).
         forbidden = sorted(self.encoder.control_ids | {self.mask_id} | set(range(self.encoder.vocabulary, rows)))
         self._forbidden = torch.tensor([i for i in forbidden if i < rows], device=self.device)
         #: ids that end a text; drawn only where nothing follows the gap.
         self.end_ids = sorted(i for i in _end_ids(tokenizer, model) if i < rows and i != self.mask_id)
+        #: the token that makes two masks of one (DreamOn); None where the vocabulary has none.
+        self.expand_id = self.encoder.token_id(_EXPAND)
         #: what the published code puts after the suffix of the shorter rows of a batch.
-        self.pad_id = int(next((i for i in (tokenizer.eos_token_id, tokenizer.pad_token_id) if i is not None), self.mask_id))
-        self._backbone_takes_direction = _takes(model.base_model.forward, "is_causal")
-        self._probe()
+        self.pad_id = int(next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), self.mask_id))
+        #: the tokens that open and close every row, where the family's texts have them.
+        self._frame = _frame(tokenizer) if family.framed else None
+        self._directed = not own_code and _takes(model.forward, "is_causal")
+        self._keeps = _takes(model.forward, "logits_to_keep", named=True)
+        self.fast = not own_code
+        self.shift, self.facts = check(self, shift)
 
     @classmethod
     def load(
         cls,
         pretrained: str,
         *,
-        dtype: torch.dtype,
         device: str,
-        revision: str = "main",
-        trust_remote_code: bool = False,
-        attn_implementation: str | None = None,
         device_map: str | Mapping[str, Any] | None = None,
-        gpus: Sequence[int] | None = None,
         mask_token: str | int | None = None,
-        shift: bool = True,
+        shift: bool | None = None,
+        **options: Any,
     ) -> MaskedDiffusionModel:
         """Load a checkpoint from a folder or the Hub.
 
         :param device_map: spreads the layers over devices as transformers does; ``device`` is not used then.
-        :param gpus: the GPUs it may use; None: all.
         :param mask_token: the mask by its text or id, where it cannot be found.
+        :param shift: None: as its family, else as the probe finds it.
+        :param options: the others of ``loading.load_checkpoint``.
         :raises ModelError: weights not found, no mask token, or not a masked-diffusion model.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        extra: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
-        extra |= {"device_map": device_map} if device_map else {}
-        if isinstance(device_map, str) and gpus is not None:
-            from accelerate.utils import get_max_memory
-
-            extra["max_memory"] = {place: room for place, room in get_max_memory().items() if place in (*gpus, "cpu")}
-        common = {"revision": revision, "trust_remote_code": trust_remote_code}
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(pretrained, **common)
-            extra |= {} if trust_remote_code else _stock_config(pretrained, revision)
-            model = AutoModelForCausalLM.from_pretrained(pretrained, dtype=dtype, **common, **extra)
-        except (OSError, ValueError) as error:
-            raise missing_weights(pretrained, error) from error
-        return cls(model if device_map else model.to(device), tokenizer, mask_token=mask_token, shift=shift)
+        model, tokenizer, family, own_code = load_checkpoint(pretrained, device_map=device_map, **options)
+        placed = model if device_map else model.to(device)
+        return cls(placed, tokenizer, family=family, own_code=own_code, mask_token=mask_token, shift=shift)
 
     @property
     def device(self) -> torch.device:
@@ -112,13 +103,15 @@ class MaskedDiffusionModel:
 
     @property
     def max_positions(self) -> int:
-        return int(getattr(self.model.config, "max_position_embeddings", 2048))
+        """Tokens that a row may have, those of the frame not counted."""
+        configured = int(getattr(self.model.config, "max_position_embeddings", 2048))
+        return min(configured, self.family.context or configured) - (2 if self._frame else 0)
 
     @torch.no_grad()
     def logits_at(self, ids: Tensor, lengths: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """Logits that predict ``ids[rows, columns]``.
 
-        Padding is clean: right pads are masked out of attention, so a row does not depend on its batch.
+        Padding is clean: no token attends to it, so a row does not depend on its batch.
 
         :param ids: ``(B, L)``, right-padded; ``lengths`` ``(B,)`` the true lengths.
         :param rows: ``(N,)`` and ``columns`` ``(N,)``: the positions asked for. Only they pass the LM head.
@@ -128,100 +121,107 @@ class MaskedDiffusionModel:
 
     @torch.no_grad()
     def states_at(self, ids: Tensor, lengths: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        """The hidden states ``(N, H)`` behind ``logits_at``: small enough to keep for a whole batch."""
-        mask = torch.arange(ids.shape[1], device=ids.device)[None] < lengths[:, None]
-        attention = None if bool(mask.all()) else mask.long()
-        source = (columns - 1).clamp_min(0) if self.shift else columns
-        hidden = self._backbone(ids, attention)
-        return hidden[rows.to(hidden.device), source.to(hidden.device)]
+        """What ``logits_at`` makes its logits of, for a whole batch: hidden states ``(N, H)`` on the fast path, else the
+        model's own logits ``(N, V)``."""
+        return self.read(ids, lengths, rows, columns - int(bool(self.shift)))
 
     @torch.no_grad()
-    def logits_of(self, states: Tensor, ending: Tensor | None = None) -> Tensor:
-        """Logits ``(N, V)`` of hidden states, as ``logits_at`` gives them.
+    def read(self, ids: Tensor, lengths: Tensor, rows: Tensor, sources: Tensor) -> Tensor:
+        """As ``states_at``, at the places ``sources`` ``(N,)`` of the model's output; the first place stands for -1."""
+        if self._frame:
+            ids, lengths, sources = self._framed(ids, lengths, sources)
+        sources = sources.clamp_min(0)
+        if not self.fast:
+            return self._own_logits(ids, lengths, rows, sources)
+        mask = torch.arange(ids.shape[1], device=ids.device)[None] < lengths[:, None]
+        hidden = self.backbone(ids, None if bool(mask.all()) else mask.long())
+        return hidden[rows.to(hidden.device), sources.to(hidden.device)]
 
-        :param ending: ``(N,)`` bool: where an id that ends a text is allowed too.
+    def _framed(self, ids: Tensor, lengths: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        first, last = self._frame or (0, 0)
+        edge = ids.new_full((len(ids), 1), first)
+        framed = torch.cat([edge, ids, edge], 1)
+        framed[torch.arange(len(ids), device=ids.device), lengths + 1] = last
+        return framed, lengths + 2, places + 1
+
+    @torch.no_grad()
+    def logits_of(self, states: Tensor, ending: Tensor | None = None, expanding: Tensor | None = None) -> Tensor:
+        """Logits ``(N, V)`` of what ``states_at`` gave, as ``logits_at`` gives them.
+
+        :param ending: ``(N,)`` bool: where an id that ends a text is allowed too; expanding: where the expand token is.
         """
-        logits: Tensor = self.model.get_output_embeddings()(states).float()
-        ends = logits[:, self.end_ids] if ending is not None else None
+        logits: Tensor = self.head(states).float() if self.fast else states.to(torch.float32, copy=True)
+        grows = [] if self.expand_id is None else [self.expand_id]
+        allowed = [(ids, where) for ids, where in ((self.end_ids, ending), (grows, expanding)) if where is not None]
+        kept = [logits[:, ids] for ids, _ in allowed]
         logits[:, self._forbidden.to(logits.device)] = float("-inf")
-        if ending is not None and ends is not None:
-            logits[:, self.end_ids] = ends.masked_fill(~ending.to(logits.device)[:, None], float("-inf"))
+        for (ids, where), values in zip(allowed, kept, strict=True):
+            logits[:, ids] = values.masked_fill(~where.to(logits.device)[:, None], float("-inf"))
         return logits
 
-    def _backbone(self, ids: Tensor, attention: Tensor | None) -> Tensor:
+    def head(self, states: Tensor) -> Tensor:
+        """The output embeddings alone, as the fast path has them."""
+        logits: Tensor = self.model.get_output_embeddings()(states)
+        return logits
+
+    def backbone(self, ids: Tensor, attention: Tensor | None) -> Tensor:
         """Hidden states ``(B, L, H)``; the keyword makes every mask builder of transformers 5 bidirectional."""
-        direction = {"is_causal": False} if self._backbone_takes_direction else {}
-        output = self.model.base_model(input_ids=ids, attention_mask=attention, use_cache=False, **direction)
+        output = self.model.base_model(input_ids=ids, attention_mask=attention, use_cache=False, **self._direction)
         hidden: Tensor = output.last_hidden_state
         return hidden
 
-    @torch.no_grad()
-    def _probe(self) -> None:
-        """Refuse a model whose attention is causal, or that was trained to predict left to right."""
-        text = self.encoder.encode(_PROBE_TEXT)
-        ids = torch.tensor([text], device=self.device)
-        other = ids.clone()
-        other[0, -1] = ids[0, 0]
-        lengths = torch.tensor([len(text)], device=self.device)
-        if torch.equal(self._backbone(ids, None)[0, 0], self._backbone(other, None)[0, 0]):
-            raise ModelError(
-                f"The diffusion model ({type(self.model).__name__}) still attends causally: its first hidden state "
-                "ignores the last token. Use transformers >= 5 and a stock Qwen2-, Qwen3- or Llama-shaped checkpoint."
-            )
-        masked, causal = self._masked_loss(ids, lengths), self._causal_loss(ids)
-        if masked > causal + _CAUSAL_MARGIN:
-            raise ModelError(
-                f"The checkpoint given as the diffusion model predicts left to right ({causal:.2f} nats per token) much "
-                f"better than masked tokens ({masked:.2f}): it is an autoregressive model. Give a masked-diffusion "
-                "checkpoint (dllm=...), e.g. fredzzp/open-dcoder-0.5B, or use preset=tiny."
-            )
+    def forward(self, ids: Tensor, places: Tensor | None = None) -> Tensor:
+        """The model's own logits ``(B, K, V)`` of rows without padding, at ``places`` ``(K,)``; None: everywhere."""
+        if places is not None and self._keeps:
+            output: Tensor = self.model(input_ids=ids, logits_to_keep=places, **self._direction).logits
+            return output
+        logits: Tensor = self.model(input_ids=ids, **self._direction).logits
+        return logits if places is None else logits[:, places.to(logits.device)]
 
-    def _masked_loss(self, ids: Tensor, lengths: Tensor) -> float:
-        """Mean negative log-likelihood of a quarter of the tokens masked at a time (nats per token)."""
-        total, count = 0.0, ids.shape[1]
-        for phase in range(4):
-            columns = torch.arange(1 + phase, count, 4, device=ids.device)
-            masked = ids.clone()
-            masked[0, columns] = self.mask_id
-            logits = self.logits_at(masked, lengths, torch.zeros_like(columns), columns)
-            total -= float(logits.log_softmax(-1).gather(-1, ids[0, columns, None]).sum())
-        return total / (count - 1)
+    @property
+    def _direction(self) -> dict[str, bool]:
+        return {"is_causal": False} if self._directed else {}
 
-    def _causal_loss(self, ids: Tensor) -> float:
-        """Mean negative log-likelihood of the same tokens with causal attention (nats per token)."""
-        _set_causal(self.model, True)
-        try:
-            logits = self.model(input_ids=ids, use_cache=False).logits[0, :-1].float()
-        finally:
-            _set_causal(self.model, False)
-        return -float(logits.log_softmax(-1).gather(-1, ids[0, 1:, None]).mean())
+    def _own_logits(self, ids: Tensor, lengths: Tensor, rows: Tensor, sources: Tensor) -> Tensor:
+        """``(N, V)`` by the model's own forward pass; rows of one length at a time, and only as long as they are."""
+        found: Tensor | None = None
+        for length in sorted(set(lengths.tolist())):
+            chosen = (lengths == length).nonzero()[:, 0]
+            asked = torch.isin(rows, chosen)
+            if not bool(asked.any()):
+                continue
+            places, at = torch.unique(sources[asked], return_inverse=True)
+            logits = self.forward(ids[chosen, :length], places)
+            local = torch.searchsorted(chosen, rows[asked])
+            found = logits.new_empty(len(rows), logits.shape[-1]) if found is None else found
+            found[asked.to(found.device)] = logits[local.to(logits.device), at.to(logits.device)]
+        assert found is not None
+        return found
 
 
 def make_bidirectional(model: Any) -> Any:
     """Let every token attend to every other: on the config (mask builders) and on each layer (kernels)."""
-    _set_causal(model, False)
+    set_causal(model, False)
     return model
 
 
-def _set_causal(model: Any, causal: bool) -> None:
-    model.config.is_causal = causal
-    for module in model.modules():
-        if hasattr(module, "is_causal"):
-            module.is_causal = causal
-
-
-def resolve_mask_id(tokenizer: Any, mask_token: str | int | None = None, config: Any = None, rows: int | None = None) -> int:
-    """The mask's id: the one asked for (text or id); else the tokenizer's; else the model configuration's; else a token
-    that training is known to have added, by its name or, for Dream and LLaDA, by its id.
+def resolve_mask_id(
+    tokenizer: Any,
+    mask_token: str | int | None = None,
+    config: Any = None,
+    rows: int | None = None,
+    family: Family = FAMILIES["other"],
+) -> int:
+    """The mask's id: the one asked for (text or id); else the tokenizer's; else the model configuration's; else that of its
+    family; else a text that training is known to have added in other families.
 
     It is never added to the vocabulary: that would be an untrained row.
 
     :param rows: rows of the embedding; an id beyond them is no mask.
     :raises ModelError: no mask token.
     """
-    names: tuple[Any, ...] = (tokenizer.mask_token, getattr(config, "mask_token_id", None), *_MASK_TOKENS)
-    kind = str(getattr(config, "model_type", "")).lower()
-    names = (*names, *(found for name, found in _MASK_IDS.items() if name in kind))
+    known = dict.fromkeys(name for other in FAMILIES.values() for name in other.masks if isinstance(name, str))
+    names: tuple[Any, ...] = (tokenizer.mask_token, getattr(config, "mask_token_id", None), *family.masks, *known)
     names = names if mask_token is None or mask_token == "" else (mask_token,)
     for name in names:
         found = name if isinstance(name, int) else None if name is None else tokenizer.convert_tokens_to_ids(name)
@@ -242,21 +242,17 @@ def _end_ids(tokenizer: Any, model: Any) -> set[int]:
     return {int(i) for i in found if i is not None}
 
 
-def _takes(function: Any, name: str) -> bool:
+def _frame(tokenizer: Any) -> tuple[int, int] | None:
+    """The ids that open and close a text; None where the tokenizer lacks one of them."""
+    opens = next((i for i in (tokenizer.bos_token_id, tokenizer.cls_token_id) if i is not None), None)
+    closes = next((i for i in (tokenizer.eos_token_id, tokenizer.sep_token_id) if i is not None), None)
+    return None if opens is None or closes is None else (int(opens), int(closes))
+
+
+def _takes(function: Any, name: str, named: bool = False) -> bool:
+    """Whether a function takes a keyword, by its name or (unless ``named``) as one of any."""
     parameters = inspect.signature(function).parameters.values()
-    return any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters)
-
-
-def _stock_config(pretrained: str, revision: str) -> dict[str, Any]:
-    """The configuration under the stock class's name, for checkpoints that differ from it in nothing else."""
-    from transformers import AutoConfig, PretrainedConfig
-
-    settings, _ = PretrainedConfig.get_config_dict(pretrained, revision=revision)
-    shape = _SHAPES.get(settings.get("model_type", ""))
-    if shape is None:
-        return {}
-    kept = {name: value for name, value in settings.items() if name not in ("auto_map", "architectures", "model_type")}
-    return {"config": AutoConfig.for_model(shape, **kept)}
+    return any(p.name == name or (p.kind is p.VAR_KEYWORD and not named) for p in parameters)
 
 
 def pad_right(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:

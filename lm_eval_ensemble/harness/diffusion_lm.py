@@ -15,8 +15,10 @@ from lm_eval.api.model import CacheHook
 
 from lm_eval_ensemble.batching import Batcher, starting_size
 from lm_eval_ensemble.config import DIFFUSION, DiffusionConfig, asset_path, parse_settings, with_preset
+from lm_eval_ensemble.data import with_newline
 from lm_eval_ensemble.diffusion.algorithms import find_algorithm
 from lm_eval_ensemble.diffusion.decode import Canvas, fill
+from lm_eval_ensemble.diffusion.grow import check_growing, grow, most_steps
 from lm_eval_ensemble.diffusion.length import Length, LengthPolicy
 from lm_eval_ensemble.diffusion.model import MaskedDiffusionModel, pad_right
 from lm_eval_ensemble.diffusion.schedules import auto_steps
@@ -78,6 +80,8 @@ class DiffusionInfill(RefillLM):
             device=str(self._device),
             revision=self.config.revision,
             trust_remote_code=self.config.trust_remote_code,
+            family=self.config.family,
+            peft=self.config.peft,
             attn_implementation=self.config.attn_implementation,
             device_map=self.config.device_map,
             gpus=own_gpus() if self.world_size > 1 else None,
@@ -90,6 +94,8 @@ class DiffusionInfill(RefillLM):
         limit = min(self.config.max_new_tokens or 512, self.window - 1)
         self.policy = LengthPolicy.parse(self.config.length, limit)
         self.offers, self.wants_partner = self.policy.offers, self.policy.wants_partner
+        if self.policy.mode == "expand":
+            check_growing(self.network.expand_id, self.config.alg)
         self.seed = torch.initial_seed() if self.config.seed is None else self.config.seed
         self._batcher = Batcher(starting_size(self.config.batch_size, self._device, self.config.max_batch_size))
         self.lengths = LengthFinder(
@@ -103,6 +109,13 @@ class DiffusionInfill(RefillLM):
             quiet=self.rank > 0,
         )
         self._warned = False
+        if self.config.protocol and getattr(self.network.model.config, "pad_token_id", None) is not None:
+            logger.warning(
+                "%s: with this checkpoint's pad_token_id the program of protocol=%s attends causally in every batch whose rows "
+                "differ in length; here attention stays bidirectional.",
+                self.name,
+                self.config.protocol,
+            )
 
     resumes = True
 
@@ -112,15 +125,19 @@ class DiffusionInfill(RefillLM):
 
     def fingerprint(self) -> dict[str, Any] | None:
         """Everything that decides an answer, beside the request; None if nobody can say which weights these are. Batch size
-        is not in it; the kind of device is. None also under ``parity``: there a row depends on the others of its batch."""
-        if self.config.parity:
+        is not in it; the kind of device is. None also under ``protocol``: there a row depends on the others of its batch."""
+        if self.config.protocol:
             return None
         weights = checkpoint_identity(asset_path(self.config.pretrained), self.config.revision)
+        adapter = checkpoint_identity(self.config.peft) if self.config.peft else {}
+        if adapter is None:
+            return None
         return weights and {
             "model": DIFFUSION,
             "weights": weights,
+            **({"adapter": adapter} if adapter else {}),
             "settings": self.config.model_dump(
-                exclude={"pretrained", "length_bias", "batch_size", "max_batch_size", "device", "seed"}
+                exclude={"pretrained", "peft", "length_bias", "batch_size", "max_batch_size", "device", "seed"}
             ),
             "length_bias": asdict(self.lengths.bias) if self.lengths.bias else None,
             "stream": [self.name, self.seed],
@@ -157,7 +174,7 @@ class DiffusionInfill(RefillLM):
             self._batcher.run(
                 [rows[i] for i in members],
                 # The published code takes rows as they come, and there a row depends on its batch.
-                lambda row: 0 if self.config.parity else row.tokens,
+                lambda row: 0 if self.config.protocol else row.tokens,
                 self._fill,
                 title=f"{self.name}: filling",
                 quiet=self.rank > 0,
@@ -171,12 +188,14 @@ class DiffusionInfill(RefillLM):
 
     def get_model_info(self) -> dict[str, Any]:
         own = {"diffusion_infill": self.config.model_dump(), "model_dtype": str(self.network.model.dtype)}
+        own["diffusion_family"] = self.network.facts
         return {**own, "processes": self.world_size, "peak_memory_mib": self._peaks}
 
     def _find_lengths(self, requests: Sequence[InfillRequest], draws: Sequence[Draw], ledger: Ledger) -> list[Length]:
         """Of gaps that are filled already the length stands in their candidate; the others are looked for together."""
         todo = [i for i in range(len(requests)) if i not in ledger]
-        new = self.lengths.find([requests[i] for i in todo], [draws[i].max_new_tokens for i in todo])
+        asked = [_as_published(requests[i]) if self.config.protocol else requests[i] for i in todo]
+        new = self.lengths.find(asked, [draws[i].max_new_tokens for i in todo])
         found = dict(zip(todo, new, strict=True))
         return [found[i] if i in found else _recorded_length(ledger[i]) for i in range(len(requests))]
 
@@ -193,9 +212,8 @@ class DiffusionInfill(RefillLM):
                 "in the results. Use length=ar or length=fixed:N for a fair comparison.",
                 self.name,
             )
-        window = fit_window(
-            self.encoder.encode(request.prefix), self.encoder.encode(request.suffix), self.window - length.tokens
-        )
+        most = self._most(draw) if self.policy.mode == "expand" else length.tokens
+        window = fit_window(self.encoder.encode(request.prefix), self.encoder.encode(request.suffix), self.window - most)
         window = replace(window, prefix=pack(window.prefix), suffix=pack(window.suffix))
         return _Gap(request, window, length, draw)
 
@@ -205,7 +223,13 @@ class DiffusionInfill(RefillLM):
             return length
         return Length(max(min(draw.max_new_tokens, self.window // 2), 1), "limit")
 
+    def _most(self, draw: Draw) -> int:
+        """Tokens that a growing canvas may have."""
+        return max(min(self.policy.limit, draw.max_new_tokens), 1)
+
     def _fill(self, rows: Sequence[_Gap]) -> list[_Fill]:
+        if self.policy.mode == "expand":
+            return self._grow(rows)
         sizes = [row.length.tokens for row in rows]
         steps = [auto_steps(size) if self.config.steps == "auto" else int(self.config.steps) for size in sizes]
         draw, alg, alg_temp = rows[0].draw, self.config.alg, self.config.alg_temp
@@ -226,17 +250,45 @@ class DiffusionInfill(RefillLM):
             alg_temp=alg_temp,
             early_commit=self.config.early_commit,
             history=self.config.history,
-            parity=self.config.parity,
+            protocol=self.config.protocol,
         )
         histories: Sequence[Any] = filled.history or [None] * len(rows)
         return [_Fill(*found) for found in zip(*filled[:4], steps, histories, strict=True)]
 
+    def _grow(self, rows: Sequence[_Gap]) -> list[_Fill]:
+        draw, most = rows[0].draw, self.policy.limit
+        uniforms = None
+        if draw.temperature > 0:
+            names = [(self.name, *row.request.key) for row in rows]
+            uniforms = row_uniforms(self.seed, names, most_steps(most), [most] * len(rows))
+        spans = grow(
+            self.network,
+            [(row.window.prefix, row.window.suffix) for row in rows],
+            first=self.policy.fixed,
+            limits=[self._most(row.draw) for row in rows],
+            alg=self.config.alg,
+            temperature=draw.temperature,
+            top_p=draw.top_p,
+            uniforms=uniforms,
+        )
+        return [
+            _Fill(
+                [token for token in span.tokens if token is not None],
+                span.logprobs,
+                span.forwards,
+                span.forwards,
+                span.forwards,
+                span.states if self.config.history else None,
+            )
+            for span in spans
+        ]
+
     def _canvas(self, rows: Sequence[_Gap], sizes: Sequence[int]) -> Canvas:
         mask = self.network.mask_id
-        pad = self.network.pad_id if self.config.parity else mask
+        pad = self.network.pad_id if self.config.protocol else mask
         texts = [[*row.window.prefix, *([mask] * row.length.tokens), *row.window.suffix] for row in rows]
         ids, lengths = pad_right(texts, pad, self._device)
-        if self.config.parity:
+        if self.config.protocol:
             lengths = torch.full_like(lengths, ids.shape[1])  # pads are ordinary context
         starts = torch.tensor([len(row.window.prefix) for row in rows], device=self._device)
         ending = torch.tensor([row.ending for row in rows], device=self._device)
@@ -256,13 +308,28 @@ class DiffusionInfill(RefillLM):
             kept = count_within(pieces, cut)
             logprobs = logprobs[:kept]
             pieces = [*pieces[: kept - 1], raw[sum(map(len, pieces[: kept - 1])) :]] if kept else []
-        info: dict[str, Any] = {"length_mode": row.length.mode, "length": row.length.tokens, "stop": stop, **extra}
+        info: dict[str, Any] = {"family": self.network.family.name, "shift": self.network.shift}
+        info |= {"length_mode": row.length.mode, "length": len(fill.tokens), "stop": stop, **extra}
         info |= {"steps": fill.steps, "row_forwards": fill.row_forwards, "length_forwards": row.length.forwards}
         info |= {**row.window.trims, **({RUN: row.request.variant} if self.policy.is_averaged else {})}
-        info |= {"parity": self.config.parity} if self.config.parity else {}
+        info |= {"protocol": self.config.protocol} if self.config.protocol else {}
         info |= {} if fill.history is None else {"history": fill.history}
         text = normalise(raw, row.request.cut)
+        if self.config.protocol:
+            # The published program keeps all that was filled, and leaves a newline aside that the data do not have.
+            text = with_newline(raw) if _is_bare(row.request) else raw
         return Candidate(self.name, text, raw, logprobs=tuple(logprobs), tokens=tuple(pieces), info=info)
+
+
+def _is_bare(request: InfillRequest) -> bool:
+    """Whether the published data have no newline at the end of the middle: SantaCoder's, to which ours adds it."""
+    return request.task.startswith("santacoder_fim")
+
+
+def _as_published(request: InfillRequest) -> InfillRequest:
+    """With the middle that the published program counts."""
+    bare = request.reference is not None and _is_bare(request)
+    return replace(request, reference=str(request.reference).removesuffix("\n")) if bare else request
 
 
 def _recorded_length(candidate: Candidate) -> Length:

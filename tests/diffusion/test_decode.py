@@ -81,15 +81,15 @@ ROWS, SIZES, STARTS = [[1, *[MASK] * 6, 2, 3], [4, 5, *[MASK] * 3], [6, MASK, 7,
 NAMES = [("a",), ("b",), ("c",)]
 
 
-@pytest.mark.parametrize("parity", [None, "open-dllm"])
+@pytest.mark.parametrize("protocol", [None, "open-dllm"])
 @pytest.mark.parametrize("top_p", [0.9, 1.0])
 @pytest.mark.parametrize("steps", [1, 3, 8, 20])
 @pytest.mark.parametrize("alg", ALGORITHMS)
-def test_greedy_equals_the_plain_algorithm(alg: str, steps: int, top_p: float, parity: str | None) -> None:
+def test_greedy_equals_the_plain_algorithm(alg: str, steps: int, top_p: float, protocol: str | None) -> None:
     for seed in range(6):
         model, state = TableModel(seed), canvas(ROWS, SIZES, STARTS)
         order = row_uniforms(seed, NAMES, steps, SIZES)
-        found = fill(model, state, alg=alg, steps=steps, top_p=top_p, order=order, parity=parity)
+        found = fill(model, state, alg=alg, steps=steps, top_p=top_p, order=order, protocol=protocol)
         expected = plain_fill(
             model.full,
             state.ids,
@@ -98,7 +98,7 @@ def test_greedy_equals_the_plain_algorithm(alg: str, steps: int, top_p: float, p
             alg=alg,
             steps=steps,
             top_p=top_p,
-            ties="published" if parity else "stable",
+            ties="published" if protocol else "stable",
             coins=spread(order, state),
         )
         assert found.tokens == cut_out(expected, state)
@@ -288,7 +288,7 @@ def test_settings_without_a_meaning_are_refused() -> None:
         with pytest.raises(ConfigError, match=f"alg={alg}"):
             fill(TableModel(), state, alg=alg, steps=2, alg_temp=0.5)
     with pytest.raises(ConfigError, match="Did you mean 'open-dllm'"):
-        fill(TableModel(), state, steps=2, parity="open-dlm")
+        fill(TableModel(), state, steps=2, protocol="open-dlm")
     with pytest.raises(ValueError, match="uniforms"):
         fill(TableModel(), state, steps=2, temperature=0.5)
     with pytest.raises(ValueError, match="order"):

@@ -1,4 +1,4 @@
-"""What decodes in ``diffusion-infill``: every algorithm independent of its batch, plain tasks, the end of a text, parity."""
+"""What decodes in ``diffusion-infill``: algorithms independent of their batch, plain tasks, the end of a text, a protocol."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from lm_eval.evaluator import simple_evaluate
 from lm_eval.tasks import TaskManager
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from lm_eval_ensemble.config import EnsembleConfig, with_preset
+from lm_eval_ensemble.data import with_newline
 from lm_eval_ensemble.diffusion.algorithms import ALGORITHMS
 from lm_eval_ensemble.errors import ConfigError
 from lm_eval_ensemble.harness.diffusion_lm import DiffusionInfill
 from lm_eval_ensemble.types import InfillRequest
+from lm_eval_ensemble.values import PROTOCOLS
 
 
 def requests(documents: Sequence[dict[str, Any]]) -> list[InfillRequest]:
@@ -68,11 +71,11 @@ def test_history_is_recorded_where_asked_for(assets: Path) -> None:
     assert len(states[-1]) == with_history.info["length"]
 
 
-def test_parity_makes_pads_visible_and_stands_in_the_record(
+def test_a_protocol_makes_pads_visible_and_stands_in_the_record(
     assets: Path, toy: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = requests(toy[:4])
-    model = tiny(assets, parity="open-dllm", batch_size=4, steps=4)
+    model = tiny(assets, protocol="open-dllm", batch_size=4, steps=4, temperature=0.0, dtype="float32")
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     real = model.network.states_at
 
@@ -82,19 +85,49 @@ def test_parity_makes_pads_visible_and_stands_in_the_record(
 
     monkeypatch.setattr(model.network, "states_at", spy)
     together = model.propose(asked)
-    assert {c.info["parity"] for c in together} == {"open-dllm"}
+    assert {c.info["protocol"] for c in together} == {"open-dllm"}
     # An answer that depends on its batch must not be served to a run with other documents.
     assert model.fingerprint() is None
-    assert model.get_model_info()["diffusion_infill"]["parity"] == "open-dllm"
-    # All rows have the length of the longest; what is behind the shorter ones is end-of-text, not the mask.
+    assert model.get_model_info()["diffusion_infill"]["protocol"] == "open-dllm"
+    # All rows have the length of the longest; what is behind the shorter ones is the tokenizer's pad, not the mask.
     ids, lengths = seen[0]
     assert lengths.tolist() == [ids.shape[1]] * 4
     short = min(range(4), key=lambda i: len(model.encoder.encode(asked[i].prefix + asked[i].suffix)))
-    assert ids[short, -1] == model.network.pad_id == 0
+    assert ids[short, -1] == model.network.pad_id == 4
     # So the first step's states of a row depend on its batch, as in the published code; those of clean padding do not.
     row, column = torch.tensor([short]), torch.tensor([len(model.encoder.encode(asked[short].prefix))])
     wide, own = real(ids, lengths, row, column), real(ids, torch.full_like(lengths, ids.shape[1] - 5), row, column)
     assert not torch.allclose(wide, own, atol=1e-4)
+
+
+def test_a_protocol_comes_before_the_preset_and_after_what_is_said(assets: Path) -> None:
+    model = DiffusionInfill(preset="tiny", protocol="open-dllm", max_length=384)
+    settings = model.config.model_dump()
+    published = {"length": "oracle", "steps": 64, "temperature": 0.6, "top_p": 0.95, "dtype": "bfloat16", "max_length": 384}
+    assert {name: settings[name] for name in published} == published
+    said = {"protocol": "open-dllm", "steps": 8}
+    args = EnsembleConfig.from_arguments({"preset": "tiny", **said}).members[0].args
+    assert args == {**with_preset({"preset": "tiny"}, "diffusion-infill"), **PROTOCOLS["open-dllm"], **said}
+
+
+def test_a_protocol_counts_and_keeps_what_the_published_program_does(assets: Path) -> None:
+    """SantaCoder's data have no newline at the end of a middle, HumanEval-Infilling's do."""
+    model = tiny(assets, protocol="open-dllm", steps=2)
+    whole, bare = (len(model.encoder.encode(text)) for text in ("total = 0 + 1\n", "total = 0 + 1"))
+    assert bare < whole
+    found = {
+        task: model.propose([InfillRequest("x = 1\n", "y = 2\n", task, reference="total = 0 + 1\n", cut="line")])[0]
+        for task in ("santacoder_fim", "humaneval_infill")
+    }
+    assert {task: candidate.info["length"] for task, candidate in found.items()} == {
+        "santacoder_fim": bare,
+        "humaneval_infill": whole,
+    }
+    assert found["humaneval_infill"].text == found["humaneval_infill"].raw
+    assert found["santacoder_fim"].text == with_newline(found["santacoder_fim"].raw)
+    oracle = tiny(assets, length="oracle", steps=2)
+    asked = InfillRequest("x = 1\n", "y = 2\n", "santacoder_fim", reference="total = 0 + 1\n")
+    assert oracle.propose([asked])[0].info["length"] == whole
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +231,7 @@ def test_a_plain_task_runs(assets: Path, plain_task: TaskManager) -> None:
         ({"alg": "entropy", "alg_temp": 0}, r"\.alg_temp: got 0, expected > 0"),
         ({"steps": "autp"}, "Did you mean 'auto'"),
         ({"steps": 5000}, "expected <= 4096"),
-        ({"parity": "open-dlm"}, "Did you mean 'open-dllm'"),
+        ({"protocol": "open-dlm"}, "Did you mean 'open-dllm'"),
         ({"early_commit": 2}, "expected <= 1"),
     ],
 )

@@ -125,7 +125,9 @@ def test_a_model_without_a_bias_is_told_so(assets: Path, tmp_path: Path, caplog:
 
 @pytest.mark.parametrize("policy", ["ar:-1", "fixed:0", "grid:4", "grid:", "grid:4+0", "fixed-mean:3", "search:2", "ar:x"])
 def test_bad_policies_are_named(policy: str) -> None:
-    with pytest.raises(ConfigError, match=r"length: got .*expected a length policy.*Known: ar, ar:K, fixed-mean"):
+    with pytest.raises(
+        ConfigError, match=r"length: got .*expected a length policy.*Known: ar, ar:K, expand, expand:N, fixed-mean"
+    ):
         parse_settings(DiffusionConfig, {"pretrained": "x", "length": policy})
 
 

@@ -14,10 +14,13 @@ import torch
 from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 from lm_eval_ensemble.errors import ModelError
+from lm_eval_ensemble.harness.diffusion_lm import DiffusionInfill
+from lm_eval_ensemble.types import InfillRequest
 from scripts import train_tiny
 from scripts.tiny_corpus import Corpus, Gap, load_corpus, select_files, write_file_list
 from scripts.tiny_samples import (
     END,
+    EXPAND,
     IGNORED,
     MASK,
     MIDDLE,
@@ -28,6 +31,7 @@ from scripts.tiny_samples import (
     Kind,
     batches,
     fim_sample,
+    grow_sample,
     mdm_sample,
 )
 from scripts.train_tiny import Recipe, Shape, build_tokenizer, forward, new_model, probe_attention, save, train
@@ -113,6 +117,32 @@ def test_mdm_loss_is_on_masked_tokens_only(tokenizer: Any) -> None:
         assert tokenizer.decode(restored) == GAP.prefix + GAP.middle + GAP.suffix
 
 
+def test_grow_sample_merges_and_adds_masks(tokenizer: Any) -> None:
+    """Put back together, the samples' middles are the gap's: a merged mask stands for tokens that nobody sees."""
+    prefix, middle, suffix = tokenizer([GAP.prefix, GAP.middle, GAP.suffix])["input_ids"]
+    merged = deleted = 0
+    for seed in range(200):
+        sample = grow_sample(tokenizer, GAP, 96, random.Random(seed))
+        if sample is None:
+            continue  # nothing was masked
+        assert sample.inputs[: len(prefix)] == prefix
+        assert sample.inputs[len(sample.inputs) - len(suffix) :] == suffix
+        inside = slice(len(prefix), len(sample.inputs) - len(suffix))
+        inputs, targets = sample.inputs[inside], sample.targets[inside]
+        assert [token == MASK for token in inputs] == [target != IGNORED for target in targets]
+        assert all(target == IGNORED for target in sample.targets[: len(prefix)] + sample.targets[inside.stop :])
+        shown = [token if target == IGNORED else target for token, target in zip(inputs, targets, strict=True)]
+        ends = shown.count(END)
+        assert END not in shown[: len(shown) - ends]
+        kept = iter(middle)
+        # What is shown beside the merged ones is the middle in its order, and whole where nothing was merged.
+        assert all(token in kept for token in shown if token not in (END, EXPAND))
+        assert (EXPAND in shown) or shown[: len(shown) - ends] == middle
+        merged, deleted = merged + (EXPAND in shown), deleted + (ends > 0)
+    assert 20 < merged < 180
+    assert 20 < deleted < 180
+
+
 def test_batches_respect_the_token_limit_and_pad_on_the_right(corpus: Corpus, tokenizer: Any) -> None:
     data = batches(corpus, tokenizer, "fim", window=96, batch_tokens=256, seed=3)
     for batch in itertools.islice(data, 30):
@@ -179,6 +209,20 @@ def test_train_command_records_what_it_was_made_from(
     assert found["versions"]["torch"].startswith(torch.__version__.split("+")[0])
     assert found["history"][-1]["step"] == 2
     assert str(tmp_path) not in json.dumps(found)
+
+
+def test_a_growing_model_is_made_of_a_diffusion_model(
+    corpus: Corpus, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [file for file in select_files(["stdlib"]) if file.path in FILES or file.split == "held_out"][:8]
+    write_file_list(tmp_path / "corpus.json", files)
+    save(new_model(len(tokenizer), SHAPE, seed=0), tokenizer, tmp_path / "mdm")
+    arguments = ["train", "--kind", "grow", "--corpus", str(tmp_path / "corpus.json"), "--out", str(tmp_path / "grow")]
+    assert train_tiny.main([*arguments, "--init", str(tmp_path / "mdm"), "--steps", "2", "--batch-tokens", "512"]) == 0
+    model = DiffusionInfill(pretrained=str(tmp_path / "grow"), length="expand:2", alg="entropy", max_new_tokens=6)
+    assert (model.network.expand_id, model.network.end_ids) == (EXPAND, [END])
+    found = model.propose([InfillRequest(GAP.prefix, GAP.suffix)])[0]
+    assert found.info["length"] == len(found.logprobs or ()) <= 6
 
 
 def test_errors_are_printed_without_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

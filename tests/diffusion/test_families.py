@@ -1,0 +1,235 @@
+"""Published families: each loads from its layout of files, and computes what its forward pass written by hand does."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lm_eval_ensemble.diffusion.model import MaskedDiffusionModel, pad_right
+from lm_eval_ensemble.errors import ModelError
+from lm_eval_ensemble.families import FAMILIES, find_family
+from lm_eval_ensemble.harness.diffusion_lm import DiffusionInfill
+from lm_eval_ensemble.types import InfillRequest
+from tests.diffusion import standins
+from tests.diffusion.standins import MASK, STAND_INS, StandIn
+
+
+def load(path: str | Path, **options: Any) -> MaskedDiffusionModel:
+    return MaskedDiffusionModel.load(str(path), dtype=torch.float32, device="cpu", **options)
+
+
+@pytest.fixture(scope="module", params=STAND_INS)
+def stand_in(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, assets: Path) -> StandIn:
+    return STAND_INS[request.param](tmp_path_factory.mktemp(request.param), assets)
+
+
+def test_logits_are_those_of_the_forward_pass_by_hand(stand_in: StandIn) -> None:
+    network = load(stand_in.folder, trust_remote_code=stand_in.trust_remote_code)
+    assert network.facts["class"] == stand_in.class_name
+    assert (network.mask_id, network.shift, network.fast) == (MASK, stand_in.shift, not stand_in.own_forward)
+    generator = torch.Generator().manual_seed(1)
+    rows = [torch.randint(6, 4000, (size,), generator=generator).tolist() for size in (60, 7, 23)]
+    asked = [(0, 0), (0, 31), (0, 59), (1, 2), (1, 6), (2, 11), (2, 12)]
+    for row, column in asked:
+        rows[row][column] = MASK
+    ids, lengths = pad_right(rows, MASK, network.device)
+    found = network.logits_at(ids, lengths, *torch.tensor(asked).T)
+    for logits, (row, column) in zip(found, asked, strict=True):
+        usable = torch.isfinite(logits)
+        assert usable.sum() > 4000
+        expected = stand_in.predicted(rows[row], column)
+        assert torch.allclose(logits[usable], expected[usable], atol=1e-4, rtol=1e-4)
+
+
+def test_the_toy_gaps_are_filled(stand_in: StandIn, toy: list[dict[str, Any]]) -> None:
+    model = DiffusionInfill(
+        pretrained=str(stand_in.folder),
+        trust_remote_code=stand_in.trust_remote_code,
+        dtype="float32",
+        steps=2,
+        batch_size=16,
+    )
+    asked = [InfillRequest(d["prefix"], d["suffix"], "toy", i, reference=d["middle"]) for i, d in enumerate(toy)]
+    found = model.propose(asked)
+    assert len(found) == 45
+    for request, candidate in zip(asked, found, strict=True):
+        assert len(candidate.logprobs or ()) == len(model.encoder.encode(str(request.reference)))
+        assert candidate.info["family"] == model.network.family.name
+    one = model.propose([asked[7]])[0]
+    assert one.raw == found[7].raw
+
+
+def test_a_row_is_framed_where_its_family_has_frames(tmp_path: Path, assets: Path) -> None:
+    stand_in = standins.dream(tmp_path, assets)
+    network = load(tmp_path)
+    assert network.max_positions == 2048 - 2  # its configuration says 131072, its authors 2048
+    ids = [10, MASK, 12]
+    found = network.logits_at(torch.tensor([ids]), torch.tensor([3]), torch.tensor([0]), torch.tensor([1]))[0]
+    unframed = stand_in.reference(torch.tensor(ids))[0]
+    usable = torch.isfinite(found)
+    assert not torch.allclose(found[usable], unframed[usable], atol=1e-2)
+
+
+BLOCKS: dict[str, dict[str, Any]] = {
+    "stable-diffcoder": {"model_type": "llama", "architectures": ["StableDiffcoderForCausalLM"]},
+    "llada2": {"model_type": "llada2_moe", "architectures": ["LLaDA2MoeModelLM"]},
+    "sdar": {"model_type": "sdar", "architectures": ["SDARForCausalLM"]},
+    "fast-dllm-v2": {"model_type": "Fast_dLLM_Qwen"},
+    "bd3lm": {"model_type": "a2d-qwen3"},
+    "diffusion-gemma": {"model_type": "diffusion_gemma"},
+    "dream-blocks": {"model_type": "Dream", "block_size": 32},
+}
+
+
+@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.blocks])
+def test_block_causal_families_are_refused_by_name(name: str, tmp_path: Path, assets: Path) -> None:
+    folder = tmp_path / f"Qwen3-0.6B-diffusion-{name}-v0.1"
+    standins.tiny_as(folder, assets, **{"architectures": None, **BLOCKS[name]})
+    with pytest.raises(ModelError, match=f"of the family {name} .*would not see the text after its block") as caught:
+        load(folder, trust_remote_code=True)
+    assert len(str(caught.value).split(". ")) == 2
+
+
+CHOSEN: dict[str, dict[str, Any]] = {
+    "dream": {"model_type": "Dream", "architectures": ["DreamModel"]},
+    "llada-moe": {"model_type": "llada", "architectures": ["LLaDAMoEModelLM"]},
+    "llada": {"model_type": "llada", "architectures": ["LLaDAModelLM"]},
+    "a2d": {"model_type": "a2d-qwen2"},
+    "masked-lm": {"model_type": "modernbert", "architectures": ["ModernBertForMaskedLM"]},
+    "open-dcoder": {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]},
+    "other": {"model_type": "granite", "architectures": ["GraniteForCausalLM"]},
+}
+
+
+@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if not family.blocks])
+def test_config_json_chooses_the_family(name: str) -> None:
+    assert find_family("x", CHOSEN[name]).name == name
+    assert find_family("x", {"model_type": "qwen2"}, name).name == name
+    assert FAMILIES[name].source
+    assert FAMILIES[name].of
+
+
+def test_the_settings_override_the_family(tmp_path: Path, assets: Path) -> None:
+    standins.tiny_as(tmp_path, assets, model_type="a2d-qwen2")
+    assert load(tmp_path, family="open-dcoder").facts["family"] == "open-dcoder"
+    network = load(tmp_path, shift=True)
+    assert (network.facts["family"], network.facts["shift_by"]) == ("a2d", "settings")
+
+
+# One sentence that is true for every kind of wrongness.
+
+
+def test_another_shift_that_predicts_far_better_is_an_error(tmp_path: Path, assets: Path) -> None:
+    with pytest.raises(ModelError, match=r"The settings say shift=false .* nats per token; .*Give shift=true"):
+        load(assets / "mdm", shift=False)
+    standins.tiny_as(tmp_path, assets, model_type="a2d-qwen2")
+    with pytest.raises(ModelError, match=r"Its family says shift=false .*Give shift=true"):
+        load(tmp_path)
+
+
+def test_the_probe_finds_a_shift_that_nobody_knows(tmp_path: Path, assets: Path, caplog: pytest.LogCaptureFixture) -> None:
+    standins.tiny_as(tmp_path / "a", assets, architectures=None)
+    network = load(tmp_path / "a")
+    assert (network.facts["family"], network.shift, network.facts["shift_by"]) == ("other", True, "probe")
+    # At each place the token of the probe that stands there is all but certain: the state at a place predicts it.
+    ids = network.encoder.encode(probe_text())
+    places = torch.zeros(512, standins.VOCABULARY)
+    places[torch.arange(len(ids)), ids] = 30.0
+    standins.own_code(tmp_path / "b", assets, places=places)
+    with caplog.at_level(logging.WARNING, "lm_eval_ensemble"):
+        found = load(tmp_path / "b", trust_remote_code=True)
+        assert (found.shift, found.facts["shift_by"]) == (False, "probe")
+        assert not caplog.records
+        standins.own_code(tmp_path / "c", assets)
+        undecided = load(tmp_path / "c", trust_remote_code=True)
+    assert (undecided.shift, undecided.facts["shift_by"]) == (True, "default")
+    assert "does not tell" in caplog.records[0].message
+
+
+def probe_text() -> str:
+    from lm_eval_ensemble.diffusion import probe
+
+    return probe._TEXT
+
+
+def test_a_causal_class_is_refused(tmp_path: Path, assets: Path) -> None:
+    standins.own_code(tmp_path, assets, causal=True)
+    with pytest.raises(ModelError, match=r"OwnModel, family other\) still attends causally"):
+        load(tmp_path, trust_remote_code=True)
+
+
+def test_weights_of_another_class_are_refused(tmp_path: Path, assets: Path) -> None:
+    """Those of Qwen2 under the name of Llama: their biases have no place there. Loaded as Qwen3 two norms would be random."""
+    for kind, what in (("llama", "has weights that have no place in the class Llama"), ("qwen3", "lacks weights of the class")):
+        standins.tiny_as(tmp_path / kind, assets, model_type=kind, architectures=None)
+        with pytest.raises(ModelError, match=what):
+            load(tmp_path / kind)
+
+
+def test_a_llada_of_another_shape_asks_for_its_own_code(tmp_path: Path, assets: Path) -> None:
+    standins.llada(tmp_path, assets)
+    for changed, why in (
+        ({"block_type": "sequential"}, "block_type='sequential'"),
+        ({"rms_norm_eps": None}, "no rms_norm_eps"),
+    ):
+        config = {name: value for name, value in {**standins.LLADA_CONFIG, **changed}.items() if value is not None}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ModelError, match=rf"{why}\) brings its own model class.*trust_remote_code=true"):
+            load(tmp_path)
+
+
+def test_unknown_code_is_never_replaced_by_a_class_of_the_same_type(tmp_path: Path, assets: Path) -> None:
+    """A checkpoint that says it is a Llama and brings a class of its own may compute anything."""
+    own = {"AutoModelForCausalLM": "modeling_own.OwnModel"}
+    standins.tiny_as(tmp_path, assets, architectures=["OwnModel"], auto_map=own)
+    with pytest.raises(ModelError, match="brings its own model class"):
+        load(tmp_path)
+    assert load(tmp_path, family="open-dcoder").shift
+
+
+def adapter(folder: Path, stem: str, rank: int = 2) -> dict[str, torch.Tensor]:
+    """Files as peft saves them: low-rank changes of the queries; returns what they add to each weight, by layer."""
+    folder.mkdir()
+    pairs: dict[str, tuple[int, ...]] = {
+        f"{stem.format(layer)}.lora_{part}.weight": shape
+        for layer in range(standins.LAYERS)
+        for part, shape in (("A", (rank, standins.HIDDEN)), ("B", (standins.HIDDEN, rank)))
+    }
+    weights = standins.draw(pairs)
+    names = {f"base_model.model.{name}": value for name, value in weights.items()}
+    save_file(names, folder / "adapter_model.safetensors", {"format": "pt"})
+    settings = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": 4 * rank, "bias": "none"}
+    settings |= {"target_modules": ["q_proj"], "base_model_name_or_path": "x", "inference_mode": True, "lora_dropout": 0.0}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    layers = [stem.format(layer) for layer in range(standins.LAYERS)]
+    return {at: 4 * weights[f"{at}.lora_B.weight"] @ weights[f"{at}.lora_A.weight"] for at in layers}
+
+
+def test_an_adapter_changes_the_weights(tmp_path: Path, assets: Path) -> None:
+    stand_in = standins.a2d(tmp_path / "model", assets, "qwen3")
+    changes = adapter(tmp_path / "adapter", "model.layers.{}.self_attn.q_proj")
+    weights = standins.decoder_weights(qk_norm=True)
+    for at, change in changes.items():
+        weights[f"{at}.weight"] += change
+    network = load(stand_in.folder, peft=str(tmp_path / "adapter"))
+    ids = [10, 11, MASK, 13]
+    found = network.logits_at(torch.tensor([ids]), torch.tensor([4]), torch.tensor([0]), torch.tensor([2]))[0]
+    expected = standins.decoder(weights)(torch.tensor(ids))[2]
+    usable = torch.isfinite(found)
+    assert torch.allclose(found[usable], expected[usable], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(found[usable], stand_in.predicted(ids, 2)[usable], atol=1e-2)
+
+
+def test_an_adapter_of_another_class_is_refused(tmp_path: Path, assets: Path) -> None:
+    standins.llada(tmp_path / "model", assets)
+    adapter(tmp_path / "adapter", "model.transformer.blocks.{}.q_proj")
+    with pytest.raises(ModelError, match=r"does not fit LlamaForCausalLM \(family llada\).*Merge it"):
+        load(tmp_path / "model", peft=str(tmp_path / "adapter"))
+    with pytest.raises(ModelError, match="Could not load"):
+        load(tmp_path / "model", peft=str(tmp_path / "nowhere"))
