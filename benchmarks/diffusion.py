@@ -200,7 +200,7 @@ def costs(full: bool, threads: int) -> None:
         "step_ratio_24l": deep["step"] / document["step"],
         "document_ratio_24l": needed * deep["step"] / document["total"],
         "memory_ratio": plain["extra_gib"] / ours["extra_gib"],
-        "probe_in_forwards_24l": probe["total"] / (document["backbone"] + document["lm_head"]),
+        "probe_in_forwards_24l": probe["total"] / (deep["backbone"] + deep["lm_head"]),
     }
     if full:
         plain, ours = child("full", 2, 8, threads), child("ours", 2, 8, threads)
