@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import difflib
 import logging
+import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 
-from lm_eval_ensemble.errors import HostError, did_you_mean
+from lm_eval_ensemble import config as settings_of_models
+from lm_eval_ensemble.errors import ConfigError, HostError, did_you_mean
 
-__all__ = ["OwnTask", "check_counts", "tell_misspelt"]
+__all__ = ["OwnTask", "check_counts", "refuse_unread", "tell_misspelt"]
 
 logger = logging.getLogger(__name__)
 
 #: how alike two names must be (difflib's ratio): no argument of lm_eval's models or of ours comes as near to a task's setting.
 _ALIKE = 0.75
 _told: set[tuple[str, tuple[str, ...]]] = set()
+#: the tasks of this process that are still in use.
+_tasks: weakref.WeakSet[OwnTask] = weakref.WeakSet()
 
 
 class OwnTask(ConfigurableTask):  # type: ignore[misc]
@@ -30,6 +34,8 @@ class OwnTask(ConfigurableTask):  # type: ignore[misc]
 
     #: what ``--metadata`` can set.
     known: ClassVar[Collection[str]] = ()
+    #: tasks of this class, in the plural.
+    what: ClassVar[str] = ""
     #: why lm_eval's cache of requests would serve those of another run.
     uncacheable: ClassVar[str] = ""
 
@@ -44,6 +50,7 @@ class OwnTask(ConfigurableTask):  # type: ignore[misc]
         settings["process_results"] = _computed_here
         super().__init__(config=settings)
         self._rows: dict[str, None] = {}
+        _tasks.add(self)
 
     def prepare(self, settings: dict[str, Any]) -> None:
         """Read what ``settings`` and ``self.meta`` say, before lm_eval does; ``settings`` may be changed."""
@@ -54,6 +61,7 @@ class OwnTask(ConfigurableTask):  # type: ignore[misc]
         return "bypass" in self._metric_fn_list
 
     def build_all_requests(self, **arguments: Any) -> None:
+        refuse_unread(self.meta, [type(task) for task in _tasks])
         samples: Any = arguments.get("samples")
         check_counts(self.config.task, len(self.eval_docs), arguments.get("limit"), samples, arguments.get("world_size", 1))
         if arguments.get("cache_requests"):
@@ -127,6 +135,25 @@ def check_counts(
     count = total if samples is None and limit is None else min(total, len(samples) if samples else limit or total)
     if count < world_size:
         raise HostError(f"{task}: {count} documents for {world_size} processes; expected at least one for each.")
+
+
+def refuse_unread(given: Iterable[str], kinds: Collection[type[OwnTask]]) -> None:
+    """Whether some task of the run reads every name in ``--metadata`` that a task of ours can read: without it the run would
+    be of other documents, or by another rule, than was asked for.
+
+    Names that an LM of ours takes too may be meant for it: lm_eval puts its arguments among the metadata of the task.
+
+    :param kinds: the classes of the run's tasks.
+    :raises ConfigError: names the setting, and the tasks that read it.
+    """
+    readers = {name: kind for kind in OwnTask.__subclasses__() for name in kind.known}
+    of_models = {name for kind in vars(settings_of_models).values() for name in getattr(kind, "model_fields", ())}
+    for name in given:
+        if name in readers and name not in of_models and not any(name in kind.known for kind in kinds):
+            raise ConfigError(
+                f"--metadata {name}: only {readers[name].what} read it, and this run has none; it would be without effect. "
+                "Leave it out, or choose such a task."
+            )
 
 
 def tell_misspelt(given: Iterable[str], known: Collection[str]) -> None:

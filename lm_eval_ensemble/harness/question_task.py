@@ -39,6 +39,7 @@ _MAIN = "g_nll"
 class UncertaintyTask(OwnTask):
     """Short answers, generated greedily; accuracy for any model, and AUROC for models that tell log-probabilities."""
 
+    what = "question tasks"
     known = frozenset(("data_dir", "file", "n_docs", "full", "context", "experiment_lot"))
     uncacheable = "its key does not say which questions"
     _told = False

@@ -41,6 +41,7 @@ class InfillTask(OwnTask):
             *("judge", "judge_timeout", "judge_workers", "sandbox", "sandbox_command"),
         )
     )
+    what = "infilling tasks"
     uncacheable = "its key does not contain the prompt layout"
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
