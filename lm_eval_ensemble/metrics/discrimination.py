@@ -109,5 +109,8 @@ def _warnings(pairs: Pairs, area: Estimate) -> list[str]:
             "as the less certain ones; look for a turned sign or labels of other documents"
         )
     if len(pairs.wrong) > 0 and min(wrong, right) < FEW:
-        found.append(f"{right} right and {wrong} wrong answers: too few for an interval to be trusted (fewer than {FEW})")
+        found.append(
+            f"{right} right and {wrong} wrong answers: too few to know an AUROC well (fewer than {FEW} of a class); its "
+            "interval rests on a model of the scores"
+        )
     return found

@@ -1,4 +1,4 @@
-"""How a system stands: the mean of a metric with its intervals, by the same rules wherever it is printed."""
+"""How a system stands: the mean of a metric with its interval, by the same rules wherever it is printed."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lm_eval_ensemble.metrics.clustered import Clustered, Clusters, clustered_mean, wilson
+from lm_eval_ensemble.metrics.clustered import Clustered, Clusters, clustered_mean, clustered_share, wilson
 
 __all__ = ["Standing", "standing"]
 
 
 @dataclass(frozen=True)
 class Standing:
-    """``clustered`` is the mean with its clustered 95 % interval, kept inside [0, 1] where all values lie there, and without
-    one where the problems do not vary at all: it would be a point, and a lie. ``wilson`` takes documents for independent; None
-    unless all values are 0 or 1."""
+    """``clustered`` is the mean with the interval to quote: of values between 0 and 1 Wilson's on the effective sample size
+    (:func:`~lm_eval_ensemble.metrics.clustered.clustered_share`), else Student's, without one where nothing varies. ``wilson``
+    takes documents for independent and is for the record; None unless all values are 0 or 1."""
 
     clustered: Clustered
     wilson: tuple[float, float] | None
@@ -25,9 +25,9 @@ class Standing:
 def standing(values: ArrayLike, clusters: Clusters) -> Standing:
     """:param values: one number per document (n,), none of them NaN; ``clusters`` likewise (``doc.problem``)."""
     x = np.asarray(values, dtype=np.float64)
-    mean = clustered_mean(x, clusters)
-    low, high = (mean.low, mean.high) if mean.se else (None, None)
-    if low is not None and high is not None and x.min() >= 0 and x.max() <= 1:
-        low, high = max(0.0, low), min(1.0, high)
+    share = clustered_share(x, clusters) if x.min() >= 0 and x.max() <= 1 else None
+    mean = share or clustered_mean(x, clusters)
+    if share is None and not mean.se:
+        mean = replace(mean, low=None, high=None)
     binary = bool(np.isin(x, (0.0, 1.0)).all())
-    return Standing(replace(mean, low=low, high=high), wilson(int(x.sum()), len(x)) if binary else None)
+    return Standing(mean, wilson(int(x.sum()), len(x)) if binary else None)

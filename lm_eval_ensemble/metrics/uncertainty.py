@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lm_eval_ensemble.metrics.delong import auroc_interval, delong
+from lm_eval_ensemble.metrics.delong import auroc_interval
 
 __all__ = ["FEW", "Estimate", "Pairs", "auroc", "usable"]
 
-# Below this many right or wrong answers an interval is an optimist (facts of the normal approximation).
-FEW = 10
+# Below this many right or wrong answers an interval is wide, and rests on a model of the scores.
+FEW = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +81,10 @@ def usable(uncertainty: Sequence[float | None] | ArrayLike, wrong: ArrayLike) ->
 
 
 def auroc(uncertainty: Sequence[float | None] | ArrayLike, wrong: ArrayLike, level: float = 0.95) -> Estimate:
-    """Area under the ROC curve with DeLong's interval; higher is better, 0.5 is chance.
+    """Area under the ROC curve with its interval; higher is better, 0.5 is chance.
 
     Ties count one half (midranks). One class only gives no value but the reason. See
-    :func:`~lm_eval_ensemble.metrics.delong.auroc_interval` for the interval where the variance is zero.
+    :func:`~lm_eval_ensemble.metrics.delong.auroc_interval` for the interval.
 
     :param uncertainty: (n,) scores, higher = less certain; None and NaN are excluded and counted.
     :param wrong: (n,) truthy where the answer is wrong.
@@ -93,6 +93,5 @@ def auroc(uncertainty: Sequence[float | None] | ArrayLike, wrong: ArrayLike, lev
     n = len(pairs.wrong)
     if pairs.reason:
         return Estimate(None, None, None, "delong", pairs.reason, n, pairs.excluded)
-    areas, covariance = delong(pairs.score[None, :], pairs.wrong)
-    low, high, method, reason = auroc_interval(float(areas[0]), float(covariance[0, 0]), pairs.wrong, level)
-    return Estimate(float(areas[0]), low, high, method, reason, n, pairs.excluded)
+    area, low, high, method, reason = auroc_interval(pairs.score, pairs.wrong, level)
+    return Estimate(area, low, high, method, reason, n, pairs.excluded)

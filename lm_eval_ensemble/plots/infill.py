@@ -89,8 +89,8 @@ def accuracy_bars(reports: Sequence[Report]) -> Figure:
     caption(
         figure,
         _documents(reports),
-        "Bars: mean with 95 % interval clustered by problem (Student's t).",
-        f"No interval: {', '.join(gone)} (no variation, or one problem)." if gone else "",
+        "Bars: mean with 95 % interval clustered by problem (docs/report.md).",
+        f"No interval: {', '.join(gone)} (one problem, or no variation)." if gone else "",
         bounds,
         warning=_LENGTH_TOLD if any(report.get("length_mode") == "oracle" for report in reports) else "",
     )
@@ -151,8 +151,7 @@ def score_scatter(report: Report, rows: Sequence[Measured], pair: tuple[str, str
     label(axes, f"{rule} of {first}'s text, {unit_of(rule)}", f"{rule} of {second}'s text, {unit_of(rule)}")
     decided = sum(a < b for a, b in classes.get((True, False), [])) + sum(b < a for a, b in classes.get((False, True), []))
     decisive = len(classes.get((True, False), [])) + len(classes.get((False, True), []))
-    span = wilson(decided, decisive) if decisive else None
-    share = f" ({percent(decided / decisive)}, 95 % Wilson {percent(span[0])} to {percent(span[1])})" if span else ""
+    share = f" ({percent(decided / decisive)})" if decisive else ""
     left = f"{len(choices) - used} without both scores are left out." if used < len(choices) else ""
     caption(
         figure,

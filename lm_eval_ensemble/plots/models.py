@@ -59,7 +59,7 @@ def cells(analyses: Sequence[Analysis]) -> dict[tuple[str, str], Analysis]:
 
 
 def area_of(analysis: Analysis, score: str = PRIMARY) -> Estimate:
-    """AUROC of a score, with DeLong's interval, or the reason why there is none."""
+    """AUROC of a score, with its interval, or the reason why there is none."""
     report = analysis.reports.get(score)
     n = len(analysis.wrong)
     return report.discrimination.metrics["auroc"] if report else Estimate(None, None, None, "", f"no {score}", 0, n)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["PLOTS", "accuracy_against_auroc", "auroc_heatmap", "dataset_effect", "family_bars", "size_effect"]
 
 _CHANCE = "0.5 is chance."
-_DELONG = "Intervals: 95 %, DeLong (exact where right and wrong do not overlap)."
+_DELONG = "Intervals: 95 %, DeLong on the logit scale (docs/uncertainty.md)."
 # How a point is filled tells the precision.
 _FILLS = ("full", "none", "left", "bottom", "right", "top")
 

@@ -33,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--measure", help="what counts as right: pass@1, exact_match, exact_match_first_line (default: the run's)"
     )
+    parser.add_argument(
+        "--baseline", metavar="MEMBER", help="gains over this member, named before looking (default: the best one here)"
+    )
     parser.add_argument("--selectors", nargs="+", metavar="SELECTOR", help="only these, as in docs/selection.md (default: all)")
     parser.add_argument("--selector_file", metavar="FILE", help="numbers for the fitted selectors (default: cross-fitted)")
     parser.add_argument("--features", help="of the selector learned, joined by commas, at most six")
@@ -54,6 +57,7 @@ def main(arguments: argparse.Namespace) -> int:
         features,
         Path(arguments.fit) if arguments.fit else None,
         others,
+        arguments.baseline,
     )
     for problem in [*problems, *others]:
         print(f"lm-eval-ensemble: {problem}", file=sys.stderr)
@@ -76,6 +80,7 @@ def select_runs(
     features: Sequence[str] | None = None,
     fit: Path | None = None,
     others: list[str] | None = None,
+    baseline: str | None = None,
 ) -> tuple[list[Replay], list[str]]:
     """The comparison of every task of every run, and what could not be read.
 
@@ -97,7 +102,7 @@ def select_runs(
     found = []
     for recorded in wanted:
         own = _teacher(recorded, records)
-        found.append(_compare(recorded, rule, specs, file, None if own is None else teachers[id(own)]))
+        found.append(_compare(recorded, rule, specs, file, None if own is None else teachers[id(own)], baseline))
     return found, problems
 
 
@@ -131,12 +136,17 @@ def _has_rule(recorded: Recorded) -> None:
 
 
 def _compare(
-    recorded: Recorded, rule: str | None, specs: Sequence[str] | None, file: str | None, teacher: Teacher | None
+    recorded: Recorded,
+    rule: str | None,
+    specs: Sequence[str] | None,
+    file: str | None,
+    teacher: Teacher | None,
+    baseline: str | None,
 ) -> Replay:
     compared = rule or recorded.rule
     own = recorded.selector if compared == recorded.rule else f"{recorded.selector} as run"
     plans, left_out = make_plans(recorded, compared, specs, file, teacher)
-    return compare(recorded, plans, own, left_out)
+    return compare(recorded, plans, own, left_out, baseline)
 
 
 def _teacher(recorded: Recorded, records: Sequence[Recorded]) -> Recorded | None:

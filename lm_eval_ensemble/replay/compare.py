@@ -13,14 +13,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lm_eval_ensemble.errors import EnsembleError
-from lm_eval_ensemble.metrics.clustered import Clustered, cluster_codes, clustered_mean
-from lm_eval_ensemble.metrics.multiple import holm
-from lm_eval_ensemble.metrics.paired import Paired, compare_paired, minimal_detectable_gain
+from lm_eval_ensemble.errors import ConfigError, EnsembleError, did_you_mean
+from lm_eval_ensemble.metrics.clustered import Clustered, cluster_codes, clustered_share
+from lm_eval_ensemble.metrics.paired import Paired, Simultaneous, compare_paired, simultaneous
 from lm_eval_ensemble.metrics.standing import standing
 from lm_eval_ensemble.replay.rows import Decision, Recorded
 from lm_eval_ensemble.selection import Selector
@@ -49,8 +49,8 @@ class Plan:
 @dataclass(frozen=True)
 class Ranked:
     """One row. ``score`` is the share of right choices, ``s`` that on decisive ones (None if there are none), ``gain`` the
-    comparison with the best member on the choices of all members (None if there are none); ``p_holm`` is adjusted over all
-    selectors but the primary one and the bounds."""
+    comparison with the reference member on the documents of all members (None if there are none); ``among`` is the same
+    difference seen together with those of all selectors but the primary one and the bounds."""
 
     selector: str
     score: Clustered
@@ -61,14 +61,28 @@ class Ranked:
     fitted: str = ""
     primary: bool = False
     bound: bool = False
-    p_holm: float | None = None
+    among: Simultaneous | None = None
+
+
+@dataclass(frozen=True)
+class OverAll:
+    """A gain over the best of several members, without knowing which is the best: ``value`` is the smallest of the differences
+    to each, ``p`` the largest of their tests (intersection-union, Berger 1982), ``low`` the smallest of their lower ends and
+    ``high`` that of their simultaneous upper ends."""
+
+    value: float
+    low: float | None
+    high: float | None
+    p: float
 
 
 @dataclass(frozen=True)
 class Replay:
     """One task of one run: ``rows`` from best to worst; ``members`` map to (score, choices it answered).
 
-    ``shared`` counts the choices that all members answered, ``best`` is None where there is none. ``changed`` counts those in
+    ``shared`` counts the choices that all members answered, ``best`` is None where there is none. ``reference`` is the member
+    that gains are over: ``baseline``, named beforehand, else the best one, found on these documents. ``over_all`` is what the
+    run's own selector gains over the best member whichever that truly is. ``changed`` counts those in
     which replaying the run's own selector chooses another candidate. ``left_out`` maps a selector to the reason.
     """
 
@@ -82,8 +96,8 @@ class Replay:
     oracle: float
     decisive: float
     s0: float | None
-    deff: float | None
-    detectable: float | None
+    baseline: str | None
+    over_all: OverAll | None
     changed: int
     left_out: Mapping[str, str] = field(default_factory=dict)
 
@@ -96,10 +110,10 @@ class Replay:
         """What a reader must know of the record beside its figures."""
         choices, notes = self.recorded.choices, []
         if self.changed:
-            own = next(row.selector for row in self.rows if row.primary)
             notes.append(
-                f"replaying {own} chooses another candidate than the run in {self.changed} of {len(choices)} documents: scores "
-                "are stored with five decimals, or the record is of another release. The row shows what the run chose."
+                f"replaying {self.primary.selector} chooses another candidate than the run in {self.changed} of {len(choices)} "
+                "documents: scores are stored with five decimals, or the record is of another release. The row shows what the "
+                "run chose."
             )
         some = [name for name, (_, answered) in self.members.items() if answered < len(choices)]
         if some:
@@ -111,20 +125,48 @@ class Replay:
         return notes
 
     @property
+    def reference(self) -> str | None:
+        return self.baseline or self.best
+
+    @property
+    def primary(self) -> Ranked:
+        return next(row for row in self.rows if row.primary)
+
+    @property
     def n_decisive(self) -> int:
         return sum(choice.decisive for choice in self.recorded.choices)
 
 
-def compare(recorded: Recorded, plans: Sequence[Plan], own: str, left_out: Mapping[str, str] | None = None) -> Replay:
-    """:param own: what the run's own selector is called in the table; its row is what the run recorded."""
+def compare(
+    recorded: Recorded,
+    plans: Sequence[Plan],
+    own: str,
+    left_out: Mapping[str, str] | None = None,
+    baseline: str | None = None,
+) -> Replay:
+    """:param own: what the run's own selector is called in the table; its row is what the run recorded.
+    :param baseline: the member that gains are over, named before looking; None takes the best one.
+    :raises ConfigError: no member has the name of the baseline.
+    """
+    if baseline is not None and baseline not in recorded.members:
+        names = ", ".join(recorded.members)
+        raise ConfigError(
+            f"--baseline {baseline}: expected one of the members {names}.{did_you_mean(baseline, recorded.members)}"
+        )
     choices = recorded.choices
-    problems = cluster_codes([choice.problem for choice in choices])
+    # Everything is by document: a document completed several times is one, with the mean over its choices.
+    document = cluster_codes([choice.document for choice in choices])
+    programs = cluster_codes([choice.problem for choice in choices])
+    problems = programs[np.unique(document, return_index=True)[1]]
     right = [choice.right for choice in choices]
     decisive = np.array([choice.decisive for choice in choices])
     members = {name: _member(choices, name) for name in recorded.members}
     shared = ~np.isnan(np.array(list(members.values()))).any(axis=0)
-    together = problems[shared]
+    own_document = np.unique(document[shared], return_inverse=True)[1]
+    together = problems[np.unique(document[shared])]
+    alone = {name: _means(x[shared], own_document) for name, x in members.items()}
     best = max(members, key=lambda m: (members[m][shared].mean(), m == recorded.prefer)) if len(together) else None
+    reference = (baseline or best) if len(together) else None
     replayed = _replay(plans, choices)
     made = [(choice.winner, choice.reason) for choice in choices]
     picks = {**replayed, own: made}
@@ -139,15 +181,15 @@ def compare(recorded: Recorded, plans: Sequence[Plan], own: str, left_out: Mappi
     both = decisive & shared
     rows = []
     for name, x in {**values, **bounds}.items():
-        if (key := x.tobytes()) not in known and best is not None:
-            known[key] = compare_paired(x[shared], members[best][shared], together)
-        stands = standing(x, problems)
+        if (key := x.tobytes()) not in known and reference is not None:
+            known[key] = compare_paired(_means(x[shared], own_document), alone[reference], together)
+        stands = standing(_means(x, document), problems)
         rows.append(
             Ranked(
                 selector=name,
                 score=stands.clustered,
                 wilson=stands.wilson,
-                s=clustered_mean(x[decisive], problems[decisive]) if decisive.any() else None,
+                s=clustered_share(_sums(x * decisive, document), problems, _sums(decisive, document)),
                 gain=known.get(key),
                 reasons=Counter(reason for _, reason in picks.get(name, ())),
                 fitted=fitted.get(name, ""),
@@ -155,26 +197,49 @@ def compare(recorded: Recorded, plans: Sequence[Plan], own: str, left_out: Mappi
                 bound=name in bounds,
             )
         )
-    share, primary = float(decisive.mean()), next(row for row in rows if row.primary)
-    deff = None if primary.gain is None else primary.gain.difference.deff
-    detectable = None
-    if deff and primary.gain is not None:
-        detectable = minimal_detectable_gain(len(together), primary.gain.discordant, max(1.0, deff))
+    gaps = {}
+    if reference is not None:
+        others = {row.selector for row in rows if not row.primary and not row.bound}
+        gaps = {name: _means(x[shared], own_document) - alone[reference] for name, x in values.items() if name in others}
+    among = dict(zip(gaps, simultaneous(list(gaps.values()), together), strict=True))
+    own_values = _means(values[own][shared], own_document) if reference is not None else np.array([])
     return Replay(
         recorded=recorded,
         rule=choices[0].case.rule,
-        rows=_ranked(rows),
+        rows=_ranked([replace(row, among=among.get(row.selector)) for row in rows]),
         best=best,
         members={name: (float(np.nanmean(x)), int((~np.isnan(x)).sum())) for name, x in members.items()},
         shared=len(together),
         floor=float(bounds["floor"].mean()),
         oracle=float(bounds["oracle"].mean()),
-        decisive=share,
-        s0=float(members[best][both].mean()) if best is not None and both.any() else None,
-        deff=deff,
-        detectable=detectable,
+        decisive=float(decisive.mean()),
+        s0=float(members[reference][both].mean()) if reference is not None and both.any() else None,
+        baseline=baseline,
+        over_all=_over_all(own_values, list(alone.values()), together) if len(alone) > 1 and len(together) else None,
         changed=sum(now != then for (now, _), (then, _) in zip(replayed.get(own, made), made, strict=True)),
         left_out=dict(left_out or {}),
+    )
+
+
+def _sums(values: NDArray[Any], document: NDArray[np.intp]) -> Values:
+    """(documents,) sum over the choices of each."""
+    return np.bincount(document, values).astype(np.float64)
+
+
+def _means(values: Values, document: NDArray[np.intp]) -> Values:
+    return _sums(values, document) / np.bincount(document)
+
+
+def _over_all(own: Values, members: Sequence[Values], problems: NDArray[np.intp]) -> OverAll:
+    paired = [compare_paired(own, member, problems) for member in members]
+    together = simultaneous([own - member for member in members], problems)
+    lows = [found.difference.low for found in paired]
+    highs = [found.high if found.high is not None else one.difference.high for found, one in zip(together, paired, strict=True)]
+    return OverAll(
+        min(found.difference.mean for found in paired),
+        None if None in lows else min(low for low in lows if low is not None),
+        None if None in highs else min(high for high in highs if high is not None),
+        max(found.p for found in paired),
     )
 
 
@@ -200,9 +265,6 @@ def _replay(plans: Sequence[Plan], choices: Sequence[Decision]) -> dict[str, lis
 
 
 def _ranked(rows: Sequence[Ranked]) -> tuple[Ranked, ...]:
-    family = {row.selector: row.gain.p for row in rows if row.gain is not None and not row.primary and not row.bound}
-    adjusted = dict(zip(family, holm(list(family.values())), strict=True))
-    done = [replace(row, p_holm=adjusted.get(row.selector)) for row in rows]
     # The bounds stand at the ends, also where a selector reaches them.
     place = {"oracle": 0, "floor": 2}
-    return tuple(sorted(done, key=lambda row: (place.get(row.selector, 1) if row.bound else 1, -row.score.mean, row.selector)))
+    return tuple(sorted(rows, key=lambda row: (place.get(row.selector, 1) if row.bound else 1, -row.score.mean, row.selector)))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
-from lm_eval_ensemble.metrics.clustered import Clustered
+from lm_eval_ensemble.metrics.clustered import Clustered, few_clusters
 from lm_eval_ensemble.replay.compare import Ranked, Replay
 
 __all__ = ["as_json", "as_markdown"]
 
-_HEADS = ["selector", "{measure}", "s", "s0", "gain over {best} [95 %]", "p", "p (Holm)", "vetoes", "agreements", "numbers"]
+_HEADS = ["selector", "{measure}", "s", "s0", "gain over {best} [95 %]", "p", "p (all)", "vetoes", "agreements", "numbers"]
 
 
 def as_markdown(found: Replay) -> str:
@@ -35,33 +36,65 @@ def as_markdown(found: Replay) -> str:
         lines.append(
             f"Decisive (some but not all candidates right): {found.n_decisive}, D = {_percent(found.decisive)}. "
             f"A selector that is right in a share s of them scores {_percent(found.floor)} + s * {_percent(found.decisive)}"
-            + (f"; it beats {found.best} from s0 = {_percent(found.s0)} on." if found.s0 is not None else ".")
+            + (f"; it beats {found.reference} from s0 = {_percent(found.s0)} on." if found.s0 is not None else ".")
         )
     if found.best is None:
         lines.append("No choice was answered by all members, so there is no best member and no gain over it.")
     elif found.shared < n:
         lines.append(
-            f"The best member, {found.best}, and gains over it are those of the {found.shared} choices that all answered."
+            f"The best member, {found.best}, and gains over {found.reference} are those of the {found.shared} choices that all "
+            "answered."
         )
-    if found.detectable is not None:
-        lines.append(
-            f"Design effect of the primary gain {found.deff:.2f}; a gain of {_points(found.detectable)[1:]} points would be "
-            "found with a chance of 80 % at the 5 % level."
-        )
-    heads = [head.format(measure=own.measure, best=found.best or "the best member") for head in _HEADS]
+    lines += _primary(found)
+    heads = [head.format(measure=own.measure, best=found.reference or "the best member") for head in _HEADS]
     lines += ["", _row(heads), "|---" * len(heads) + "|", *(_row(_cells(row, found)) for row in found.rows), ""]
     lines.append(
-        "Bold: the run's own selector, the primary comparison; p of the others is also adjusted by Holm. Clusters: programs."
+        "Bold: the run's own selector, the primary comparison. Intervals and p (all) of the others hold for all of them "
+        "together (max-t over the sign flips). Clusters: programs."
     )
     lines += [f"Left out: {name} ({reason})." for name, reason in found.left_out.items()]
     lines += [f"Note: {note}" for note in found.notes]
     return "\n".join(lines)
 
 
+def _primary(found: Replay) -> list[str]:
+    """What the primary comparison is worth: chosen before or after looking, how large a gain it would have found."""
+    gain, lines = found.primary.gain, []
+    if gain is not None and found.baseline is None and len(found.members) > 1:
+        lines.append(
+            f"{found.best} was found to be the best on these documents, after looking: --baseline MEMBER compares with one "
+            "named beforehand."
+        )
+    if found.over_all is not None:
+        one = found.over_all
+        ends = "" if one.low is None or one.high is None else f" [{_points(one.low)}, {_points(one.high)}]"
+        lines.append(
+            f"Over the best member, whichever it truly is, {found.primary.selector} gains {_points(one.value)}{ends}, "
+            f"p = {_p(one.p)} (it must beat every member)."
+        )
+    if gain is not None and gain.difference.deff is not None:
+        size = (
+            "no gain that the differing documents allow would be found"
+            if gain.detectable is None
+            else f"a gain of {_points(gain.detectable)[1:]} points would be found"
+        )
+        lines.append(
+            f"Design effect of the primary gain {gain.difference.deff:.2f}; {size} with a chance of 80 % at the 5 % level."
+        )
+    if few := few_clusters(found.clusters, "programs"):
+        lines.append(few)
+    return lines
+
+
 def _cells(row: Ranked, found: Replay) -> list[str]:
     name = f"**{row.selector}**" if row.primary else f"*{row.selector}*" if row.bound else row.selector
     gap = None if row.gain is None else row.gain.difference
-    interval = "" if gap is None or gap.low is None or gap.high is None else f" [{_points(gap.low)}, {_points(gap.high)}]"
+    low, high = (None, None) if gap is None else (gap.low, gap.high)
+    if row.among is not None and row.among.low is not None:
+        low, high = row.among.low, row.among.high
+    # The reference against itself is no finding.
+    itself = row.selector == f"always:{found.reference}"
+    interval = "" if itself or low is None or high is None else f" [{_points(low)}, {_points(high)}]"
     return [
         name,
         _percent(row.score.mean),
@@ -69,7 +102,7 @@ def _cells(row: Ranked, found: Replay) -> list[str]:
         "" if found.s0 is None else _percent(found.s0, 1),
         "" if gap is None else _points(gap.mean) + interval,
         "" if row.bound or row.gain is None else _p(row.gain.p),
-        "" if row.p_holm is None else _p(row.p_holm),
+        "" if row.among is None else _p(row.among.p),
         str(row.reasons.get("veto", 0)),
         str(row.reasons.get("agreement", 0)),
         row.fitted,
@@ -78,7 +111,8 @@ def _cells(row: Ranked, found: Replay) -> list[str]:
 
 def as_json(found: Replay) -> dict[str, Any]:
     """Shares between 0 and 1, five decimals."""
-    own = found.recorded
+    own, gain = found.recorded, found.primary.gain
+    every = None if found.over_all is None else {name: _number(value) for name, value in asdict(found.over_all).items()}
     return {
         "task": own.task,
         "model": own.run.model_name,
@@ -100,8 +134,11 @@ def as_json(found: Replay) -> dict[str, Any]:
         "n_decisive": found.n_decisive,
         "decisive": _number(found.decisive),
         "s0": _number(found.s0),
-        "design_effect": _number(found.deff),
-        "detectable_gain": _number(found.detectable),
+        "baseline": found.baseline,
+        "reference": found.reference,
+        "gain_over_every_member": every,
+        "design_effect": _number(None if gain is None else gain.difference.deff),
+        "detectable_gain": _number(None if gain is None else gain.detectable),
         "rows": [_json_row(row) for row in found.rows],
         "left_out": dict(found.left_out),
         "notes": found.notes,
@@ -122,7 +159,8 @@ def _json_row(row: Ranked) -> dict[str, Any]:
         "wins": None if gain is None else gain.wins,
         "losses": None if gain is None else gain.losses,
         "p": None if gain is None else _number(gain.p),
-        "p_holm": _number(row.p_holm),
+        "p_all": None if row.among is None else _number(row.among.p),
+        "gain_all": None if row.among is None else [_number(row.among.low), _number(row.among.high)],
         "p_mcnemar_unclustered": None if gain is None else _number(gain.p_unclustered),
         "reasons": dict(sorted(row.reasons.items())),
     }
@@ -137,6 +175,7 @@ def _clustered(found: Clustered) -> dict[str, Any]:
         "n": found.n,
         "clusters": found.clusters,
         "design_effect": _number(found.deff),
+        "degrees_of_freedom": _number(found.df),
     }
 
 

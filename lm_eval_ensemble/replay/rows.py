@@ -35,6 +35,7 @@ class Decision(Judged):
     task_id: str
     winner: int
     reason: str
+    document: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def _decisions(run: TaskRun, sample: Sample, rule: str | None, measure: str | No
         key: tuple[Any, ...] = (run.task, sample.number, number // runs)
         prefer = made.settings.get("prefer")
         case = Case(shown, rule or made.rule, prefer, prefix, suffix, key, seed)
-        decisions.append(Decision(case, right, problem, name, made.winner, made.reason))
+        decisions.append(Decision(case, right, problem, name, made.winner, made.reason, (sample.number, sample.content)))
     return decisions
 
 

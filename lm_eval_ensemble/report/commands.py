@@ -35,6 +35,12 @@ def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
         "--members", action="store_true", help="also the members, oracle and floor of an ensemble, from its own samples"
     )
     parser.add_argument("--common", action="store_true", help="compare on the documents that all runs answered")
+    parser.add_argument(
+        "--holm",
+        choices=("tasks", "runs"),
+        default="tasks",
+        help="correct p for the tasks of each run, or for all rows compared with the baseline too (default: %(default)s)",
+    )
     parser.add_argument("--format", choices=_FORMATS, default="md", help="default: %(default)s")
     parser.add_argument("--output", metavar="PATH", help="write there instead of printing")
     parser.add_argument("--seed", type=int, default=0, help="of the random signs of the test (default: %(default)s)")
@@ -53,7 +59,15 @@ def main_compare(arguments: argparse.Namespace) -> int:
             raise DataError(f"--baseline {baseline}: holds several runs ({', '.join(dict.fromkeys(labels(base)))}); name one.")
         runs, problems = load_runs([baseline, *paths])
         baseline = labels(runs)[0]
-    options = CompareOptions(baseline, arguments.metric, arguments.filter, arguments.members, arguments.common, arguments.seed)
+    options = CompareOptions(
+        baseline,
+        arguments.metric,
+        arguments.filter,
+        arguments.members,
+        arguments.common,
+        arguments.seed,
+        arguments.holm == "runs",
+    )
     found = compare(_asked(runs, arguments.task), options, problems)
     return _deliver(render(found, arguments.format), found.problems, arguments.output)
 

@@ -1,7 +1,7 @@
 """Several runs side by side, task by task: scores with intervals, and whether differences are real.
 
-The primary test is the sign flip by problem, the primary interval the clustered one; Wilson's interval and McNemar's test
-stand beside them, labelled, because readers know them. Formulas and how to read them: ``docs/report.md``.
+The primary test is the sign flip by problem, and every figure has one interval, clustered by problem. McNemar's test stands
+beside them, labelled, because readers know it. Formulas and how to read them: ``docs/report.md``.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lm_eval_ensemble.errors import DataError, did_you_mean
+from lm_eval_ensemble.metrics.clustered import few_clusters
 from lm_eval_ensemble.metrics.multiple import holm
-from lm_eval_ensemble.metrics.paired import compare_paired, minimal_detectable_gain
+from lm_eval_ensemble.metrics.paired import compare_paired
 from lm_eval_ensemble.metrics.standing import standing
 from lm_eval_ensemble.report.columns import Columns, read_columns
 from lm_eval_ensemble.report.comparison import Comparison, Contrast, Overlap, RunRow, TaskComparison
@@ -32,7 +33,8 @@ Owner = tuple[int, str]
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """``metric`` and ``filter``: None takes the first of the results. ``common``: compare on the documents all runs share."""
+    """``metric`` and ``filter``: None takes the first of the results. ``common``: compare on the documents all runs share.
+    ``over_runs``: Holm's correction is over all rows and tasks together, not over the tasks of each row."""
 
     baseline: str | None = None
     metric: str | None = None
@@ -40,6 +42,7 @@ class CompareOptions:
     members: bool = False
     common: bool = False
     seed: int = 0
+    over_runs: bool = False
 
 
 @dataclass
@@ -90,8 +93,8 @@ def compare(runs: Sequence[TaskRun], options: CompareOptions, problems: Sequence
         raise DataError("\n".join(["Nothing to compare:", *told, *notes]))
     for table in tables:
         _contrast(table, options)
-    _correct(tables)
-    return Comparison([_finished(table) for table in tables], [*_notes(named, tables), *notes], told)
+    _correct(tables, options.over_runs)
+    return Comparison([_finished(table) for table in tables], [*_notes(named, tables, options.over_runs), *notes], told)
 
 
 def _baseline(named: Sequence[_Named], asked: str | None) -> Owner:
@@ -252,6 +255,7 @@ def _scored(row: RunRow, values: NDArray[np.float64], documents: Columns) -> Run
         low=mean.low,
         high=mean.high,
         deff=mean.deff,
+        df=mean.df,
         wilson=stands.wilson,
     )
 
@@ -289,17 +293,7 @@ def _one(ours: NDArray[np.float64], theirs: NDArray[np.float64], clusters: Seque
     sign = 1.0 if better else -1.0
     found = compare_paired(sign * ours, sign * theirs, clusters, seed)
     mean, n = found.difference, len(ours)
-    gaps = ours - theirs
-    largest = float(np.abs(gaps).max())
-    detectable = None
-    if largest > 0:
-        # For 0/1 metrics the mean square is the share of discordant documents; other metrics are brought to that scale.
-        share = float(np.mean((gaps / largest) ** 2))
-        # A design effect below 1 is chance, and is no promise.
-        detectable = largest * minimal_detectable_gain(n, share, max(1.0, mean.deff or 1.0))
     low, high = (mean.low, mean.high) if better else (_negated(mean.high), _negated(mean.low))
-    if not mean.se:
-        low = high = None
     binary = bool(np.isin(np.concatenate([ours, theirs]), (0.0, 1.0)).all())
     return Contrast(
         n=n,
@@ -309,13 +303,14 @@ def _one(ours: NDArray[np.float64], theirs: NDArray[np.float64], clusters: Seque
         low=low,
         high=high,
         deff=mean.deff,
+        df=mean.df,
         p=found.p,
         p_holm=found.p,
         p_mcnemar=found.p_unclustered if binary else None,
         wins=found.wins,
         losses=found.losses,
         ties=n - found.wins - found.losses,
-        detectable=detectable,
+        detectable=found.detectable,
     )
 
 
@@ -323,10 +318,11 @@ def _negated(value: float | None) -> float | None:
     return None if value is None else -value
 
 
-def _correct(tables: Sequence[_Table]) -> None:
-    """Holm over the tasks, for each run on its own."""
-    for owner in dict.fromkeys(line.owner for table in tables for line in table.lines):
-        own = [line for table in tables for line in table.lines if line.owner == owner and line.row.contrast]
+def _correct(tables: Sequence[_Table], over_runs: bool) -> None:
+    """Holm over the tasks, for each run on its own or for all together."""
+    lines = [line for table in tables for line in table.lines if line.row.contrast]
+    for owner in [None] if over_runs else dict.fromkeys(line.owner for line in lines):
+        own = [line for line in lines if owner in (None, line.owner)]
         adjusted = holm([line.row.contrast.p for line in own if line.row.contrast])
         for line, p in zip(own, adjusted, strict=True):
             if line.row.contrast:
@@ -346,17 +342,21 @@ def _finished(table: _Table) -> TaskComparison:
             "of their own, as if independent."
         )
     rows = [line.row for line in table.lines]
+    if few := few_clusters(min((row.clusters for row in rows if row.clusters), default=None)):
+        table.notes.append(few)
     told = TaskComparison(table.task, table.metric, table.filter, table.better, share, base, rows, [], table.notes)
     return replace(told, verdicts=[verdict(told, row) for row in rows if row.contrast])
 
 
-def _notes(named: Sequence[_Named], tables: Sequence[_Table]) -> list[str]:
+def _notes(named: Sequence[_Named], tables: Sequence[_Table], over_runs: bool) -> list[str]:
     notes = []
     against = {line.owner for table in tables for line in table.lines if line.row.contrast}
-    if len(against) > 1:
+    if len(against) > 1 and over_runs:
+        notes.append(f"Holm corrects for all {len(against)} rows and their tasks together (--holm runs).")
+    elif len(against) > 1:
         notes.append(
             f"{len(against)} rows are compared with one baseline. Holm corrects for the tasks, not for these: decide "
-            "beforehand which one counts."
+            "beforehand which one counts, or correct for all (--holm runs)."
         )
     for entry in named:
         if entry.run.older:

@@ -14,10 +14,11 @@ LEVEL = 0.05
 class Contrast:
     """A run against the baseline on the same documents, in units of the metric: ``difference`` = run - baseline.
 
-    ``low`` and ``high`` bound it (95 %, clustered). ``p`` is the sign flip's, ``p_holm`` the same corrected for the number of
-    tasks, ``p_mcnemar`` exact but unclustered (None unless all values are 0 or 1). A ``win`` is a document where the run is
-    better. ``detectable`` is the smallest true difference that this comparison had 80 % chance to show (None where the two
-    never differ). The interval is None where the problems do not vary at all.
+    ``low`` and ``high`` bound it (95 %, clustered), from a quantile of ``df`` degrees of freedom. ``p`` is the sign flip's,
+    ``p_holm`` the same corrected for the number of tasks, ``p_mcnemar`` exact but unclustered (None unless all values are 0 or
+    1). A ``win`` is a document where the run is better. ``detectable`` is the smallest true difference that this comparison had
+    80 % chance to show (None where no difference is that sure to be seen). Without an interval there is one problem only, or a
+    constant gap of another metric.
     """
 
     n: int
@@ -27,6 +28,7 @@ class Contrast:
     low: float | None
     high: float | None
     deff: float | None
+    df: float | None
     p: float
     p_holm: float
     p_mcnemar: float | None
@@ -51,9 +53,10 @@ class Overlap:
 class RunRow:
     """One line of a table. ``kind`` is ``run``, ``member`` (from the samples of the ensemble) or ``bound`` (oracle, floor).
 
-    ``low`` and ``high`` are the clustered 95 % interval, ``wilson`` is Wilson's (0/1 metrics only). ``row_forwards`` and
-    ``memory_mib`` are per member (``""`` where the model ran alone); ``seconds`` is the whole command's time per document.
-    What is not recorded is None. Without a ``contrast`` ``overlap`` says how far the documents were the same.
+    ``low`` and ``high`` are the clustered 95 % interval, from a quantile of ``df`` degrees of freedom; ``wilson`` takes
+    documents for independent and is for the record (0/1 metrics only). ``row_forwards`` and ``memory_mib`` are per member
+    (``""`` where the model ran alone); ``seconds`` is the whole command's time per document. What is not recorded is None.
+    Without a ``contrast`` ``overlap`` says how far the documents were the same.
     """
 
     label: str
@@ -67,6 +70,7 @@ class RunRow:
     high: float | None = None
     wilson: tuple[float, float] | None = None
     deff: float | None = None
+    df: float | None = None
     contrast: Contrast | None = None
     overlap: Overlap | None = None
     seconds: float | None = None

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lm_eval_ensemble.metrics.clustered import Clusters, cluster_bootstrap, cluster_codes, wilson
+from lm_eval_ensemble.metrics.clustered import Clusters, cluster_codes, clustered_share, wilson
 from lm_eval_ensemble.metrics.paired import compare_paired
+from lm_eval_ensemble.metrics.recovered import recovered_interval
 from lm_eval_ensemble.metrics.standing import standing
 from lm_eval_ensemble.report.candidates import Candidates
 from lm_eval_ensemble.report.failures import failures
@@ -59,7 +60,7 @@ def figures(rows: Sequence[Measured], seed: int = 0) -> dict[str, Any]:
 
 
 def score_figures(values: ArrayLike, clusters: Clusters) -> dict[str, Any]:
-    """A mean over documents with its clustered 95 % interval, and Wilson's where all values are 0 or 1."""
+    """A mean over documents with its 95 % interval; ``wilson`` takes documents for independent (0/1 values only)."""
     stands = standing(values, clusters)
     mean = stands.clustered
     return {
@@ -68,6 +69,7 @@ def score_figures(values: ArrayLike, clusters: Clusters) -> dict[str, Any]:
         "high": mean.high,
         "se": mean.se,
         "deff": mean.deff,
+        "df": mean.df,
         "wilson": None if stands.wilson is None else list(stands.wilson),
         "n": mean.n,
         "clusters": mean.clusters,
@@ -113,15 +115,13 @@ def _ensemble(documents: _Documents, seed: int) -> dict[str, Any]:
     picked = ("agreement" if s.reason == "agreement" else winner for s, winner in zip(selections, winners, strict=True))
     selection, recovered = _selection(documents), _against_the_best(documents)
     hits = documents.total(candidates.decisive & candidates.is_right)
-    ratios = [(hits, documents.total(candidates.decisive)), (recovered.pop("gain"), recovered.pop("gap"))]
-    if shared.all():
-        accuracy, regained = cluster_bootstrap(ratios, clusters, resamples=_draws(clusters), seed=seed)
-    else:
-        own = clusters[shared]
-        (accuracy,) = cluster_bootstrap(ratios[:1], clusters, resamples=_draws(clusters), seed=seed)
-        (regained,) = cluster_bootstrap(ratios[1:], own, resamples=_draws(own), seed=seed) if len(own) else (None,)
-    for entry, interval in ((selection, accuracy), (recovered["recovered"], regained)):
-        entry["low"], entry["high"] = interval or (None, None)
+    accuracy = clustered_share(hits, clusters, documents.total(candidates.decisive))
+    if accuracy is not None:
+        selection |= {"low": accuracy.low, "high": accuracy.high, "deff": accuracy.deff, "df": accuracy.df}
+        selection["clusters"] = accuracy.clusters
+    gain, gap = recovered.pop("gain"), recovered.pop("gap")
+    regained = recovered_interval(gain, gap, clusters[shared]) if len(gain) else None
+    recovered["recovered"]["low"], recovered["recovered"]["high"] = regained or (None, None)
     return {
         "members": {name: _member(documents, number, seed) for number, name in enumerate(candidates.members)},
         "documents_of_all_members": int(shared.sum()),
@@ -178,8 +178,10 @@ def _member(documents: _Documents, number: int, seed: int) -> dict[str, Any]:
         "mean_log_ppl": math.fsum(known) / len(known) if len(known) else None,
         "ensemble_minus_member": {
             "difference": gain.mean,
-            "low": gain.low if gain.se else None,
-            "high": gain.high if gain.se else None,
+            "low": gain.low,
+            "high": gain.high,
+            "df": gain.df,
+            "detectable": paired.detectable,
             "p": paired.p,
             "p_mcnemar_unclustered": paired.p_unclustered,
             "wins": paired.wins,
@@ -280,8 +282,3 @@ def _shares(counts: Mapping[str, int]) -> dict[str, float]:
 
 def _mean(values: NDArray[np.bool_]) -> float | None:
     return float(values.mean()) if len(values) else None
-
-
-def _draws(clusters: NDArray[np.intp]) -> int:
-    """Bootstrap resamples: 10,000, fewer where there are so many clusters that the interval hardly moves."""
-    return max(500, min(10_000, 20_000_000 // max(1, len(np.unique(clusters)))))

@@ -45,7 +45,7 @@ def question_figures(rows: Sequence[Measured]) -> dict[str, Any]:
 
 
 def _score(rows: Sequence[Measured], name: str) -> dict[str, Any]:
-    """Area under the ROC curve (wrong is the positive class) with DeLong's interval, and risk-coverage."""
+    """Area under the ROC curve (wrong is the positive class) with its interval, and risk-coverage."""
     pairs = [row.areas[name] for row in rows if name in row.areas]
     score, wrong = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     area = auroc(score, wrong)

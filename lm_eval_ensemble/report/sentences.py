@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lm_eval_ensemble.report.comparison import LEVEL, RunRow, TaskComparison
+from lm_eval_ensemble.report.comparison import LEVEL, Contrast, RunRow, TaskComparison
 
 __all__ = ["verdict"]
 
@@ -23,13 +23,29 @@ def verdict(task: TaskComparison, row: RunRow) -> str:
     p = f"p = {contrast.p_holm:.2g}" + (" after Holm" if contrast.p_holm != contrast.p else "")
     gain = contrast.difference if task.higher_is_better else -contrast.difference
     if contrast.p_holm < LEVEL and gain:
-        return f"{head} {'beats' if gain > 0 else 'is beaten by'} {base} by {size}{interval}; significant, {p}."
+        text = f"{head} {'beats' if gain > 0 else 'is beaten by'} {base} by {size}{interval}; significant, {p}."
+        return text + _disagreement(contrast, significant=True)
     side = f"is level with {base}" if not gain else f"is {'ahead of' if gain > 0 else 'behind'} {base} by {size}"
-    text = f"{head} {side}{interval}; not significant, {p}."
+    text = f"{head} {side}{interval}; not significant, {p}." + _disagreement(contrast, significant=False)
     if contrast.detectable is not None:
         size = f"{scale * contrast.detectable:.3g}{unit}"
         text += (
             f" {contrast.n} documents of {contrast.clusters} problems show a true difference of {size} in four runs of five, "
             "smaller ones less often."
         )
+    else:
+        text += (
+            f" No difference that the {contrast.wins + contrast.losses} differing documents allow would be found in four runs "
+            "of five."
+        )
     return text
+
+
+def _disagreement(contrast: Contrast, significant: bool) -> str:
+    """Where the sign flip and the interval contradict each other about 0, the verdict is the test's."""
+    if contrast.low is None or contrast.high is None or (contrast.p < LEVEL) is not significant:
+        return ""
+    if significant is not (contrast.low <= 0 <= contrast.high):
+        return ""
+    where = "holds" if significant else "leaves out"
+    return f" The interval {where} 0; the verdict is that of the sign flip, which needs no variance."

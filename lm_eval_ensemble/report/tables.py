@@ -45,8 +45,7 @@ def _score_cells(task: TaskComparison) -> tuple[list[str], list[list[str]]]:
     header = [
         "run",
         f"{task.metric}{unit}",
-        "95 % clustered",
-        "95 % Wilson",
+        "95 %",
         "n",
         "problems",
         "deff",
@@ -59,7 +58,6 @@ def _score_cells(task: TaskComparison) -> tuple[list[str], list[list[str]]]:
             row.label,
             _number(row.score, scale),
             _interval(row.low, row.high, scale),
-            _NONE if row.wilson is None else _interval(row.wilson[0], row.wilson[1], scale),
             str(row.n),
             _NONE if row.clusters is None else str(row.clusters),
             _plain(row.deff, ".2f"),
@@ -81,7 +79,7 @@ def _contrast_cells(task: TaskComparison) -> tuple[list[str], list[list[str]]]:
     header = [
         f"vs {task.baseline}",
         "difference",
-        "95 % clustered",
+        "95 %",
         "SE",
         "p sign-flip",
         "Holm",

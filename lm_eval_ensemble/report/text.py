@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lm_eval_ensemble.metrics.clustered import few_clusters
 from lm_eval_ensemble.report.failures import CATEGORIES
 from lm_eval_ensemble.report.tables import markdown_table
 
@@ -87,8 +88,7 @@ def _scores(figures: Mapping[str, Any]) -> list[str | Table]:
         "",
         "score",
         "n",
-        "95 % clustered",
-        "95 % Wilson",
+        "95 %",
         "deff",
         "selected",
         "log-ppl",
@@ -112,7 +112,8 @@ def _scores(figures: Mapping[str, Any]) -> list[str | Table]:
             [name, *_score_cells(entry, partial), _share(entry["selected"]), mean, gain_text, _plain(gain["p"], ".2g"), counts]
         )
     rows += [[name, *_score_cells(entry, partial), *[_NONE] * 5] for name, entry in named.items() if entry]
-    return [_table(header, rows)]
+    few = few_clusters(figures["problems"])
+    return [_table(header, rows), *([few] if few else [])]
 
 
 def _selection(figures: Mapping[str, Any]) -> list[str | Table]:
@@ -258,7 +259,7 @@ def _questions(figures: Mapping[str, Any]) -> list[str | Table]:
             f"{_plain(found['mean_tokens'], '.3g')} tokens; ended by {stops}."
         )
     if scores := figures.get("uncertainty"):
-        header = ["uncertainty", "AUROC", "95 % DeLong", "AURC", "excess", "PRR", "n", "wrong"]
+        header = ["uncertainty", "AUROC", "95 %", "AURC", "excess", "PRR", "n", "wrong"]
         rows = []
         for name, entry in scores.items():
             bounds = "-" if entry["low"] is None else f"{entry['low']:.3f} to {entry['high']:.3f}"
@@ -277,9 +278,8 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 
 
 def _score_cells(entry: Mapping[str, Any], counted: bool) -> list[str]:
-    wilson = entry["wilson"] or (None, None)
     n = str(entry["n"]) if counted else _NONE
-    return [_share(entry["value"]), n, _interval(entry["low"], entry["high"]), _interval(*wilson), _plain(entry["deff"], ".2f")]
+    return [_share(entry["value"]), n, _interval(entry["low"], entry["high"]), _plain(entry["deff"], ".2f")]
 
 
 def _share(value: float | None) -> str:

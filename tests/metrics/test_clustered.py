@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm_eval_ensemble.metrics.clustered import (
-    cluster_bootstrap,
     clustered_mean,
     clustered_se,
+    clustered_share,
     design_effect,
+    few_clusters,
     wilson,
 )
 
@@ -32,27 +33,116 @@ def test_wilson_refuses_what_is_no_share() -> None:
 
 
 def test_the_clustered_error_by_hand() -> None:
-    # Mean 1/2. Sums of deviations per cluster: a 1/2 + 1/2 = 1, b -1/2 - 1/2 = -1, c 0. C = 3, n = 6:
-    # sqrt(3/2 * (1 + 1 + 0)) / 6 = sqrt(3) / 6.
+    # Mean 1/2. Sums of residuals per cluster: a 1/2 + 1/2 = 1, b -1/2 - 1/2 = -1, c 0, each over 1 - h = 1 - 2/6:
+    # V = ((3/2)^2 + (3/2)^2) / 6^2 = 1/8.
     values, clusters = [1, 1, 0, 0, 1, 0], list("aabbcc")
-    assert clustered_se(values, clusters) == pytest.approx(math.sqrt(3) / 6)
-    # Independent documents: variance 0.3, over n: 0.05. Clustered: 3/36 = 1/12.
-    assert design_effect(values, clusters) == pytest.approx((1 / 12) / 0.05)
+    assert clustered_se(values, clusters) == pytest.approx(math.sqrt(1 / 8))
+    # Every document a cluster: 6 residuals of 1/2 over 1 - 1/6: 6 (3/5)^2 / 36 = 0.06.
+    assert design_effect(values, clusters) == pytest.approx(1 / 8 / 0.06)
     found = clustered_mean(values, clusters)
-    # t with 2 degrees of freedom: 4.302653.
     assert (found.mean, found.n, found.clusters) == (0.5, 6, 3)
-    assert found.high == pytest.approx(0.5 + 4.302653 * math.sqrt(3) / 6, abs=1e-5)
+    # Equal clusters: C - 1 = 2 degrees of freedom, t = 4.302653.
+    assert found.df == pytest.approx(2)
+    assert found.high == pytest.approx(0.5 + 4.302653 * math.sqrt(1 / 8), abs=1e-5)
+
+
+def test_degrees_of_freedom_are_bell_and_mccaffreys() -> None:
+    """Written out with matrices: A_c = (1 - h_c)^(-1/2) on the vector of ones, G = P' Omega P, df = tr(G)^2 / tr(G^2)."""
+    from lm_eval_ensemble.metrics.clustered import _satterthwaite
+
+    sizes = np.array([1, 2, 3, 7, 29])
+    codes, n = np.repeat(np.arange(5), sizes), int(sizes.sum())
+    residual_maker = np.eye(n) - np.ones((n, n)) / n
+    columns = np.stack([residual_maker @ (codes == c) / math.sqrt(1 - sizes[c] / n) for c in range(5)], axis=1)
+    for rho in (0.0, 0.3, 1.0):
+        omega = (1 - rho) * np.eye(n) + rho * (codes[:, None] == codes[None, :])
+        middle = columns.T @ omega @ columns
+        expected = np.trace(middle) ** 2 / (middle**2).sum()
+        assert _satterthwaite(sizes / n, np.asarray(float(n)), np.asarray(rho)) == pytest.approx(expected)
+
+
+def test_the_variance_is_that_of_leaving_clusters_out() -> None:
+    """CR3 of a mean is sum over c of (mean without c - mean)^2, the jackknife around the estimate and without (C - 1) / C."""
+    random = np.random.default_rng(1)
+    codes = np.repeat(np.arange(12), random.integers(1, 9, size=12))
+    values = random.normal(size=12)[codes] + random.normal(size=len(codes))
+    left = np.array([values[codes != c].mean() for c in range(12)])
+    assert clustered_se(values, codes) == pytest.approx(math.sqrt(((left - values.mean()) ** 2).sum()))
 
 
 def test_clusters_of_one_give_the_usual_error() -> None:
-    from scipy.stats import sem, ttest_1samp
+    from scipy.stats import sem
 
     values = np.random.default_rng(0).normal(size=50)
-    assert clustered_se(values, range(50)) == pytest.approx(sem(values))
+    # The residuals are divided by 1 - 1/n instead of the variance by 1 - 1/n.
+    assert clustered_se(values, range(50)) == pytest.approx(sem(values) * math.sqrt(50 / 49))
     assert design_effect(values, range(50)) == pytest.approx(1)
-    expected = ttest_1samp(values, 0).confidence_interval(0.95)
-    found = clustered_mean(values, range(50))
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_the_design_effect_is_never_below_one() -> None:
+    # One right and one wrong in each cluster: the clusters do not vary at all, which is chance and no promise.
+    found = clustered_share([1, 0] * 6, np.repeat(np.arange(6), 2))
+    assert found is not None
+    assert found.deff == 1
+    alone = clustered_share([1, 0] * 6, range(12))
+    assert alone is not None
+    assert found.se == alone.se
+
+
+def test_a_share_has_wilsons_interval_on_the_effective_sample_size() -> None:
+    from scipy.special import stdtrit
+
+    values, clusters = [1, 1, 1, 0, 0, 1, 1, 1], [0, 0, 1, 1, 2, 2, 3, 3]
+    found = clustered_share(values, clusters)
+    assert found is not None
+    assert found.se is not None
+    assert found.df is not None
+    n = 0.75 * 0.25 / found.se**2
+    t = float(stdtrit(found.df, 0.975))
+    for end in (found.low, found.high):
+        assert end is not None
+        # An end of Wilson's interval is where the share is t standard errors away, with the variance it has there.
+        assert abs(0.75 - end) == pytest.approx(t * math.sqrt(end * (1 - end) / n))
+
+
+@pytest.mark.parametrize("right", [0.0, 1.0])
+def test_where_all_are_right_a_cluster_counts_as_one(right: float) -> None:
+    """5 clusters of 4: nothing tells that their documents are independent, so 20 of 20 say as much as 5 of 5, with t_4."""
+    from scipy.special import stdtrit
+
+    found = clustered_share([right] * 20, np.repeat(np.arange(5), 4))
+    assert found is not None
+    bound = float(stdtrit(4, 0.975)) ** 2 / 5
+    assert (found.low, found.high) == pytest.approx((0, bound / (1 + bound)) if not right else (1 / (1 + bound), 1))
+    assert (found.df, found.deff) == (pytest.approx(4), None)
+
+
+def test_one_error_more_never_narrows_an_interval_to_what_all_right_do_not_allow() -> None:
+    codes = np.repeat(np.arange(10), 6)
+    whole = clustered_share(np.ones(60), codes)
+    for errors in (1, 2, 4, 6):
+        found = clustered_share(np.r_[np.zeros(errors), np.ones(60 - errors)], codes)
+        assert found is not None
+        assert whole is not None
+        assert found.low is not None
+        assert found.low >= 0.5
+        assert found.high is not None
+        assert found.high < 1
+
+
+def test_weights_are_documents_of_more_choices() -> None:
+    # 3 of 4 decisive choices right, in documents of 1, 2, 1, and one without a decisive choice, which does not count.
+    found = clustered_share([1, 1, 1, 0], "abcd", [1, 2, 1, 0])
+    assert found is not None
+    assert (found.mean, found.n, found.clusters) == (0.75, 3, 3)
+    assert clustered_share([0, 0], "ab", [0, 0]) is None
+    with pytest.raises(ValueError, match="between 0 and the weight"):
+        clustered_share([2, 0], "ab")
+
+
+def test_few_clusters_are_told() -> None:
+    assert "39 problems are few" in few_clusters(39)
+    assert (few_clusters(40), few_clusters(None)) == ("", "")
 
 
 @settings(deadline=None)
@@ -60,7 +150,13 @@ def test_clusters_of_one_give_the_usual_error() -> None:
 def test_copies_of_a_cluster_add_no_information(rows: list[tuple[int, int]], copies: int) -> None:
     clusters, values = [c for c, _ in rows], [v for _, v in rows]
     first, second = clustered_se(values, clusters), clustered_se(values * copies, clusters * copies)
-    assert (first is None and second is None) or first == pytest.approx(second)
+    # The floor, every document a cluster of its own, falls with the number of documents; above it nothing changes.
+    if first is None or second is None:
+        assert first is second
+    elif (design_effect(values * copies, clusters * copies) or 1) > 1 and (design_effect(values, clusters) or 1) > 1:
+        assert second == pytest.approx(first)
+    else:
+        assert second <= first * (1 + 1e-9)
 
 
 def test_one_cluster_has_no_error_and_no_cluster_no_document() -> None:
@@ -70,32 +166,3 @@ def test_one_cluster_has_no_error_and_no_cluster_no_document() -> None:
         clustered_se([1, 0], ["a", None])
     with pytest.raises(ValueError, match="expected one of each"):
         clustered_se([1, 0, 1], "ab")
-
-
-def test_the_bootstrap_of_a_ratio_agrees_with_scipy() -> None:
-    from scipy.stats import bootstrap
-
-    random = np.random.default_rng(3)
-    sizes = random.integers(1, 8, size=60)
-    clusters = np.repeat(np.arange(60), sizes).tolist()
-    decisive = random.random(len(clusters)) < 0.5
-    right = decisive & (random.random(len(clusters)) < np.repeat(random.random(60), sizes))
-    top, bottom = np.bincount(clusters, right), np.bincount(clusters, decisive)
-    expected = bootstrap(
-        (top, bottom),
-        lambda a, b, axis: a.sum(axis) / b.sum(axis),
-        paired=True,
-        method="percentile",
-        n_resamples=10_000,
-        rng=np.random.default_rng(1),
-    ).confidence_interval
-    (found, twice) = cluster_bootstrap([(right, decisive), (2 * right, decisive)], clusters)
-    assert found == pytest.approx((expected.low, expected.high), abs=0.01)
-    assert cluster_bootstrap([(right, decisive)], clusters) == [found]  # seeded
-    assert twice == pytest.approx((2 * found[0], 2 * found[1]) if found else None)  # the same resamples
-
-
-def test_a_ratio_over_nothing_has_no_interval() -> None:
-    assert cluster_bootstrap([([0, 0], [0, 0])], "ab") == [None]
-    # One decisive cluster of three: 30 % of the resamples miss it.
-    assert cluster_bootstrap([([1, 0, 0], [1, 0, 0])], "abc") == [None]

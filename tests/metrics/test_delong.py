@@ -21,8 +21,10 @@ def test_by_hand() -> None:
     assert areas[0] == 0.75
     assert covariance[0, 0] == pytest.approx(1 / 8)
     found = auroc([3, 1, 2, 0], [1, 1, 0, 0])
-    assert found.low == pytest.approx(0.75 - 1.959964 * math.sqrt(1 / 8), abs=1e-6)
-    assert found.high == 1.0
+    # All four components are 1/4 from the area, so Welch's df is 1/(1/8 * 8)... = 2: t = 4.302653 on the logit scale.
+    half = 4.302653 * math.sqrt(1 / 8) / (0.75 * 0.25)
+    assert found.low == pytest.approx(1 / (1 + math.exp(half) / 3), abs=1e-6)
+    assert found.high == pytest.approx(1 / (1 + math.exp(-half) / 3), abs=1e-6)
 
 
 def test_against_the_definition_with_ties() -> None:
@@ -76,6 +78,30 @@ def test_separated_classes_get_an_exact_bound() -> None:
     turned = auroc(range(40), [1] * 20 + [0] * 20)
     assert (turned.value, turned.low) == (0.0, 0.0)
     assert turned.high == pytest.approx(1 - 0.025 ** (1 / 20))
+
+
+def test_the_bound_of_few_answers_is_a_quantile_away() -> None:
+    """Where DeLong's variance is small by luck, the bound is where Hanley and McNeil's is not."""
+    score, wrong = [*range(100), 99.5, *range(200, 209)], [0] * 100 + [1] * 10
+    score[98] = 203.5  # one right answer among the wrong ones
+    found = auroc(score, wrong)
+    assert found.value is not None
+    assert found.low is not None
+    far = found.low
+    error = math.sqrt((far * (1 - far) + 108 * (2 * far**2 / (1 + far) - far**2)) / 1000)
+    assert found.value - far == pytest.approx(1.959964 * error, rel=1e-5)
+    assert found.method == "logit delong, score"
+
+
+@pytest.mark.parametrize("area", [0.5, 0.9, 0.97])
+def test_coverage_with_ten_wrong_answers(area: float) -> None:
+    from scipy.special import ndtri
+
+    generator, held, wrong = np.random.default_rng(4), 0, np.arange(400) < 10
+    for _ in range(200):
+        found = auroc(generator.normal(size=400) + math.sqrt(2) * float(ndtri(area)) * wrong, wrong)
+        held += found.low is not None and found.high is not None and found.low <= area <= found.high
+    assert held / 200 >= 0.91
 
 
 def test_where_there_is_no_variance() -> None:

@@ -372,8 +372,39 @@ def test_json_has_a_row_per_selector(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert len(names) == len(set(names)) >= 14
     own = next(row for row in task["rows"] if row["primary"])
     assert own["gain"]["low"] <= own["gain"]["value"] <= own["gain"]["high"]
-    assert own["p_holm"] is None
-    assert all(row["p"] <= row["p_holm"] for row in task["rows"] if row["p_holm"] is not None)
+    assert own["p_all"] is None
+    together = [row for row in task["rows"] if row["p_all"] is not None]
+    assert together
+    for row in together:
+        # One draw of signs serves all, another each alone: equal up to its error.
+        assert row["p"] <= row["p_all"] + 0.02
+        low, high = row["gain_all"]
+        if low is not None:
+            assert low <= row["gain"]["low"] + 1e-9
+            assert row["gain"]["high"] <= high + 1e-9
+
+
+def test_gains_are_over_the_member_that_was_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path)
+    tasks = {}
+    for asked in ([], ["--baseline", "dllm"], ["--baseline", "fim"]):
+        assert main(["select", str(tmp_path), "--format", "json", "--selectors", "argmin", *asked]) == 0
+        (tasks[asked[-1] if asked else ""],) = json.loads(capsys.readouterr().out)["tasks"]
+    found, best = tasks[""], tasks[""]["best_member"]
+    assert (found["baseline"], found["reference"]) == (None, best)
+    primary = {name: next(row for row in task["rows"] if row["primary"]) for name, task in tasks.items()}
+    assert primary[best]["gain"] == primary[""]["gain"]
+    for member in ("dllm", "fim"):
+        assert tasks[member]["reference"] == member
+        expected = primary[""]["score"]["value"] - found["members"][member]
+        assert primary[member]["gain"]["value"] == pytest.approx(expected, abs=2e-5)
+    # Over the best member, whichever it is: the worst of both comparisons.
+    every = found["gain_over_every_member"]
+    assert every["value"] == min(primary[name]["gain"]["value"] for name in ("dllm", "fim"))
+    assert every["p"] == max(primary[name]["p"] for name in ("dllm", "fim"))
+    assert every["low"] == min(primary[name]["gain"]["low"] for name in ("dllm", "fim"))
+    assert main(["select", str(tmp_path), "--baseline", "fmi"]) == 2
+    assert "did you mean" in capsys.readouterr().err.lower()
 
 
 @pytest.mark.parametrize("command", ["select", "report", "compare"])

@@ -49,8 +49,8 @@ def test_a_comparison_by_hand(tmp_path: Path) -> None:
     assert found is not None
     assert (found.n, found.clusters, found.wins, found.losses, found.ties) == (8, 4, 4, 0, 4)
     assert found.difference == pytest.approx(0.5)
-    # Sums of (x - mean) by problem: 1, 0, 0, -1; SE = sqrt(4/3 * 2) / 8.
-    assert found.se == pytest.approx(np.sqrt(8 / 3) / 8)
+    # Sums of (x - mean) by problem: 1, 0, 0, -1, each over 1 - 1/4; SE = sqrt(2 (4/3)^2) / 8.
+    assert found.se == pytest.approx(np.sqrt(32 / 9) / 8)
     # Signs of the three problems with a difference: two of eight patterns are as far from zero.
     assert found.p == pytest.approx(2 / 8)
     assert found.p_mcnemar == pytest.approx(2 / 2**4)
@@ -87,7 +87,24 @@ def test_lower_may_be_better(tmp_path: Path) -> None:
 def test_equal_runs_and_intervals_without_variation(tmp_path: Path) -> None:
     (table,) = two(tmp_path, [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]).tasks
     assert table.verdicts == ["t: other and base have equal acc on every document."]
-    assert row(table, "other").low is None
+    # Three problems without a right answer, and without a difference, say little, and that is what the intervals say.
+    assert (row(table, "other").low, row(table, "other").score) == (0.0, 0.0)
+    assert 0.8 < (row(table, "other").high or 0.0) < 0.9
+    same = row(table, "other").contrast
+    assert same is not None
+    assert same.high is not None
+    assert (same.low, same.difference) == (-same.high, 0.0)
+
+
+def test_the_verdict_is_that_of_the_sign_flip(tmp_path: Path) -> None:
+    # Six problems, all won: p = 2/64, and t with few degrees of freedom need not leave out 0.
+    (table,) = two(tmp_path, [0.0] * 40, [1.0] * 6 + [0.0] * 34, "abcdef" + "ghijklmnopqrst" * 2 + "uvwxyz").tasks
+    found = row(table, "other").contrast
+    assert found is not None
+    assert found.p == 2 / 64
+    assert found.low is not None
+    assert ("The interval holds 0; the verdict is that of the sign flip" in table.verdicts[0]) == (found.low <= 0)
+    assert "other beats base" in table.verdicts[0]
 
 
 def test_holm_corrects_over_tasks(tmp_path: Path) -> None:
@@ -102,6 +119,17 @@ def test_holm_corrects_over_tasks(tmp_path: Path) -> None:
     assert list(found["one"]) == pytest.approx([2 / 2**8, 3 * 2 / 2**8])
     assert list(found["two"]) == pytest.approx([2 / 2**7, 2 * 2 / 2**7])
     assert found["three"] == (1.0, 1.0)
+
+
+def test_holm_corrects_over_runs_where_asked(tmp_path: Path) -> None:
+    wins = {"a": 0, "b": 8, "c": 7}
+    paths = [write_run(tmp_path / name, [sample(i, float(i < count)) for i in range(8)]) for name, count in wins.items()]
+    for over_runs, factor in ((False, 1), (True, 2)):
+        found = compared(*paths, over_runs=over_runs)
+        contrasts = [row(found.tasks[0], name).contrast for name in "bc"]
+        # k wins and no loss: p = 2 / 2^k; the smallest of two p is doubled.
+        assert [c.p_holm for c in contrasts if c] == pytest.approx([factor * 2 / 2**8, 2 / 2**7])
+        assert any("all 2 rows" in note for note in found.notes) == over_runs
 
 
 def test_different_documents_are_not_paired_unless_asked(tmp_path: Path) -> None:

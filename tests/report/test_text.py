@@ -12,7 +12,7 @@ from tests.report.helpers import FIXTURES, sample, write_run
 EXPECTED = {
     "ensemble": ("oracle", "Selection by fim+onepass", "| scorer", "double fault", "syntax", "By margin", "reference length"),
     "fim": ("| scorer", "own", "AURC"),
-    "hf": ("95 % clustered", "reference length"),
+    "hf": ("95 %", "reference length"),
     "stock": ("words_choice: acc", "words_generate: exact_match", "name no problem"),
     "repeats": ("3 completions each",),
 }

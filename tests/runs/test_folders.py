@@ -205,7 +205,7 @@ def test_after_a_route_members_stand_for_what_they_answered(tmp_path: Path, caps
     (task,) = json.loads(capsys.readouterr().out)["tasks"]
     assert (task["members"], task["members_n"]) == ({"dllm": round(1 / 6, 5), "fim": 0.5}, {"dllm": 6, "fim": 4})
     assert (task["best_member"], task["n_of_all_members"], task["s0"]) == (None, 0, None)
-    assert all((r["gain"], r["p"], r["p_holm"]) == (None, None, None) for r in task["rows"])
+    assert all((r["gain"], r["p"], r["p_all"]) == (None, None, None) for r in task["rows"])
     assert main(["select", str(folder)]) == 0
     out = capsys.readouterr().out
     assert "Members: dllm 16.67 (of 6), fim 50.00 (of 4). Floor 30.00, oracle 30.00." in out

@@ -99,11 +99,7 @@ def charts(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _bounds(entry: Mapping[str, Any]) -> tuple[float, float | None, float | None]:
-    """The clustered interval; Wilson's where problems do not vary at all."""
-    low, high = entry["low"], entry["high"]
-    if low is None and entry["wilson"]:
-        low, high = entry["wilson"]
-    return entry["value"], low, high
+    return entry["value"], entry["low"], entry["high"]
 
 
 def _bars(
