@@ -80,11 +80,11 @@ def scores(random: np.random.Generator, sets: int) -> Iterator[tuple[str, float,
                 mean, found = of_sums(sums, sums.sum(1), size)
                 low, high = share_interval(mean, found)
                 _, half = student(sums, size)
-                before = np.mean(np.abs(mean - accuracy) <= half)
+                before = float(np.mean(np.abs(mean - accuracy) <= half))
                 yield (
                     f"score {accuracy}, {count} clusters, ICC {icc}",
                     before,
-                    np.mean((low <= accuracy) & (accuracy <= high)),
+                    float(np.mean((low <= accuracy) & (accuracy <= high))),
                 )
 
 
@@ -100,7 +100,7 @@ def differences(random: np.random.Generator, sets: int) -> Iterator[tuple[str, f
         ):
             lean = chances(random, leaning, min(icc / differ, 0.999), (sets, count))
             discordant = random.binomial(size, differ, (sets, count))
-            sums = 2.0 * random.binomial(discordant, lean) - discordant
+            sums = (2.0 * random.binomial(discordant, lean) - discordant).astype(np.float64)
             mean, found = of_sums(sums, discordant.sum(1).astype(float), size)
             half = np.sqrt(found.variance) * t.ppf(0.975, found.df)
             # Where no document differs the interval is that of the share that does.
@@ -108,7 +108,7 @@ def differences(random: np.random.Generator, sets: int) -> Iterator[tuple[str, f
             truth = differ * (2 * leaning - 1)
             _, old = student(sums, size)
             name = f"difference {100 * truth:+.1f} points, {100 * differ:.1f} % differ, {count} clusters, ICC {icc}"
-            yield name, np.mean(np.abs(mean - truth) <= old), np.mean(np.abs(mean - truth) <= half)
+            yield name, float(np.mean(np.abs(mean - truth) <= old)), float(np.mean(np.abs(mean - truth) <= half))
 
 
 def selections(random: np.random.Generator, sets: int, resamples: int) -> Iterator[tuple[str, float, float]]:
@@ -124,11 +124,11 @@ def selections(random: np.random.Generator, sets: int, resamples: int) -> Iterat
                 some = right[: min(sets, 500)]
                 shares = (some @ drawn.T) / (drawn @ size)
                 below, above = np.quantile(shares, [0.025, 0.975], axis=1)
-                before = np.mean((below <= accuracy) & (accuracy <= above))
+                before = float(np.mean((below <= accuracy) & (accuracy <= above)))
                 yield (
                     f"s {accuracy}, {choices} choices of {count} clusters, ICC {icc}",
                     before,
-                    np.mean((low <= accuracy) & (accuracy <= high)),
+                    float(np.mean((low <= accuracy) & (accuracy <= high))),
                 )
 
 
@@ -186,8 +186,9 @@ def tests(random: np.random.Generator, sets: int) -> Iterator[tuple[str, float]]
         hits, wrong = 0, np.arange(400) < few
         for _ in range(sets):
             common = random.normal(size=400) + wrong
-            pair = [common + random.normal(size=400) for _ in range(2)]
-            hits += (paired(*pair, wrong).p or 1.0) <= 0.05
+            first, second = (common + random.normal(size=400) for _ in range(2))
+            p = paired(first, second, wrong).p
+            hits += p is not None and p <= 0.05
         yield f"paired DeLong, {few} wrong of 400", hits / sets
 
 

@@ -82,8 +82,8 @@ def test_separated_classes_get_an_exact_bound() -> None:
 
 def test_the_bound_of_few_answers_is_a_quantile_away() -> None:
     """Where DeLong's variance is small by luck, the bound is where Hanley and McNeil's is not."""
-    score, wrong = [*range(100), 99.5, *range(200, 209)], [0] * 100 + [1] * 10
-    score[98] = 203.5  # one right answer among the wrong ones
+    score, wrong = [float(k) for k in (*range(100), *range(200, 210))], [0] * 100 + [1] * 10
+    score[98] = 200.5  # above one wrong answer: 999 of 1,000 pairs are in order
     found = auroc(score, wrong)
     assert found.value is not None
     assert found.low is not None
