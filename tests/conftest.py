@@ -23,7 +23,8 @@ os.environ["LM_EVAL_ENSEMBLE_STORE"] = "off"
 
 # Programs that a test starts find this checkout, and lm_eval indexes our tasks alone (site/sitecustomize.py).
 _FIRST = [str(Path(__file__).parent / "site"), str(Path(__file__).parent.parent)]
-os.environ["PYTHONPATH"] = os.pathsep.join([*_FIRST, *filter(None, [os.environ.get("PYTHONPATH")])])
+_GIVEN = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder and folder not in _FIRST]
+os.environ["PYTHONPATH"] = os.pathsep.join([*_FIRST, *_GIVEN])
 
 DATA = os.environ.get("LM_EVAL_ENSEMBLE_DATA")
 

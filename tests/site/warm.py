@@ -28,11 +28,11 @@ _BENEATH = (
     *("torch", "torch.distributed.run", "torch.utils.collect_env", "transformers"),
     *("transformers.models.llama.modeling_llama", "transformers.models.qwen2.modeling_qwen2"),
 )
-#: What a run reads itself, not a library while it is imported: a program may have others of these than the tests.
+#: What a run reads itself, not a library while it is imported, and what libraries set: a program may have others of these.
 _READ_LATE = (
     *("PATH", "PWD", "OLDPWD", "SHLVL", "_", "TMPDIR", "COLUMNS", "LINES", "LM_EVAL_ENSEMBLE_", "PYTEST_", "WANDB_"),
     *("RANK", "LOCAL_", "GROUP_", "ROLE_", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_", "ACCELERATE_", "TORCH_NCCL_"),
-    *("http", "HTTP", "no_proxy", "ALL_PROXY"),
+    *("http", "HTTP", "no_proxy", "ALL_PROXY", "HF_XET_", "KMP_", "TORCHINDUCTOR_"),
 )
 _BEFORE = dict(os.environ)
 
