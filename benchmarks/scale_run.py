@@ -65,7 +65,7 @@ PARTS = [
     ("lm_eval_ensemble.execution.pool", "Judge", "__init__", "judge: executing"),
     ("lm_eval_ensemble.execution.pool", "Judge", "run", "judge: executing"),
     ("lm_eval_ensemble.execution.pool", "Judge", "close", "judge: executing"),
-    ("lm_eval_ensemble.execution.pool", "Judge", "_key", "ours: around the judge"),
+    ("lm_eval_ensemble.execution.pool", None, "encoded", "ours: around the judge"),
     # The work itself.
     ("transformers", "GenerationMixin", "generate", ": decoding"),
     ("lm_eval_ensemble.harness.diffusion_lm", None, "fill", ": decoding"),

@@ -81,7 +81,7 @@ def test_weights_that_are_not_there_are_a_line(
         raise missing_weights(member.args["pretrained"], OSError("not in the cache.\nand a page more"))
 
     healthy()
-    monkeypatch.setattr("lm_eval_ensemble.harness.ensemble_lm.build_lm", absent)
+    monkeypatch.setattr("lm_eval_ensemble.harness.ensemble_lm.build_member", absent)
     assert main(["doctor", "--try", "--preset", "paper"]) == 1
     shown = capsys.readouterr().out
     assert "ModelError: Could not load the Hub model 'fredzzp/open-dcoder-0.5B'" in shown

@@ -74,7 +74,7 @@ def test_a_timeout_is_forgiven_when_its_second_run_passes(monkeypatch: pytest.Mo
     from lm_eval_ensemble.execution import Verdict, staff
 
     answers = iter([Verdict("timeout", "busy"), Verdict("pass")])
-    monkeypatch.setattr(staff.Slot, "run", lambda self, job: next(answers))
+    monkeypatch.setattr(staff.Slot, "run", lambda self, job, mode: next(answers))
     with Judge(1, progress=False) as judge:
         assert judge.run([job("    return x + 1\n")]) == [Verdict("pass")]
 

@@ -34,7 +34,7 @@ STATE = {
     "the folder": ("import os; os.chdir('/proc')", "__import__('os').getcwd() != '/proc'"),
     "the mask of modes": ("import os; os.umask(0o777)", "__import__('os').umask(0) != 0o777"),
     "an alarm": ("import signal; signal.setitimer(signal.ITIMER_REAL, 0.05)", "__import__('time').sleep(0.1) is None"),
-    "a handler": ("import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)", "__import__('signal').getsignal(2) is not __import__('signal').SIG_IGN"),
+    "a handler": ("import signal; signal.signal(signal.SIGUSR2, signal.SIG_IGN)", "__import__('signal').getsignal(12) is not __import__('signal').SIG_IGN"),
     "blocked signals": ("import signal; signal.pthread_sigmask(0, {10})", "not __import__('signal').pthread_sigmask(0, ())"),
     "threads": ("import threading, time; threading.Thread(target=time.sleep, args=(9,), daemon=True).start()", "__import__('threading').active_count() == 1"),
     "collection": ("import gc; gc.disable()", "__import__('gc').isenabled()"),

@@ -323,7 +323,7 @@ def test_at_most_two_autoregressive_passes_and_one_diffusion_pass(
             ar += (around + n) + (around + n + 3 + 1)  # reading order; FIM with three sentinels and the stop
             dllm += around + n
     counted("ar", scored.model, "forward")
-    counted("dllm", diffusion.network, "_backbone")
+    counted("dllm", diffusion.network, "backbone")
     size = scored._batcher.size, diffusion._batcher.size
     scored._batcher.size = diffusion._batcher.size = 1  # no padding to count
     try:
