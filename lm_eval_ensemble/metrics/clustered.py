@@ -224,7 +224,8 @@ def few_clusters(count: int | None, of: str = "problems") -> str:
         return ""
     return (
         f"{count} {of} are few: intervals are wide because their own precision is a guess (effective degrees of freedom in the "
-        f"JSON); from {FEW_CLUSTERS} {of} on they settle."
+        "JSON), and a difference said to be found in four runs of five may be found in three; "
+        f"from {FEW_CLUSTERS} {of} on they settle."
     )
 
 
