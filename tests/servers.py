@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
-from lm_eval_ensemble.harness.reading import cache_name
+from lm_eval_ensemble.harness.beginnings import cache_name
 
 __all__ = ["CompletionsServer"]
 

@@ -35,8 +35,10 @@ from lm_eval_ensemble.harness.requests import to_requests
 from lm_eval_ensemble.harness.scorers import build_scorers, check_scorers
 from lm_eval_ensemble.members.base import Ledger, Member
 from lm_eval_ensemble.scoring import DEFAULT_RULE, check_terms, parse_rule, parse_terms
-from lm_eval_ensemble.selection import make_selector
+from lm_eval_ensemble.scoring.rules import is_score
+from lm_eval_ensemble.selection import make_selector, spec_scores
 from lm_eval_ensemble.selection.routing import Router, parse_route
+from lm_eval_ensemble.selection.spec import read_scores
 from lm_eval_ensemble.store import open_store
 from lm_eval_ensemble.types import Candidate, Completion, InfillRequest
 
@@ -72,7 +74,8 @@ class EnsemblePPL(InfillLM):
                 models[row.name] = RefineMember(row.name, own, models[own.of], seed)
         self.members: list[Member] = [models[name] for name in names]
         self.scorers = build_scorers(models, kinds)
-        check_terms(self.scorers, rule, config.extra_scores)
+        extra = _extra_scores(config)
+        check_terms(self.scorers, rule, extra)
         self.settings = ensemble.Settings(
             rule=rule,
             selector=config.selector,
@@ -82,7 +85,7 @@ class EnsemblePPL(InfillLM):
             seed=seed,
             route=config.route,
             concurrent=not self._shelf.one,
-            extra_scores=config.extra_scores,
+            extra_scores=extra,
             token_scores=config.record == "token_scores",
         )
 
@@ -198,6 +201,14 @@ def _rule(config: EnsembleConfig) -> str:
     return DEFAULT_RULE if len(names) == 2 else names[0]
 
 
+def _extra_scores(config: EnsembleConfig) -> str:
+    """The further scores that were asked for, and those that the selector reads. Others are not computed: a score that nobody
+    reads costs as much as one that decides."""
+    own = read_scores(config.selector, config.selector_file)
+    known = [name for name in own if all(is_score(part) for part in name.split("+"))]
+    return "+".join(dict.fromkeys(part for name in (config.extra_scores, *known) if name for part in name.split("+")))
+
+
 def _refuse_lonely(config: EnsembleConfig, router: Router) -> None:
     """:raises ConfigError: the rule sends gaps to a member that needs another's answer, and nobody else is asked."""
     rows, faults = {row.name: row for row in config.members}, []
@@ -247,6 +258,7 @@ def _rule_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
         checks.append(lambda: parse_terms(extra, "extra_scores"))
     if isinstance(selector, str):
         checks.append(lambda: make_selector(selector, file if isinstance(file, str) else None))
+        checks += [functools.partial(parse_terms, name, "selector") for name in spec_scores(selector)]
     for check in checks:
         try:
             check()

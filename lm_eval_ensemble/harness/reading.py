@@ -8,35 +8,33 @@ Letters: B = rows, T = tokens, V = vocabulary.
 
 from __future__ import annotations
 
-import inspect
 import logging
 from array import array
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from lm_eval_ensemble.batching import Batcher
+from lm_eval_ensemble.harness.beginnings import APART, Beginning, Lender, find_beginnings
 from lm_eval_ensemble.scoring.base import Span
 from lm_eval_ensemble.tokens import pack
 
-__all__ = ["SpanReader", "cache_name", "pad_left"]
+__all__ = ["SpanReader", "pad_left"]
 
 logger = logging.getLogger(__name__)
-#: What the argument for keys and values is called: from transformers 5.24 on, and before it (taken until 5.40).
-_CACHE_NAMES = ("cache", "past_key_values")
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Group:
-    """Spans that share a prompt, and their numbers."""
+    """Spans that share a prompt, their numbers, and what the prompt has in common with other prompts."""
 
     numbers: list[int]
     spans: list[Span]
+    beginning: Beginning = APART
 
     @property
     def prompt(self) -> Sequence[int]:
@@ -46,10 +44,6 @@ class _Group:
     def rests(self) -> list[Sequence[int]]:
         """What follows the prompt in each."""
         return [span.ids[span.start :] for span in self.spans]
-
-    @property
-    def length(self) -> int:
-        return max(len(span.ids) for span in self.spans)
 
 
 class SpanReader:
@@ -63,57 +57,58 @@ class SpanReader:
 
     def __init__(self, model: Any, pad_id: int, device: Any, share: bool = True) -> None:
         self.model, self.pad_id, self.device = model, pad_id, device
-        self._selects = "logits_to_keep" in _parameters(model)
-        self._cache_name = cache_name(model)
-        self.obstacle = _obstacle(model, self._cache_name)
+        self.lender = Lender(model, device)
         self.share = share and self.obstacle is None
         self._told = not share
+
+    @property
+    def obstacle(self) -> str | None:
+        return self.lender.obstacle
 
     @torch.no_grad()
     def read(self, spans: Sequence[Span], batcher: Batcher, *, title: str = "", quiet: bool = False) -> list[array[float]]:
         """Log-probability (nats, untempered, float32) of each token ``ids[start:]`` given all before it."""
-        shared = [group for group in _grouped(spans) if len(group.numbers) > 1]
-        if shared and not self.share:
-            self._tell(len(shared))
-            shared = []
-        grouped = {number for group in shared for number in group.numbers}
-        apart = [number for number in range(len(spans)) if number not in grouped]
-        single = batcher.run([spans[i] for i in apart], lambda s: len(s.ids), self._read, title=title, quiet=quiet)
-        found = dict(zip(apart, single, strict=True))
-        lists = batcher.run(
-            shared,
-            lambda group: group.length,
-            lambda batch: self._read_groups(batch, batcher.size),
-            title=title,
-            quiet=quiet,
-        )
-        for group, rows in zip(shared, lists, strict=True):
-            found.update(zip(group.numbers, rows, strict=True))
+        groups = _grouped(spans)
+        for group, beginning in zip(groups, find_beginnings([group.prompt for group in groups]), strict=True):
+            group.beginning = beginning
+        if not self.share:
+            if several := sum(len(group.numbers) > 1 or group.beginning.length > 0 for group in groups):
+                self._tell(several)
+            groups = [_Group([n], [span]) for g in groups for n, span in zip(g.numbers, g.spans, strict=True)]
+        found: dict[int, array[float]] = {}
+        alone, shared = ([group for group in groups if (len(group.numbers) > 1) == many] for many in (False, True))
+        for part, work in ((alone, self._read), (shared, lambda batch: self._read_groups(batch, batcher.size))):
+            rows = batcher.run(part, _place, work, title=title, quiet=quiet)
+            for group, logprobs in zip(part, rows, strict=True):
+                found.update(zip(group.numbers, logprobs, strict=True))
         return [found[i] for i in range(len(spans))]
 
     def _tell(self, prompts: int) -> None:
         if not self._told:
             self._told = True
             logger.warning(
-                "%s: %s. A prompt that candidates have in common is read once for each of them (%d such prompts here): scoring "
-                "takes longer, its numbers are the same.",
-                _inner(self.model).__class__.__name__,
+                "%s: %s. What prompts have in common is read again for each of them (%d such prompts here): scoring takes "
+                "longer, its numbers are the same.",
+                self.lender.kind,
                 self.obstacle,
                 prompts,
             )
 
-    def _read(self, spans: Sequence[Span]) -> list[array[float]]:
+    def _read(self, groups: Sequence[_Group]) -> list[list[array[float]]]:
+        """Groups of one span each."""
+        spans = [group.spans[0] for group in groups]
         sizes = [len(span.ids) - span.start for span in spans]
         count = max(sizes)
         ids, mask = pad_left([span.ids for span in spans], self.pad_id, self.device)
+        lent = self._begin(groups, [len(span.ids) for span in spans], count + 1)
         # Token i is predicted by the logits of column i-1.
-        logits = self._forward(ids, mask, count + 1)[:, :-1]
-        return [_pick(row[count - n :], span.ids[-n:]) for row, span, n in zip(logits, spans, sizes, strict=True)]
+        logits = self._forward(ids, mask, count + 1, lent)[:, :-1]
+        return [[_pick(row[count - n :], span.ids[-n:])] for row, span, n in zip(logits, spans, sizes, strict=True)]
 
     def _read_groups(self, groups: Sequence[_Group], size: int) -> list[list[array[float]]]:
         """Prompts first; then what follows them, ``size`` rows at a time (the LM head is what fills the memory)."""
         ids, mask = pad_left([group.prompt for group in groups], self.pad_id, self.device)
-        cache = DynamicCache(config=self.model.config)
+        cache = self._begin(groups, [len(group.prompt) for group in groups]) or self.lender.fresh()
         first = self._forward(ids, mask, 1, cache)[:, -1]
         owners = [g for g, group in enumerate(groups) for _ in group.spans]
         rests = [rest for group in groups for rest in group.rests]
@@ -132,6 +127,9 @@ class SpanReader:
         flat = iter(found[i] for i in range(len(rests)))
         return [[next(flat) for _ in group.spans] for group in groups]
 
+    def _begin(self, groups: Sequence[_Group], lengths: Sequence[int], least: int = 1) -> Any:
+        return self.lender.lend([group.beginning for group in groups], lengths, least)
+
     def _continue(self, rests: Sequence[Sequence[int]], cache: Any, mask: Tensor, rows: Tensor) -> Tensor:
         """Logits ``(B, T, V)`` after each token of the rests but their last, padded on the right."""
         width = max(len(rest) for rest in rests) - 1
@@ -147,14 +145,24 @@ class SpanReader:
         return self._forward(ids.to(self.device), whole, width, lent)
 
     def _forward(self, ids: Tensor, mask: Tensor, keep: int, cache: Any = None) -> Tensor:
-        """Logits of the last ``keep`` columns."""
-        positions = (mask.cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
-        extra: dict[str, Any] = {"logits_to_keep": keep} if self._selects else {}
-        if cache is not None and self._cache_name is not None:
-            extra[self._cache_name] = cache
-        output = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=cache is not None, **extra)
+        """Logits of the last ``keep`` columns; those that the cache holds already are not computed again."""
+        new = ids[:, cache.get_seq_length() :] if cache is not None and mask.shape[1] == ids.shape[1] else ids
+        positions = (mask.cumsum(-1) - 1).clamp_min(0)[:, -new.shape[1] :]
+        output = self.model(
+            input_ids=new,
+            attention_mask=mask,
+            position_ids=positions,
+            use_cache=cache is not None,
+            **self.lender.keep(keep),
+            **self.lender.named(cache),
+        )
         logits: Tensor = output.logits[:, -keep:]
         return logits
+
+
+def _place(group: _Group) -> int:
+    """Where a group stands among the batches: beside those it has a beginning in common with, the others by length."""
+    return group.beginning.rank or max(len(span.ids) for span in group.spans)
 
 
 def _grouped(spans: Sequence[Span]) -> list[_Group]:
@@ -180,31 +188,6 @@ def _lend(cache: Any, rows: Tensor) -> Any:
     for index, layer in enumerate(cache.layers):
         lent.update(layer.keys[rows], layer.values[rows], index)
     return lent
-
-
-def _inner(model: Any) -> Any:
-    """The model under an adapter, whose own ``forward`` names no arguments."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def _parameters(model: Any) -> Collection[str]:
-    return inspect.signature(_inner(model).forward).parameters.keys()
-
-
-def cache_name(model: Any) -> str | None:
-    """The argument of ``forward`` that takes keys and values; None if the model takes none."""
-    taken = _parameters(model)
-    return next((name for name in _CACHE_NAMES if name in taken), None)
-
-
-def _obstacle(model: Any, argument: str | None) -> str | None:
-    """Why keys and values of a prompt cannot be lent; None where they are all that the model remembers, for every token."""
-    if getattr(model, "_is_stateful", False):
-        return "it keeps a recurrent state"
-    if argument is None:
-        return f"its forward takes no cache (looked for {' and '.join(_CACHE_NAMES)})"
-    others = {type(layer).__name__ for layer in DynamicCache(config=model.config).layers if type(layer) is not DynamicLayer}
-    return f"its cache has layers that forget ({', '.join(sorted(others))})" if others else None
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad_id: int, device: Any) -> tuple[Tensor, Tensor]:

@@ -19,32 +19,34 @@ from typing import Any
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
-from lm_eval.models.utils_hf import stop_sequences_criteria
-from transformers import LogitsProcessorList
+from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from lm_eval_ensemble.batching import Batcher, starting_size
 from lm_eval_ensemble.config import SCORED, Decoding, ScoredConfig, asset_path, parse_settings, with_preset
 from lm_eval_ensemble.errors import ConfigError, missing_weights
 from lm_eval_ensemble.fim import LAYOUTS, FimLayout, layout_for, layout_named
 from lm_eval_ensemble.harness.base import alone, default_device, default_dtype, own_cache, refuse_cached_repeats
+from lm_eval_ensemble.harness.beginnings import Beginning, find_beginnings
 from lm_eval_ensemble.harness.memory import peak_memory
 from lm_eval_ensemble.harness.ptrue import probability_true, true_pairs
 from lm_eval_ensemble.harness.quantized import QuantizedHF
 from lm_eval_ensemble.harness.ranks import HOST_RUN, OneOfSeveral, join_ranks
 from lm_eval_ensemble.harness.reading import SpanReader, pad_left
-from lm_eval_ensemble.harness.recorder import Answer, Detail, Recorder, Step, read_answer
+from lm_eval_ensemble.harness.recorder import Answer, Detail, Ending, Recorder, Step, read_answer
 from lm_eval_ensemble.harness.requests import Draw, is_infill, resolve, to_requests
 from lm_eval_ensemble.members.base import Ledger, Member
 from lm_eval_ensemble.members.identity import checkpoint_identity, identified, versions
 from lm_eval_ensemble.sampling import row_uniforms
 from lm_eval_ensemble.scoring.base import Span
-from lm_eval_ensemble.tokens import PlainEncoder, pack
-from lm_eval_ensemble.types import Candidate, InfillRequest, normalise
+from lm_eval_ensemble.tokens import PlainEncoder, count_within, pack
+from lm_eval_ensemble.types import Candidate, Cut, InfillRequest, normalise
 from lm_eval_ensemble.values import Quantizable
 
 __all__ = ["ScoredHF"]
 
 logger = logging.getLogger(__name__)
+#: settings of a generation config that choose a cache of their own, or count steps from the end of the prompt.
+_COUNTED = ("cache_implementation", "min_length", "min_new_tokens", "begin_suppress_tokens", "exponential_decay_length_penalty")
 _RECORDS = ("record", "n_samples", "sample_temperature", "p_true")
 
 
@@ -60,9 +62,9 @@ class _Prompt:
     doc: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def group(self) -> tuple[Draw, tuple[str, ...], str | None]:
+    def group(self) -> tuple[Draw, tuple[str, ...], Cut, str | None]:
         """Rows of one batch share all of this."""
-        return (self.draw, self.request.until, self.layout)
+        return (self.draw, self.request.until, self.request.cut, self.layout)
 
 
 class ScoredHF(OneOfSeveral, QuantizedHF, Member):
@@ -169,6 +171,7 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
             "stream": [self.name, self.seed],
             "computed": [torch.device(self.device).type, str(self.model.dtype), self.window],
             "versions": versions("torch", "transformers"),
+            "ends": "cut",  # what is written of an answer ends where the cut rule is decided
         }
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
@@ -271,8 +274,8 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
         for members in groups.values():
             note = functools.partial(self._note, ledger, rows, members)
             self._batcher.run(
-                [rows[i] for i in members],
-                lambda row: len(row.ids),
+                list(zip([rows[i] for i in members], find_beginnings([rows[i].ids for i in members]), strict=True)),
+                lambda row: row[1].rank,
                 self._generate,
                 title=f"{self.name}: {doing}",
                 quiet=self.rank > 0,
@@ -285,7 +288,9 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
         ledger.add({members[j]: self._candidate(rows[members[j]], answer) for j, answer in found.items()})
 
     @torch.no_grad()
-    def _generate(self, rows: Sequence[_Prompt]) -> list[Answer]:
+    def _generate(self, batch: Sequence[tuple[_Prompt, Beginning]]) -> list[Answer]:
+        """One batch, by ``generate``: again and again where rows that have ended can be dropped in between."""
+        rows = [row for row, _ in batch]
         first = rows[0]
         width, count = max(len(row.ids) for row in rows), first.draw.max_new_tokens
         ids, mask = pad_left([row.ids for row in rows], self._pad_id, self.device)
@@ -294,27 +299,59 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
             names = [(self.name, *row.request.key) for row in rows]
             uniforms = row_uniforms(self.seed, names, count, [1] * len(rows))[:, :, 0]
         stops, strings = self._stops(first)
-        with Recorder(self.model, first.draw.temperature, first.draw.top_p, uniforms, self._detail) as recorder:
-            output = self.model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                max_new_tokens=count,
-                do_sample=False,
-                num_beams=1,
-                eos_token_id=sorted(stops),
-                pad_token_id=self._pad_id,
-                use_cache=True,
-                logits_processor=LogitsProcessorList([recorder]),
-                stopping_criteria=stop_sequences_criteria(self.tokenizer, strings, width, len(rows)) if strings else None,
-            )
-        new = output[:, width:]
-        self._tell_unseen(recorder)
         # Plain prompts are read as stock hf reads them, gaps to the letter.
-        opening, until = first.layout is None, first.request.until
-        return [
-            self._read_answer(ids, steps, stops, until, opening)
-            for ids, steps in zip(new.tolist(), recorder.finish(new), strict=True)
-        ]
+        opening, until, cut = first.layout is None, first.request.until, first.request.cut
+        lender, cache = self._reader.lender, None
+        if self._can_drop:
+            cache = lender.lend([own for _, own in batch], [len(row.ids) for row in rows]) or lender.fresh()
+        found: list[tuple[list[int], list[Step]]] = [([], []) for _ in rows]
+        left = list(range(len(rows)))
+        while left and count > 0:
+            ending = Ending(self.encoder, len(left), width, stops, strings, opening, cut, spare=cache is not None)
+            drawn = uniforms[left, -count:] if uniforms is not None else None
+            with Recorder(
+                self.model, first.draw.temperature, first.draw.top_p, drawn, self._detail, self._closing_id
+            ) as recorder:
+                output = self.model.generate(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    max_new_tokens=count,
+                    do_sample=False,
+                    num_beams=1,
+                    eos_token_id=sorted(stops),
+                    pad_token_id=self._pad_id,
+                    use_cache=True,
+                    logits_processor=LogitsProcessorList([recorder]),
+                    stopping_criteria=StoppingCriteriaList([ending]),
+                    **lender.named(cache),
+                )
+            new = output[:, ids.shape[1] :]
+            self._tell_unseen(recorder)
+            for i, tokens, steps in zip(left, new.tolist(), recorder.finish(new), strict=True):
+                found[i][0].extend(tokens)
+                found[i][1].extend(steps)
+            kept = [place for place, done in enumerate(ending.done) if not done]
+            left, count = [left[place] for place in kept], count - new.shape[1]
+            if cache is None:
+                break
+            chosen = torch.tensor(kept, dtype=torch.long, device=output.device)
+            ids, mask = output[chosen], torch.cat([mask, torch.ones_like(new)], 1)[chosen]
+            cache.batch_select_indices(chosen)
+        return [self._read_answer(tokens, steps, stops, until, opening, cut) for tokens, steps in found]
+
+    @property
+    def _can_drop(self) -> bool:
+        """Whether generation may go on with a part of a batch: the model remembers keys and values alone, and nothing in its
+        generation config counts from the end of the prompt."""
+        counts = (
+            "cache_implementation",
+            "min_length",
+            "min_new_tokens",
+            "begin_suppress_tokens",
+            "exponential_decay_length_penalty",
+        )
+        config = self.model.generation_config
+        return self._reader.obstacle is None and not any(getattr(config, name, None) for name in counts)
 
     def _read_answer(self, ids: list[int], steps: list[Step], *how: Any) -> Answer:
         return read_answer(self.encoder, ids, steps, *how)
@@ -368,27 +405,30 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
         return ids, strings
 
     def _candidate(self, row: _Prompt, answer: Answer) -> Candidate:
+        text = normalise(answer.text, row.request.cut)
         info: dict[str, Any] = {"stop": answer.stop, "straddle": answer.straddle, "token_ids": answer.ids, **row.trims}
         if answer.stop_logprob is not None:
             info["stop_logprob"] = answer.stop_logprob
         if row.layout is not None:
             info["layout"] = row.layout
-            if self._is_fim_pass(row, answer):
-                info["fim_pass"] = True  # these log-probabilities are those the score `fim` asks for (scoring.passes)
+            if (end := self._end_logprob(row, answer, text)) is not None:
+                info["end_logprob"] = end  # these log-probabilities are those the score `fim` asks for (scoring.passes)
         if self._detail is not None:
             info["entropy"] = [step.entropy for step in answer.steps]
             info["margin"] = [step.margin for step in answer.steps]
             info["entropy_kind"] = self._detail.kind
-        text = normalise(answer.text, row.request.cut)
         return Candidate(self.name, text, answer.text, logprobs=answer.logprobs, tokens=answer.pieces, info=info)
 
-    def _is_fim_pass(self, row: _Prompt, answer: Answer) -> bool:
-        """True if the answer's text gives its tokens back and the layout's end token closed it, on an untrimmed prompt."""
-        if answer.stop_id != self._closing_id or row.trims or self._told_unseen:
-            return False
-        if self.model.dtype != torch.float32 or self.quantization:  # a whole text is read in other numbers than token by token
-            return False
-        return self.encoder.encode(answer.text) == list(answer.ids)
+    def _end_logprob(self, row: _Prompt, answer: Answer, text: str) -> float | None:
+        """Log-probability of the layout's end token behind ``text``, as generation saw it; None unless generation was the very
+        pass that scores the text: an untrimmed prompt, raw logits, and the tokens that the text is encoded to."""
+        if row.trims or self._told_unseen:
+            return None
+        count = count_within(answer.pieces, len(text))
+        if "".join(answer.pieces[:count]) != text or self.encoder.encode(text) != list(answer.ids[:count]):
+            return None
+        step = answer.steps[count] if count < len(answer.steps) else answer.after
+        return None if step is None else step.closing
 
     @property
     def _pad_id(self) -> int:

@@ -106,6 +106,9 @@ def make_plans(
     given = read_selector_file(file).numbers if file else None
     members, plans = recorded.members, []
     left_out = {} if specs or _most(recorded) >= 3 else {"mbr": "needs three candidates"}
+    if not specs and "fim" in recorded.scores and not {"causal", "joint"} & set(recorded.scores):
+        # No rule needs their pass by default.
+        left_out["argmin[causal], argmin[joint]"] = "not read in this run (extra_scores=causal reads both; so does `score`)"
     for spec in wanted:
         _known_scores(spec, recorded)
         if not needs_file(spec):

@@ -119,11 +119,6 @@ class Scorers:
     diffusion: DiffusionScorer | None = None
     named: Mapping[str, Model] = field(default_factory=dict)
 
-    def passes(self) -> frozenset[Pass]:
-        """The passes of every run: what the models of plain names can do in one forward per candidate each."""
-        default: tuple[Pass, ...] = ("sequence", "fim", "onepass")
-        return frozenset(name for name in default if can_run(self._default(name), name))
-
     def label(self, name: Pass, scorer: str | None) -> str | None:
         """``scorer``, or None if that is the model of plain names: a pass is not run twice under two names."""
         return None if scorer is not None and self.named.get(scorer) is self._default(name) else scorer
@@ -161,7 +156,7 @@ class Score:
     """A named score. ``needs`` are the passes whose statistics ``compute`` takes, in order; ``unit`` says per what.
 
     ``divisor`` is the number of tokens a mean is taken over (None for other scores); ``free`` scores are recorded whenever
-    their passes have run, the others when a rule or ``extra_scores`` names them.
+    their passes have run, the others when they are named themselves.
     """
 
     name: str

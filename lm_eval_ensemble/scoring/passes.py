@@ -101,16 +101,15 @@ def _fim(model: Any, items: Sequence[_Item]) -> list[Statistic]:
 def _own(model: CausalScorer, item: _Item) -> Statistic | None:
     """The log-probabilities from generation, where that was this very pass: the same model, prompt, tokens and stop.
 
-    ``fim_pass`` in the candidate's ``info`` says that the text gives the generated tokens back and that the layout's own
-    stop token ended it (``hf-scored`` sets it, in float32 only: decoding step by step and reading at once differ by more
-    than the tolerance of a tie in half precision).
+    ``end_logprob`` in the candidate's ``info`` says so: it is the log-probability of the stop behind the text
+    (``ScoredHF._end_logprob``). Token by token and at once are the same reading up to rounding: 1e-5 nats a token in float32,
+    and in half precision what its few digits leave (docs/selection.md).
     """
     for own in item.job.written:
-        info = own.info
-        exact = own.member == getattr(model, "name", None) and info.get("fim_pass") and own.text == own.raw == item.job.text
-        if not exact or "trimmed_prefix" in info or own.logprobs is None or len(own.logprobs) != len(item.middle):
+        end = own.info.get("end_logprob")
+        if own.member != getattr(model, "name", None) or end is None or own.text != item.job.text or own.logprobs is None:
             continue
-        return Statistic(own.logprobs, (float(info["stop_logprob"]),))
+        return Statistic(own.logprobs[: len(item.middle)], (float(end),))
     return None
 
 

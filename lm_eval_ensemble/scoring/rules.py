@@ -14,7 +14,7 @@ from lm_eval_ensemble.errors import ConfigError, did_you_mean
 from lm_eval_ensemble.scoring.base import Score
 from lm_eval_ensemble.scoring.scores import SCORES
 
-__all__ = ["ALIASES", "DEFAULT_RULE", "Term", "apply_rule", "parse_rule", "parse_terms"]
+__all__ = ["ALIASES", "DEFAULT_RULE", "Term", "apply_rule", "is_score", "parse_rule", "parse_terms"]
 
 #: shorter names.
 ALIASES = {"worst": "fim_worst"}
@@ -53,6 +53,12 @@ def parse_terms(text: str, setting: str = "score") -> tuple[Term, ...]:
             )
         terms.append(Term(written, SCORES[ALIASES.get(name, name)], scorer or None))
     return tuple(terms)
+
+
+def is_score(name: str) -> bool:
+    """Whether ``NAME`` or ``NAME@MODEL`` is a score."""
+    own = name.strip().partition("@")[0]
+    return ALIASES.get(own, own) in SCORES
 
 
 def parse_rule(rule: str) -> tuple[Term, ...]:

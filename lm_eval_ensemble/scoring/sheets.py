@@ -47,8 +47,7 @@ def score_all(
 ) -> list[Sheet]:
     """Every score the passes of this run give, for every (request, text).
 
-    The passes are those of ``Scorers.passes`` and those that ``rule`` and ``extra`` need. Each runs once per distinct pair,
-    however many scores use it.
+    The passes are those that ``rule`` and ``extra`` need. Each runs once per distinct pair, however many scores use it.
 
     :param extra: further scores, joined by ``+``.
     :param written: the candidates the texts come from, one per pair; a model then need not read its own again.
@@ -82,7 +81,7 @@ def check_terms(scorers: Scorers, *rules: str) -> None:
 
 
 def _runs(scorers: Scorers, terms: Sequence[Term]) -> dict[_Run, Model]:
-    wanted: dict[_Run, Model] = {(name, None): scorers.model(name, None) for name in sorted(scorers.passes())}
+    wanted: dict[_Run, Model] = {}
     for term in terms:
         for name in term.score.needs:
             label = scorers.label(name, term.scorer)

@@ -39,6 +39,7 @@ __all__ = [
     "build",
     "make_selector",
     "needs_file",
+    "read_scores",
     "read_selector_file",
     "spec_scores",
 ]
@@ -213,6 +214,20 @@ def _weights(step: str, argument: str | None) -> dict[str, float] | None:
 def spec_scores(spec: str) -> tuple[str, ...]:
     """The scores that a selector's name mentions (``argmin[fim]``), for whoever knows which scores exist."""
     return tuple(dict.fromkeys(re.findall(r"\[([^\[\]]+)\]", spec)))
+
+
+def read_scores(spec: str, file: str | None = None) -> tuple[str, ...]:
+    """The scores that a selector reads beside the run's: those it names, and those its file was fitted to."""
+    found = [*spec_scores(spec)]
+    for step in re.split(r"[,/]", spec.strip().removeprefix("sequence:")):
+        name, _, argument = step.strip().partition(":")
+        if name == "weighted":
+            found += _weights(step, argument or None) or {}
+    if file is not None and needs_file(spec):
+        numbers = read_selector_file(file).numbers
+        fitted = {"weighted": numbers.scores, "learned": numbers.learned}
+        found += [numbers.rule, *(name for kind, own in fitted.items() if kind in spec for name in own or {})]
+    return tuple(dict.fromkeys(found))
 
 
 def needs_file(spec: str) -> bool:

@@ -40,11 +40,11 @@ def fail_in_the_second_process() -> None:
 
     batches, generate = [0], ScoredHF._generate
 
-    def failing(self: Any, rows: Any) -> Any:
+    def failing(self: Any, batch: Any) -> Any:
         batches[0] += 1
         if os.environ["RANK"] == "1" and batches[0] == 2:
             raise ModelError("the weights went away")
-        return generate(self, rows)
+        return generate(self, batch)
 
     ScoredHF._generate = failing  # type: ignore[method-assign]
 

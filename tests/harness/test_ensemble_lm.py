@@ -63,9 +63,10 @@ def test_every_sample_has_its_record(results: Any) -> None:
         assert chosen["text"] == sample["filtered_resps"][0]
         assert (chosen["verdict"] == "pass") == bool(sample["pass@1"])
         for candidate in entry["candidates"]:
-            per_token = {"causal", "fim", "onepass"}
+            # Those of the passes that the rule needs, and no others.
+            per_token = {"fim", "onepass"}
             free = {f"{name}{ending}" for name in per_token for ending in ("", "_byte", "_worst")}
-            assert set(candidate["scores"]) == {*free, "joint", "joint_mean", "fim+onepass"}
+            assert set(candidate["scores"]) == {*free, "fim+onepass"}
             assert candidate["bytes"] == len(candidate["text"].encode())
             assert set(candidate["score_tokens"]) == per_token
             assert candidate["verdict"] in ("pass", "fail", "timeout")
@@ -186,7 +187,7 @@ def test_scores_under_named_models_and_a_third_one(assets: Any, evaluate: Run) -
             # Few tokens have few sets of masks: all are taken, and the value is exact.
             assert (candidate["stderr"]["elbo"] > 0) == (candidate["score_tokens"]["elbo"] > 5)
             tokens = candidate["token_scores"]
-            assert set(tokens) == {"sequence", "fim", "prior", "onepass", "chain", "sequence@judge"}
+            assert set(tokens) == {"fim", "prior", "onepass", "chain", "sequence@judge"}
             assert -sum(tokens["chain"]["middle"]) / len(tokens["chain"]["middle"]) == pytest.approx(scores["chain"], abs=1e-4)
 
 

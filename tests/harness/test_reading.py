@@ -13,7 +13,8 @@ import transformers
 from transformers import AutoModelForCausalLM
 
 from lm_eval_ensemble.batching import Batcher
-from lm_eval_ensemble.harness.reading import SpanReader, cache_name
+from lm_eval_ensemble.harness.beginnings import cache_name
+from lm_eval_ensemble.harness.reading import SpanReader
 from lm_eval_ensemble.scoring import SCORES, Statistic
 from lm_eval_ensemble.scoring.base import Span
 from tests.standins import ARCHITECTURES, save_standin
@@ -137,8 +138,8 @@ def test_models_that_share_nothing_say_why_once(caplog: pytest.LogCaptureFixture
     for _ in range(2):
         reader.read([Span([0, 1], 1), Span([0, 2], 1)], Batcher(2))
     assert [record.message for record in caplog.records] == [
-        "Bigram: its forward takes no cache (looked for cache and past_key_values). A prompt that candidates have in common is "
-        "read once for each of them (1 such prompts here): scoring takes longer, its numbers are the same."
+        "Bigram: its forward takes no cache (looked for cache and past_key_values). What prompts have in common is "
+        "read again for each of them (1 such prompts here): scoring takes longer, its numbers are the same."
     ]
 
 

@@ -61,7 +61,7 @@ def test_a_file_becomes_a_run(file: Path, tmp_path: Path, toy: list[dict[str, An
         ]
         assert entry["candidates"][0]["raw"] == toy[number]["middle"]
         for candidate in entry["candidates"]:
-            assert {"causal", "joint", "fim", "onepass", "chain", "fim+onepass"} <= set(candidate["scores"])
+            assert {"fim", "onepass", "chain", "fim+onepass"} <= set(candidate["scores"])
         # The right text is the likelier one here.
         assert (entry["winner_index"], sample["pass@1"]) == (0, 1.0)
 
