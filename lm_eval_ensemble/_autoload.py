@@ -7,7 +7,12 @@ It installs an import hook and imports nothing else: the modules below are waite
 import os
 import sys
 
-_WAITED_FOR = {"lm_eval.models", "lm_eval.tasks.manager", "lm_eval.loggers.wandb_logger"}
+_WAITED_FOR = {
+    "lm_eval.models",
+    "lm_eval.tasks.manager",
+    "lm_eval.loggers.evaluation_tracker",
+    "lm_eval.loggers.wandb_logger",
+}
 
 
 class _Hook:

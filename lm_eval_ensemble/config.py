@@ -46,6 +46,7 @@ __all__ = [
     "RefineConfig",
     "ScoredConfig",
     "asset_path",
+    "ensemble_name",
     "parse_settings",
     "preset_names",
     "preset_settings",
@@ -133,6 +134,7 @@ class ScoredConfig(Decoding, Quantizable):
     """The arguments of ``hf-scored`` that are checked here; the others are those of ``hf``."""
 
     pretrained: str
+    layout: str | None = None
     max_length: Annotated[int, Field(ge=8)] | None = None
     dtype: Dtype = None
     device: str | None = None
@@ -205,7 +207,7 @@ class EnsembleConfig(Strict):
         for name in [name for name in given if name not in known]:
             del given[name]
             found.append(f"${step(name)}: not a setting of ensemble-ppl.{did_you_mean(name, known)}")
-        given = _with_preset(given, found)
+        given = _with_preset(given, flat, found)
         members = given["members"]
         if isinstance(members, list | tuple):
             given["members"] = [_spread_over(member, flat) for member in members]
@@ -225,6 +227,7 @@ class EnsembleConfig(Strict):
 _SPREAD: dict[str, tuple[str | None, str]] = {
     "dllm": (DIFFUSION, "pretrained"),
     "fim": (SCORED, "pretrained"),
+    "layout": (SCORED, "layout"),
     "length": (DIFFUSION, "length"),
     "length_bias": (DIFFUSION, "length_bias"),
     "steps": (DIFFUSION, "steps"),
@@ -246,12 +249,22 @@ _SPREAD: dict[str, tuple[str | None, str]] = {
 }
 
 
-def _with_preset(given: dict[str, Any], found: list[str]) -> dict[str, Any]:
-    """The settings with the members of the preset where none were given; what is wrong is added to ``found``."""
+def _with_preset(given: dict[str, Any], flat: Mapping[str, Any], found: list[str]) -> dict[str, Any]:
+    """The settings with the members of the preset where none were given; what is wrong is added to ``found``. ``dllm=`` and
+    ``fim=`` without a preset are members of these names, with no settings but their own."""
     if given.get("members"):
         if given.get("preset"):
             found.append("$.preset and $.members: both were given; give one.")
         return given
+    own = [name for name in ("dllm", "fim") if name in flat]
+    if own and not given.get("preset"):
+        if len(own) == 1:
+            other = "fim" if own == ["dllm"] else "dllm"
+            found.append(
+                f"$.{other}: missing beside {own[0]}=; expected the other model too (or a preset, whose partner is taken)."
+            )
+        members = [{"name": name, "model": _SPREAD[name][0], "args": {"pretrained": ""}} for name in ("dllm", "fim")]
+        return {"prefer": "fim", **given, "members": members}
     try:
         base = preset_settings(given.get("preset") or "paper")
     except ConfigError as error:
@@ -259,6 +272,10 @@ def _with_preset(given: dict[str, Any], found: list[str]) -> dict[str, Any]:
         found.append(str(error))
         base = preset_settings("paper")
         given = {name: value for name, value in given.items() if name not in ("preset", "prefer")}
+    if "fim" in flat:  # a member that is another model than the preset's does not bear its name
+        renamed = {member["name"]: "fim" for member in base["members"] if member["model"] == SCORED}
+        members = [{**member, "name": renamed.get(member["name"], member["name"])} for member in base["members"]]
+        base = {**base, "members": members, "prefer": renamed.get(base["prefer"], base["prefer"])}
     return {**base, **given, "members": base["members"]}
 
 
@@ -405,6 +422,20 @@ def with_preset(arguments: Mapping[str, Any], model: str, where: str = "$") -> d
     if base is None:
         raise ConfigError(f"{where}.preset: preset {preset!r} has no member of kind {model!r}.")
     return {**base, **given, "pretrained": base["pretrained"]}
+
+
+def ensemble_name(arguments: Mapping[str, Any]) -> str:
+    """What an ensemble is called that nobody named: after its checkpoints (``open-dcoder-0.5B+Qwen2.5-Coder-0.5B``), where
+    they are all of a preset after that, where one has none after the members."""
+    if arguments.get("preset") and not {"dllm", "fim"} & arguments.keys():
+        return str(arguments["preset"])
+    try:
+        members = EnsembleConfig.from_arguments(arguments).members
+    except ConfigError:
+        return "ensemble"
+    named = ("peft", "pretrained", "model")
+    found = [next((str(m.args[key]) for key in named if m.args.get(key)), m.name) for m in members]
+    return "+".join(dict.fromkeys(Path(name).name for name in found))
 
 
 def asset_path(pretrained: str) -> str:

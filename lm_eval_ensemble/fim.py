@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -15,9 +16,11 @@ from pydantic import Field, field_validator
 from lm_eval_ensemble.config import Strict, parse_settings
 from lm_eval_ensemble.errors import ConfigError, did_you_mean
 from lm_eval_ensemble.tokens import PlainEncoder, Window, fit_window
+from lm_eval_ensemble.types import Cut
 
 __all__ = [
     "LAYOUTS",
+    "MOVED",
     "PREFIX",
     "SUFFIX",
     "FimLayout",
@@ -26,8 +29,19 @@ __all__ = [
     "is_layout",
     "layout_for",
     "layout_named",
+    "leftovers",
     "parse_prompt",
 ]
+
+#: what is said to a layout given under its old name.
+MOVED = "fim= names a model (of ensemble-ppl); a prompt layout is layout=."
+
+_FENCE = re.compile(r"^[ \t]*```([^\n`]*)(?:\n|\Z)", re.MULTILINE)
+#: control tokens of known models that were written as text, or that nobody took out.
+_CONTROL = re.compile(
+    r"<\|[a-z_▁]+\|>|<｜[^｜\n]+｜>|</s>|<(?:bos|eos|pad|(?:start|end)_of_turn|fim_(?:prefix|middle|suffix|pad))>|\[/?INST\]",
+    re.IGNORECASE,
+)
 
 #: the two slots of a layout.
 PREFIX, SUFFIX = "PREFIX", "SUFFIX"
@@ -52,6 +66,8 @@ class FimLayout(Strict):
     stops: tuple[str, ...] = ()
     end: str | None = None
     bos: bool = False
+    chat: bool = False
+    opening: str = ""
     prefix_space: bool = False
     families: tuple[str, ...] = ()
     source: str = Field(default="not given")
@@ -70,11 +86,12 @@ class FimLayout(Strict):
 
     @property
     def tokens(self) -> tuple[str, ...]:
-        """The control tokens of the prompt."""
-        return tuple(part for part in self.parts if part not in (PREFIX, SUFFIX))
+        """The control tokens of the prompt. A chat has none of its own."""
+        return () if self.chat else tuple(part for part in self.parts if part not in (PREFIX, SUFFIX))
 
     def render(self, prefix: str, suffix: str) -> str:
-        """The prompt as text, for models that are given text. Their tokenizer adds the beginning-of-text token."""
+        """The prompt as text, for models that are given text. Their tokenizer adds the beginning-of-text token; of a chat it
+        is the message, and lm_eval's ``--apply_chat_template`` makes the conversation."""
         filled = {PREFIX: prefix, SUFFIX: suffix}
         return "".join(filled.get(part, part) for part in self.parts)
 
@@ -90,12 +107,55 @@ class FimLayout(Strict):
 
     def encode(self, encoder: PlainEncoder, prefix: str, suffix: str, room: int) -> FimPrompt:
         """The prompt as ids; prefix and suffix are tokenised apart and trimmed to ``room`` tokens in all."""
+        if self.chat:
+            return self._encode_chat(encoder, prefix, suffix, room)
         control = {token: self._id(encoder, token) for token in self.tokens}
         opening = [self._bos_id(encoder)] if self.bos else []
         taken = len(self.tokens) + len(opening)
         window = fit_window(encoder.encode(prefix, opening=self.prefix_space), encoder.encode(suffix), room - taken)
         filled = {PREFIX: window.prefix, SUFFIX: window.suffix, **{token: [i] for token, i in control.items()}}
         return FimPrompt([*opening, *(i for part in self.parts for i in filled[part])], window)
+
+    def _encode_chat(self, encoder: PlainEncoder, prefix: str, suffix: str, room: int) -> FimPrompt:
+        """The message in the tokenizer's chat template, and the fence that the answer is written into."""
+        if not getattr(encoder.tokenizer, "chat_template", None):
+            raise ConfigError(
+                f"layout={self.name}: the tokenizer has no chat template, so this model was not trained to answer messages. "
+                f"Use an instruction-tuned model, or a fill-in-the-middle layout.{did_you_mean('', LAYOUTS)}"
+            )
+        marks = {PREFIX: "\ue000PREFIX\ue000", SUFFIX: "\ue000SUFFIX\ue000"}
+        message = {"role": "user", "content": "".join(marks.get(part, part) for part in self.parts)}
+        # Models that may think first are told not to: a template that knows no such switch does not look at it.
+        text: str = encoder.tokenizer.apply_chat_template(
+            [message], tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+        pieces = re.split("\ue000(PREFIX|SUFFIX)\ue000", text + self.opening)
+        fixed = {i: encoder.encode_template(piece, opening=i == 0) for i, piece in enumerate(pieces) if i % 2 == 0}
+        window = fit_window(encoder.encode(prefix), encoder.encode(suffix), room - sum(map(len, fixed.values())))
+        code = {PREFIX: window.prefix, SUFFIX: window.suffix}
+        return FimPrompt([i for k, piece in enumerate(pieces) for i in fixed.get(k, code.get(piece, ()))], window)
+
+    def clean(
+        self, text: str, prefix: str, suffix: str, cut: Cut = "none", opened: bool = False
+    ) -> tuple[str, tuple[str, ...]]:
+        """An answer to a chat as code: what stands in its first fence, up to the first control token; the newline before
+        the closing fence stays only where the gap is whole lines (by ``cut``, or by the text around
+        it). Other layouts' answers stay as they are.
+
+        :param opened: the fence was opened by the prompt, and the answer ends where it is closed.
+        :returns: the code, and what was taken away (``fence``, or the control token).
+        """
+        if not self.chat:
+            return text, ()
+        found = leftovers(text)
+        if token := next((name for name in found if name != "fence"), None):
+            text = text[: text.index(token)]
+        if fenced := "```" in text:
+            text = _inside(text)
+        begins = not prefix or prefix.endswith("\n")
+        if (fenced or opened) and cut != "line" and not (begins and not suffix.startswith("\n")):
+            text = text.removesuffix("\n")
+        return text, found
 
     def stop_ids(self, encoder: PlainEncoder) -> list[int]:
         """Ids that end an answer, as far as the vocabulary has them."""
@@ -112,7 +172,7 @@ class FimLayout(Strict):
         if found is None:
             raise ConfigError(
                 f"FIM layout {self.name!r}: the tokenizer has no token {token!r}, so this model was not trained with "
-                f"it. Choose the layout with fim=.{did_you_mean('', LAYOUTS)}"
+                f"it. Choose the layout with layout=.{did_you_mean('', LAYOUTS)}"
             )
         return found
 
@@ -121,7 +181,7 @@ class FimLayout(Strict):
         if found is None:
             raise ConfigError(
                 f"FIM layout {self.name!r} opens with a beginning-of-text token (bos: true), but the tokenizer has none. "
-                f"Choose another layout with fim=.{did_you_mean('', LAYOUTS)}"
+                f"Choose another layout with layout=.{did_you_mean('', LAYOUTS)}"
             )
         return int(found)
 
@@ -149,13 +209,13 @@ def layout_named(asked: str) -> FimLayout:
         return LAYOUTS[asked]
     path = _as_file(asked)
     if path is None:
-        raise ConfigError(f"fim={asked!r} is not a known layout.{did_you_mean(asked, LAYOUTS)} A file is given as @FILE.")
+        raise ConfigError(f"layout={asked!r} is not a known layout.{did_you_mean(asked, LAYOUTS)} A file is given as @FILE.")
     try:
         row = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"fim={asked!r}: {path} cannot be read ({' '.join(str(error).split())}).") from None
+        raise ConfigError(f"layout={asked!r}: {path} cannot be read ({' '.join(str(error).split())}).") from None
     if not isinstance(row, dict):
-        raise ConfigError(f"fim={asked!r}: {path} holds {type(row).__name__}, expected keys and values (parts, stops, ...).")
+        raise ConfigError(f"layout={asked!r}: {path} holds {type(row).__name__}, expected keys and values (parts, stops, ...).")
     return parse_settings(FimLayout, {"name": path.stem, **{str(key): value for key, value in row.items()}}, f"{path}: $")
 
 
@@ -195,7 +255,7 @@ def _by_name(model: str) -> list[FimLayout]:
 
 def _choose(model: str, known: Callable[[str], bool]) -> FimLayout | None:
     def usable(layouts: Iterable[FimLayout]) -> list[FimLayout]:
-        return [layout for layout in layouts if all(map(known, layout.tokens))]
+        return [layout for layout in layouts if not layout.chat and all(map(known, layout.tokens))]
 
     if named := usable(_by_name(model)):
         return named[0]
@@ -206,3 +266,23 @@ def _choose(model: str, known: Callable[[str], bool]) -> FimLayout | None:
 def parse_prompt(context: str, layouts: Iterable[FimLayout] | None = None) -> tuple[str, str] | None:
     """Prefix and suffix out of a rendered prompt, for tasks that carry no such columns."""
     return next((found for layout in layouts or LAYOUTS.values() if (found := layout.parse(context))), None)
+
+
+def leftovers(text: str) -> tuple[str, ...]:
+    """What in an answer is no code, as it were written by a model that was asked in another way than it was trained:
+    ``fence`` (Markdown) and control tokens as text, in the order in which they stand there.
+
+    >>> leftovers("```python\\nreturn 1\\n```<|im_end|>"), leftovers("return a < b")
+    (('fence', '<|im_end|>'), ())
+    """
+    found = [(text.find("```"), "fence"), *((match.start(), match[0]) for match in _CONTROL.finditer(text))]
+    return tuple(dict.fromkeys(name for place, name in sorted(found) if place >= 0))
+
+
+def _inside(text: str) -> str:
+    """The first fenced block of an answer; of one that only closes a fence, which the prompt had opened, what stands before."""
+    fence = _FENCE.search(text)
+    closes = fence is not None and not fence[1].strip() and text.count("```") == 1 and bool(text[: fence.start()].strip())
+    if fence is None or closes:
+        return text[: fence.start()] if fence else text.partition("```")[0]
+    return text[fence.end() :].partition("```")[0]

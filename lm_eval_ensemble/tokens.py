@@ -65,6 +65,10 @@ class PlainEncoder:
             ids += self._ids(piece) if opening and i == 0 else self._inner(piece)
         return ids
 
+    def encode_template(self, text: str, opening: bool = False) -> list[int]:
+        """Ids of text of ours or of the tokenizer's chat template, whose control tokens are meant as such."""
+        return self._ids(text) if opening else self._inner(text)
+
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(unbroken(text), add_special_tokens=False)["input_ids"]
         return ids

@@ -6,7 +6,15 @@ from typing import Any
 import pytest
 import yaml
 
-from lm_eval_ensemble.config import DIFFUSION, SCORED, DiffusionConfig, EnsembleConfig, parse_settings, with_preset
+from lm_eval_ensemble.config import (
+    DIFFUSION,
+    SCORED,
+    DiffusionConfig,
+    EnsembleConfig,
+    ensemble_name,
+    parse_settings,
+    with_preset,
+)
 from lm_eval_ensemble.errors import ConfigError
 
 
@@ -31,6 +39,37 @@ def test_flat_settings_reach_the_members_they_concern() -> None:
     assert "length" not in found["fim"]
 
 
+def test_two_models_of_ones_own_have_their_names_and_no_presets_settings() -> None:
+    config = EnsembleConfig.from_arguments({"dllm": "path/a", "fim": "path/b", "steps": 8, "layout": "starcoder"})
+    assert [(member.name, member.model, member.args) for member in config.members] == [
+        ("dllm", DIFFUSION, {"pretrained": "path/a", "steps": 8}),
+        ("fim", SCORED, {"pretrained": "path/b", "layout": "starcoder"}),
+    ]
+    assert (config.preset, config.prefer) == (None, "fim")
+
+
+def test_a_presets_member_that_is_another_model_loses_its_name() -> None:
+    config = EnsembleConfig.from_arguments({"preset": "paper", "fim": "path/b"})
+    assert [member.name for member in config.members] == ["dllm", "fim"]
+    assert config.prefer == "fim"
+    assert config.members[1].args["temperature"] == 0.6  # asked for with the preset
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({}, "open-dcoder-0.5B+Qwen2.5-Coder-0.5B"),
+        ({"preset": "tiny"}, "tiny"),
+        ({"dllm": "/models/mdm/", "fim": "org/coder-1B"}, "mdm+coder-1B"),
+        ({"preset": "tiny", "fim": "org/coder-1B"}, "mdm+coder-1B"),
+        ({"members": [{"name": "a", "model": SCORED, "args": {"pretrained": "org/m", "peft": "/x/lora"}}]}, "lora"),
+        ({"members": [{"name": "b", "model": "local-completions", "args": {"model": "org/m"}}]}, "m"),
+    ],
+)
+def test_an_ensemble_that_nobody_named_is_called_after_its_models(arguments: dict[str, Any], name: str) -> None:
+    assert ensemble_name(arguments) == name
+
+
 def test_another_checkpoint_comes_before_a_members_preset() -> None:
     own = [{"name": n, "model": m, "args": {"preset": "tiny", "top_p": 0.5}} for n, m in (("a", DIFFUSION), ("b", SCORED))]
     found = members(members=own, dllm="path/a")
@@ -48,6 +87,8 @@ def test_flat_settings_leave_foreign_members_alone() -> None:
     [
         ({"preset": "tinny"}, r"\$\.preset.*Did you mean 'tiny'"),
         ({"stepz": 3}, r"\$\.stepz.*Did you mean 'steps'"),
+        ({"dllm": "a"}, r"\$\.fim: missing beside dllm="),
+        ({"fim": "a", "stepz": 3}, r"(?s)\$\.stepz.*\$\.dllm: missing beside fim="),
         ({"preset": "tiny", "prefer": "fmi"}, "Did you mean 'fim'"),
         ({"preset": "tiny", "samples": 0}, r"\$\.samples: got 0, expected"),
         ({"members": "dllm"}, r"\$\.members: got 'dllm', expected a list"),

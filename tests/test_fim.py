@@ -89,7 +89,7 @@ def test_unknown_layout_names_the_nearest() -> None:
 
 
 def test_layout_of_another_family_is_refused(tokenizer: Any) -> None:
-    with pytest.raises(ConfigError, match=r"no token '<fim_prefix>'.*fim="):
+    with pytest.raises(ConfigError, match=r"no token '<fim_prefix>'.*layout="):
         LAYOUTS["starcoder"].encode(PlainEncoder(tokenizer), "a", "b", 50)
 
 

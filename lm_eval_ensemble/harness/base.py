@@ -36,7 +36,7 @@ _OWNER = "lm_eval_ensemble: given by"
 
 NO_CHAT = (
     "--apply_chat_template cannot be used for infilling: prefix and suffix would be wrapped in a conversation the "
-    "models were not trained to fill. Run without it."
+    "models were not trained to fill. Run without it; layout=chat asks an instruction-tuned member in words."
 )
 
 

@@ -26,7 +26,7 @@ from lm_eval_ensemble.harness.base import default_device, default_dtype, own_cac
 from lm_eval_ensemble.harness.lengths import LengthFinder, find_bias, offered
 from lm_eval_ensemble.harness.ranks import own_gpus
 from lm_eval_ensemble.harness.refill_lm import RefillLM
-from lm_eval_ensemble.harness.requests import Draw, mixed_requests, resolve
+from lm_eval_ensemble.harness.requests import Draw, mixed_requests, resolve, tell_settings
 from lm_eval_ensemble.members.base import Ledger
 from lm_eval_ensemble.members.identity import checkpoint_identity, versions
 from lm_eval_ensemble.sampling import row_uniforms
@@ -164,6 +164,11 @@ class DiffusionInfill(RefillLM):
         """One filled gap per request; each batch is added to the ledger as soon as it is finished."""
         ledger = Ledger() if ledger is None else ledger
         draws = [resolve(self.config, request, self.policy.limit) for request in requests]
+        if self.rank == 0:
+            settings = {name: getattr(self.config, name) for name in ("steps", "alg", "protocol", "peft")}
+            tell_settings(
+                self.name, self.config.pretrained, self.config, draws, {**settings, "length": self.config.length or "auto"}
+            )
         lengths = self._find_lengths(requests, draws, ledger)
         rows = [self._plan(*found) for found in zip(requests, lengths, draws, strict=True)]
         groups: dict[tuple[float, float], list[int]] = defaultdict(list)

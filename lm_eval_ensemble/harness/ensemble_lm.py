@@ -25,6 +25,7 @@ from lm_eval_ensemble.config import (
 )
 from lm_eval_ensemble.diffusion.algorithms import find_algorithm
 from lm_eval_ensemble.errors import ConfigError, HostError
+from lm_eval_ensemble.fim import MOVED, layout_named
 from lm_eval_ensemble.harness.base import InfillLM, cached_answers, default_device
 from lm_eval_ensemble.harness.loading import LazyModel, Shelf
 from lm_eval_ensemble.harness.member import build_member, find_kinds
@@ -103,6 +104,7 @@ class EnsemblePPL(InfillLM):
         if config.route:
             _refuse_lonely(config, parse_route(config.route, names))
         _refuse_identical_samples(config)
+        _refuse_layouts(config)
         return config
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
@@ -223,6 +225,20 @@ def _refuse_lonely(config: EnsembleConfig, router: Router) -> None:
             )
     if faults:
         raise ConfigError("\n".join(faults))
+
+
+def _refuse_layouts(config: EnsembleConfig) -> None:
+    """:raises ConfigError: a layout that is none, or one under the name that is a model's here."""
+    for group in ("members", "scorers"):
+        for index, row in enumerate(getattr(config, group)):
+            where = f"$.{group}[{index}].args"
+            if row.model == SCORED and "fim" in row.args:
+                raise ConfigError(f"{where}.fim: {MOVED}")
+            if row.model == SCORED and (asked := row.args.get("layout")) is not None:
+                try:
+                    layout_named(asked)
+                except ConfigError as error:
+                    raise ConfigError(f"{where}.{error}") from None
 
 
 def _refuse_identical_samples(config: EnsembleConfig) -> None:

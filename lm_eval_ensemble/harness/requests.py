@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lm_eval.api.instance import Instance
@@ -14,7 +14,7 @@ from lm_eval_ensemble.errors import DataError
 from lm_eval_ensemble.fim import parse_prompt
 from lm_eval_ensemble.types import InfillRequest
 
-__all__ = ["Draw", "is_infill", "mixed_requests", "resolve", "to_requests"]
+__all__ = ["Draw", "is_infill", "mixed_requests", "resolve", "tell_settings", "to_requests"]
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +103,27 @@ class Draw:
     temperature: float
     top_p: float
     max_new_tokens: int
+
+
+_told: set[str] = set()
+
+
+def tell_settings(name: str, checkpoint: str, own: Decoding, draws: Iterable[Draw], more: Mapping[str, object]) -> None:
+    """One line, once, on how a member decodes: what its own settings, ``--gen_kwargs`` and the task came to.
+
+    :param more: what else decides, by name.
+    """
+    for draw in dict.fromkeys(draws):
+        parts = ["greedy" if not draw.temperature else f"temperature {draw.temperature:g}, top_p {draw.top_p:g}"]
+        parts.append(f"at most {draw.max_new_tokens} new tokens")
+        parts += [f"{key} {value}" for key, value in more.items() if value is not None]
+        hosts = [field for field in ("temperature", "max_new_tokens") if getattr(own, field) is None]
+        hosts = [field for field in hosts if not (field == "temperature" and own.greedy)]
+        source = f" ({' and '.join(hosts)} by --gen_kwargs and the task)" if hosts else ""
+        line = f"{name}: {checkpoint}, {', '.join(parts)}{source}."
+        if line not in _told:
+            _told.add(line)
+            logger.info(line)
 
 
 _warned: set[str] = set()

@@ -151,15 +151,15 @@ def _scored_faults(kind: Any, arguments: Mapping[str, Any], where: str) -> Itera
     for line in faults_of(ScoredConfig, fields, where):
         path, _, told = line.partition(": ")
         yield path, told
-    own = {"name", "preset", "fim", *ScoredConfig.model_fields}
+    own = {"name", "preset", *ScoredConfig.model_fields}
     yield from _signature_faults(kind, {k: v for k, v in arguments.items() if k not in own}, where, own)
-    if (layout := arguments.get("fim")) is not None:
+    if (layout := arguments.get("layout")) is not None:
         from lm_eval_ensemble.fim import layout_named
 
         try:
             layout_named(layout)
         except ConfigError as error:
-            yield f"{where}.fim", str(error)
+            yield f"{where}.layout", str(error)
 
 
 def _signature_faults(

@@ -24,7 +24,7 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 from lm_eval_ensemble.batching import Batcher, starting_size
 from lm_eval_ensemble.config import SCORED, Decoding, ScoredConfig, asset_path, parse_settings, with_preset
 from lm_eval_ensemble.errors import ConfigError, missing_weights
-from lm_eval_ensemble.fim import LAYOUTS, FimLayout, layout_for, layout_named
+from lm_eval_ensemble.fim import LAYOUTS, MOVED, FimLayout, layout_for, layout_named
 from lm_eval_ensemble.harness.base import alone, default_device, default_dtype, own_cache, refuse_cached_repeats
 from lm_eval_ensemble.harness.beginnings import Beginning, find_beginnings
 from lm_eval_ensemble.harness.memory import peak_memory
@@ -33,7 +33,7 @@ from lm_eval_ensemble.harness.quantized import QuantizedHF
 from lm_eval_ensemble.harness.ranks import HOST_RUN, OneOfSeveral, join_ranks
 from lm_eval_ensemble.harness.reading import SpanReader, pad_left
 from lm_eval_ensemble.harness.recorder import Answer, Detail, Ending, Recorder, Step, read_answer
-from lm_eval_ensemble.harness.requests import Draw, is_infill, resolve, to_requests
+from lm_eval_ensemble.harness.requests import Draw, is_infill, resolve, tell_settings, to_requests
 from lm_eval_ensemble.members.base import Ledger, Member
 from lm_eval_ensemble.members.identity import checkpoint_identity, identified, versions
 from lm_eval_ensemble.sampling import row_uniforms
@@ -68,7 +68,7 @@ class _Prompt:
 
 
 class ScoredHF(OneOfSeveral, QuantizedHF, Member):
-    """``hf`` with token log-probabilities. Takes all arguments of ``hf``, and ``fim`` (layout), ``preset``, ``temperature``,
+    """``hf`` with token log-probabilities. Takes all arguments of ``hf``, and ``layout``, ``preset``, ``temperature``,
     ``top_p``, ``max_new_tokens``, ``greedy``, ``seed``, ``record``, ``n_samples``, ``sample_temperature``, ``p_true``,
     ``load_in_8bit``, ``load_in_4bit``, ``quantization``."""
 
@@ -77,7 +77,6 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
         pretrained: str = "",
         name: str = SCORED,
         preset: str | None = None,
-        fim: str | None = None,
         **arguments: Any,
     ) -> None:
         arguments = with_preset({"preset": preset, "pretrained": pretrained, **arguments}, SCORED, f"$.{name}")
@@ -85,9 +84,11 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
         if not pretrained:
             raise ConfigError(f"$.{name}.pretrained: missing, expected a checkpoint (or preset=tiny).")
         checked = {key: arguments.pop(key) for key in ScoredConfig.model_fields if key in arguments}
-        chosen_layout = layout_named(fim) if fim else None
         self.name = name
         self.decoding = own = parse_settings(ScoredConfig, {"pretrained": pretrained, **checked}, f"$.{name}")
+        chosen_layout = layout_named(own.layout) if own.layout else None
+        if "fim" in arguments:
+            raise ConfigError(f"$.{name}.fim: {MOVED}")
         self.ask_for(own.quantized_to, arguments)
         split = arguments.get("tp_plan") is not None
         if not split:
@@ -109,7 +110,7 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
             raise missing_weights(path, error) from error
         except TypeError as error:
             raise ConfigError(
-                f"$.{name}: {error}. Arguments are those of --model hf, and fim, preset, "
+                f"$.{name}: {error}. Arguments are those of --model hf, and layout, preset, "
                 f"{', '.join([*Decoding.model_fields, *_RECORDS, *Quantizable.model_fields])}."
             ) from error
         self._others = arguments
@@ -160,7 +161,7 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
         place = (str(self._others.get("revision", "main")), str(self._others.get("subfolder") or ""))
         weights = checkpoint_identity(str(self.pretrained), *place)
         bits = {"quantization": self.quantization} if self.quantization else {}
-        indifferent = {"pretrained", "batch_size", "max_batch_size", "device", "seed", *Quantizable.model_fields}
+        indifferent = {"pretrained", "layout", "batch_size", "max_batch_size", "device", "seed", *Quantizable.model_fields}
         return weights and {
             "model": SCORED,
             "weights": weights,
@@ -193,9 +194,12 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
 
     def _gap_row(self, request: InfillRequest) -> _Prompt:
         if self.layout is None:
+            chat = bool(getattr(self.tokenizer, "chat_template", None))
             raise ConfigError(
                 f"{self.name}: the tokenizer of {self.pretrained!r} has no fill-in-the-middle tokens of a known layout "
-                f"({', '.join(LAYOUTS)}). Use a model trained to fill in the middle, or describe its layout: fim=FILE.yaml."
+                f"({', '.join(name for name in LAYOUTS if name != 'chat')}). "
+                + ("It has a chat template: layout=chat asks in words. Or use" if chat else "Use")
+                + " a model trained to fill in the middle, or describe its layout: layout=FILE.yaml."
             )
         chosen = resolve(self.decoding, request)
         prompt = self.layout.encode(self.encoder, request.prefix, request.suffix, self._room(chosen))
@@ -268,6 +272,9 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
 
     def _answer(self, rows: Sequence[_Prompt], ledger: Ledger | None = None, doing: str = "generating") -> list[Candidate]:
         ledger = Ledger() if ledger is None else ledger
+        if self.rank == 0 and doing == "generating":
+            more = {"layout": next((row.layout for row in rows if row.layout), None), "peft": self._others.get("peft")}
+            tell_settings(self.name, self.decoding.pretrained, self.decoding, [row.draw for row in rows], more)
         groups: dict[Any, list[int]] = defaultdict(list)
         for i, row in enumerate(rows):
             groups[row.group].append(i)
@@ -300,7 +307,7 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
             uniforms = row_uniforms(self.seed, names, count, [1] * len(rows))[:, :, 0]
         stops, strings = self._stops(first)
         # Plain prompts are read as stock hf reads them, gaps to the letter.
-        opening, until, cut = first.layout is None, first.request.until, first.request.cut
+        opening, until, cut = first.layout is None, (*first.request.until, *self._fence(first)), first.request.cut
         lender, cache = self._reader.lender, None
         if self._can_drop:
             cache = lender.lend([own for _, own in batch], [len(row.ids) for row in rows]) or lender.fresh()
@@ -395,7 +402,7 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
         }
         if row.layout is not None and self.layout is not None:
             ids.update(self.layout.stop_ids(self.encoder))
-        strings = []
+        strings = self._fence(row)
         for text in row.request.until:
             found = self.encoder.token_id(text)
             if found is not None and found in self.encoder.control_ids:
@@ -404,9 +411,24 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
                 strings.append(text)
         return ids, strings
 
+    def _fence(self, row: _Prompt) -> list[str]:
+        """What closes the answer to a chat, whose prompt opened it."""
+        return ["```"] if row.layout is not None and self.layout is not None and self.layout.chat else []
+
     def _candidate(self, row: _Prompt, answer: Answer) -> Candidate:
-        text = normalise(answer.text, row.request.cut)
-        info: dict[str, Any] = {"stop": answer.stop, "straddle": answer.straddle, "token_ids": answer.ids, **row.trims}
+        written, cleaned = answer.text, dict[str, Any]()
+        if row.layout is not None and self.layout is not None and self.layout.chat:
+            request = row.request
+            written, taken = self.layout.clean(written, request.prefix, request.suffix, request.cut, opened=True)
+            cleaned["cleaned"] = list(taken)
+        text = normalise(written, row.request.cut)
+        info: dict[str, Any] = {
+            "stop": answer.stop,
+            "straddle": answer.straddle,
+            "token_ids": answer.ids,
+            **row.trims,
+            **cleaned,
+        }
         if answer.stop_logprob is not None:
             info["stop_logprob"] = answer.stop_logprob
         if row.layout is not None:
@@ -417,7 +439,7 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
             info["entropy"] = [step.entropy for step in answer.steps]
             info["margin"] = [step.margin for step in answer.steps]
             info["entropy_kind"] = self._detail.kind
-        return Candidate(self.name, text, answer.text, logprobs=answer.logprobs, tokens=answer.pieces, info=info)
+        return Candidate(self.name, text, written, logprobs=answer.logprobs, tokens=answer.pieces, info=info)
 
     def _end_logprob(self, row: _Prompt, answer: Answer, text: str) -> float | None:
         """Log-probability of the layout's end token behind ``text``, as generation saw it; None unless generation was the very

@@ -1,6 +1,6 @@
 """One task class for all infilling sets. It works alike with stock models (plain strings) and with ours.
 
-``--metadata`` (a JSON object) sets: ``data_dir``; ``cut`` (``none`` turns the single-line cut off); ``fim`` (layout of the
+``--metadata`` (a JSON object) sets: ``data_dir``; ``cut`` (``none`` turns the single-line cut off); ``layout`` (of the
 prompt text for stock models: a name, or a file of your own); ``repeats`` and ``k`` (pass@k); ``judge_timeout`` (seconds),
 ``judge_workers``, ``sandbox`` (strict, auto, off), ``sandbox_command``, ``judge`` (``split``; ``together`` and ``auto`` for
 tests that need more than plain values; ``reference`` runs OpenAI's own checker).
@@ -9,6 +9,7 @@ tests that need more than plain values; ``reference`` runs OpenAI's own checker)
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,14 +19,14 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean
 
 from lm_eval_ensemble.data import check_document, load_documents
-from lm_eval_ensemble.errors import ConfigError, HostError, did_you_mean
-from lm_eval_ensemble.fim import LAYOUTS, FimLayout, find_layout, is_layout, layout_named
+from lm_eval_ensemble.errors import ConfigError, HostError
+from lm_eval_ensemble.fim import LAYOUTS, MOVED, FimLayout, find_layout, is_layout, layout_named, leftovers
 from lm_eval_ensemble.harness.base import NO_CHAT
 from lm_eval_ensemble.harness.judging import JudgeSettings, check_judge, judge_all
 from lm_eval_ensemble.harness.own_task import OwnTask
 from lm_eval_ensemble.harness.ranks import HOST_RUN
 from lm_eval_ensemble.runs import rows as infill
-from lm_eval_ensemble.types import Candidate, Completion, Scored, Selection, normalise
+from lm_eval_ensemble.types import Candidate, Completion, Cut, Scored, Selection, normalise
 
 __all__ = ["InfillTask", "row_aggregation"]
 
@@ -37,7 +38,7 @@ class InfillTask(OwnTask):
 
     known = frozenset(
         (
-            *("data_dir", "cut", "fim", "repeats", "k"),
+            *("data_dir", "cut", "layout", "repeats", "k"),
             *("judge", "judge_timeout", "judge_workers", "sandbox", "sandbox_command"),
         )
     )
@@ -77,8 +78,17 @@ class InfillTask(OwnTask):
         if arguments.get("apply_chat_template"):
             if HOST_RUN.lm is not None:
                 raise HostError(NO_CHAT)
+            if not self.layout.chat:
+                logger.warning(
+                    "%s: the fill-in-the-middle prompt is wrapped in a conversation (--apply_chat_template). A model without a "
+                    'layout is asked in words by --metadata \'{"layout": "chat"}\'.',
+                    self.config.task,
+                )
+        elif self.layout.chat and HOST_RUN.lm is None:
             logger.warning(
-                "%s: the fill-in-the-middle prompt is wrapped in a conversation (--apply_chat_template).", self.config.task
+                "%s: layout=%s asks in words, but the words are no conversation without --apply_chat_template.",
+                self.config.task,
+                self.layout.name,
             )
         super().build_all_requests(**arguments)
         if self.config.unsafe_code and not self.predicts_only:
@@ -86,7 +96,7 @@ class InfillTask(OwnTask):
         if self._guessed and HOST_RUN.lm is None:
             logger.warning(
                 "%s: no fill-in-the-middle layout is known for pretrained=%r; the prompts use that of %r. A wrong layout "
-                'costs several points: set it with --metadata \'{"fim": "NAME"}\' (%s).',
+                'costs several points: set it with --metadata \'{"layout": "NAME"}\' (%s).',
                 self.config.task,
                 self.meta.get("pretrained"),
                 self.layout.name,
@@ -97,13 +107,14 @@ class InfillTask(OwnTask):
         """Judge all candidates of all documents together, and put the verdicts into the completions' traces."""
         if self.predicts_only:
             return super().filter_answers()
-        kept = [[s for r in i.resps for s in _as_selections(r, i.doc, self.layout.name)] for i in self._instances]
+        kept = [[s for r in i.resps for s in _as_selections(r, i.doc, self.layout)] for i in self._instances]
         candidates = [
             (instance.doc, scored)
             for instance, selections in zip(self._instances, kept, strict=True)
             for selection in selections
             for scored in selection.candidates
         ]
+        _tell_leftovers(self.config.task, [scored.candidate for _, scored in candidates])
         judged, sandbox = judge_all(candidates, self.judge, self.config.task)
         # The task's metadata is saved with the results.
         self.config.metadata = {**(self.config.metadata or {}), "executed_in": sandbox, "prompt_layout": self.layout.name}
@@ -131,7 +142,7 @@ class InfillTask(OwnTask):
     def rows_of(self, doc: Mapping[str, Any], answer: Any) -> dict[str, Any]:
         completions = [answer] if isinstance(answer, Completion) else answer
         rows = infill.document_rows(
-            doc, [s for completion in completions for s in _as_selections(completion, doc, self.layout.name)], self._ks()
+            doc, [s for completion in completions for s in _as_selections(completion, doc, self.layout)], self._ks()
         )
         rows |= dict.fromkeys(sorted(self._partial - rows.keys()))
         if (instance := self._judged.pop(id(answer), None)) is not None:
@@ -146,15 +157,14 @@ class InfillTask(OwnTask):
         return infill.directions(names)
 
     def _find_layout(self) -> tuple[FimLayout, bool]:
-        """The layout, and whether it was guessed. ``fim`` may be a layout's name or file, or (ensemble-ppl) a checkpoint."""
-        asked = self.meta.get("fim")
-        if isinstance(asked, str) and is_layout(asked):
-            return layout_named(asked), False
-        for model in (asked, self.meta.get("pretrained")):
+        """The layout, and whether it was guessed: the one asked for, else that of the checkpoint (``fim`` of ensemble-ppl)."""
+        if (asked := self.meta.get("layout")) is not None:
+            return layout_named(str(asked)), False
+        if is_layout(self.meta.get("fim")) or ("fim" in self.meta and HOST_RUN.lm is None):
+            raise ConfigError(f"--metadata fim={self.meta['fim']!r}: {MOVED}")
+        for model in (self.meta.get("fim"), self.meta.get("pretrained")):
             if isinstance(model, str) and (found := find_layout(model)):
                 return found, False
-        if asked is not None and HOST_RUN.lm is None:
-            raise ConfigError(f"--metadata fim={asked!r} is not a known layout.{did_you_mean(str(asked), LAYOUTS)}")
         return LAYOUTS["qwen"], True
 
     def _repeats(self, settings: Mapping[str, Any]) -> int:
@@ -172,7 +182,7 @@ class InfillTask(OwnTask):
         return sorted(set(values))
 
 
-def _as_selections(answer: str, doc: Mapping[str, Any], layout: str) -> Sequence[Selection]:
+def _as_selections(answer: str, doc: Mapping[str, Any], layout: FimLayout) -> Sequence[Selection]:
     """The trace of one of our completions (of every run, if it has several), or a record of a plain string, cut by the
     same rule.
 
@@ -180,8 +190,36 @@ def _as_selections(answer: str, doc: Mapping[str, Any], layout: str) -> Sequence
     """
     if isinstance(answer, Completion) and answer.trace is not None:
         return answer.runs
-    text = normalise(str(answer), "line" if doc.get("cut") == "line" else "none")
-    return [Selection((Scored(Candidate("", text, str(answer), info={"layout": layout}), {}),), 0, "single", "none")]
+    cut: Cut = "line" if doc.get("cut") == "line" else "none"
+    written, taken = layout.clean(str(answer), doc["prefix"], doc["suffix"], cut)
+    text = normalise(written, cut)
+    info = {"layout": layout.name, **({"cleaned": list(taken)} if layout.chat else {})}
+    return [Selection((Scored(Candidate("", text, written, info=info), {}),), 0, "single", "none")]
+
+
+def _tell_leftovers(task: str, candidates: Sequence[Candidate]) -> None:
+    """What stands in answers beside code: taken away and counted in a chat, else the reason why so many are wrong."""
+    for member in dict.fromkeys(candidate.member for candidate in candidates):
+        own = [candidate for candidate in candidates if candidate.member == member]
+        who = f"{task}, {member}" if member else task
+        if cleaned := sum(bool(candidate.info.get("cleaned")) for candidate in own):
+            logger.info(
+                "%s: of %d of %d answers a Markdown fence or control tokens were taken away (layout=chat).",
+                who,
+                cleaned,
+                len(own),
+            )
+        found = Counter(name for c in own if "cleaned" not in c.info for name in leftovers(c.text))
+        if found:
+            count = sum("cleaned" not in c.info and bool(leftovers(c.text)) for c in own)
+            logger.warning(
+                "%s: %d of %d answers hold what is no code (%s). An instruction-tuned model is asked in words, and its "
+                "answers are cleaned, by layout=chat.",
+                who,
+                count,
+                len(own),
+                ", ".join(f"{'Markdown fence' if name == 'fence' else name} {n}" for name, n in found.most_common(4)),
+            )
 
 
 def row_aggregation(name: str, partial: bool = False) -> Callable[..., Any]:

@@ -35,6 +35,8 @@ def document_rows(doc: Mapping[str, Any], selections: Sequence[Selection], ks: S
         rows["timeout_rate"] = _mean(scored.verdict == "timeout" for scored in chosen)
         rows["judge_error_rate"] = _mean(any(is_of_the_judge(c.why) for c in s.candidates) for s in selections)
     rows["cut_rate"] = _mean(scored.candidate.was_cut for scored in chosen)
+    if any("cleaned" in scored.candidate.info for selection in selections for scored in selection.candidates):
+        rows["cleaned_rate"] = _mean(bool(scored.candidate.info.get("cleaned")) for scored in chosen)
     if selections[0].members != ("",):
         rows["selection"] = record(doc, selections)
     rows |= _modes(selections)
@@ -120,7 +122,9 @@ def higher_is_better(name: str) -> bool | None:
     """Direction of a row; None where neither is better (who was picked, what the length came from)."""
     if name.startswith("pick_rate_") or name in ("agreement_rate", "length_mode", "layout", "judge"):
         return None
-    return not name.startswith(("log_ppl_", "timeout_rate", "judge_error_rate", "unjudgeable_rate", "cut_rate", "tie_rate"))
+    return not name.startswith(
+        ("log_ppl_", "timeout_rate", "judge_error_rate", "unjudgeable_rate", "cut_rate", "cleaned_rate", "tie_rate")
+    )
 
 
 def directions(names: Iterable[str]) -> dict[str, bool]:

@@ -41,7 +41,7 @@ def load(checkpoint: tuple[str, str], **arguments: Any) -> ScoredHF:
     name, folder = checkpoint
     # The suffix-first order of CodeLlama is by name only; all others are found by the folder's name and tokens.
     chosen = name if name == "codellama-spm" else None
-    return ScoredHF(pretrained=folder, fim=chosen, temperature=1.0, max_new_tokens=24, seed=3, **arguments)
+    return ScoredHF(pretrained=folder, layout=chosen, temperature=1.0, max_new_tokens=24, seed=3, **arguments)
 
 
 def test_prompt_ids_are_the_published_layout(checkpoint: tuple[str, str], model: ScoredHF) -> None:
@@ -118,7 +118,7 @@ def test_a_file_chooses_the_layout(tmp_path: Path, checkpoint: tuple[str, str]) 
     first = LAYOUTS[name].tokens[0]
     path = tmp_path / "mine.yaml"
     path.write_text(f'parts: ["{first}", SUFFIX, "{first}", PREFIX]\n')
-    model = ScoredHF(pretrained=folder, fim=str(path), max_new_tokens=8)
+    model = ScoredHF(pretrained=folder, layout=str(path), max_new_tokens=8)
     assert model.propose([InfillRequest("a", "b")])[0].info["layout"] == "mine"
     tokens = model.tokenizer.convert_ids_to_tokens(model._gap_row(InfillRequest("def", "a")).ids)
     assert tokens == [first, "a", first, "def"]
@@ -126,7 +126,7 @@ def test_a_file_chooses_the_layout(tmp_path: Path, checkpoint: tuple[str, str]) 
 
 def test_an_unknown_layout_is_refused_before_loading() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'codellama'"):
-        ScoredHF(pretrained="nobody/no-such-model", fim="codelama")
+        ScoredHF(pretrained="nobody/no-such-model", layout="codelama")
 
 
 def test_tasks_render_and_record_the_layout(evaluate: Callable[..., Any], scripted: Callable[..., Any], tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_tasks_render_and_record_the_layout(evaluate: Callable[..., Any], script
     path.write_text('parts: ["<S>", SUFFIX, "<P>", PREFIX]\n')
     cases = {"bigcode/starcoder2-3b": "starcoder", "mistralai/Codestral-22B-v0.1": "codestral"}
     runs = [({"pretrained": model}, name) for model, name in cases.items()]
-    runs += [({"fim": "codellama-spm", "pretrained": "x"}, "codellama-spm"), ({"fim": f"@{path}"}, "mine")]
+    runs += [({"layout": "codellama-spm", "pretrained": "x"}, "codellama-spm"), ({"layout": f"@{path}"}, "mine")]
     for metadata, name in runs:
         found = evaluate(scripted(lambda doc: ""), limit=2, metadata=metadata)
         assert found["configs"]["infill_toy"]["metadata"]["prompt_layout"] == name

@@ -43,6 +43,22 @@ def test_the_hook_can_be_turned_off_and_registered_by_hand() -> None:
     assert found == python(LIST)
 
 
+NAMES = """
+from lm_eval.loggers import EvaluationTracker
+tracker = EvaluationTracker().general_config_tracker
+named = []
+for args in ({"dllm": "org/a", "fim": "/models/b"}, "preset=tiny", {"preset": "tiny", "pretrained": "own"}, "dllm=a,fim=c d"):
+    tracker.log_experiment_args("ensemble-ppl", args, None, "", False)
+    named.append(tracker.model_name_sanitized)
+tracker.log_experiment_args("hf", {"fim": "b"}, None, "", False)
+print(named, len(tracker.model_name))
+"""
+
+
+def test_results_of_an_ensemble_are_named_after_its_models() -> None:
+    assert python(NAMES) == "['a+b', 'tiny', 'own', 'a+c d'] 8"  # another model's random name has eight letters
+
+
 def test_it_steps_aside_where_the_host_loads_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     from lm_eval.api import registry
 

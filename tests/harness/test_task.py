@@ -106,14 +106,14 @@ def test_an_unknown_family_is_not_guessed_in_silence(
     with caplog.at_level(logging.WARNING, "lm_eval_ensemble"):
         found = evaluate(scripted(lambda doc: ""), limit=1, metadata={"pretrained": "some/model"})
         assert "'some/model'" in caplog.text
-        assert '--metadata \'{"fim"' in caplog.text
+        assert '--metadata \'{"layout"' in caplog.text
         assert found["samples"]["infill_toy"][0]["arguments"][0][0].startswith("<|fim_prefix|>")
         caplog.clear()
         found = evaluate(scripted(lambda doc: ""), limit=1, metadata={"pretrained": "bigcode/starcoderbase-1b"})
         assert caplog.text == ""
         assert found["samples"]["infill_toy"][0]["arguments"][0][0].startswith("<fim_prefix>")
     with pytest.raises(ConfigError, match="Did you mean 'starcoder'"):
-        evaluate(scripted(lambda doc: ""), limit=1, metadata={"fim": "starcodr"})
+        evaluate(scripted(lambda doc: ""), limit=1, metadata={"layout": "starcodr"})
 
 
 def test_prompts_are_never_served_from_the_request_cache(

@@ -73,7 +73,7 @@ def a_model(kind: str, **arguments: Any) -> list[dict[str, Any]]:
             "$.models[0].model_args.temprature: not an argument of Sc",
         ),
         ({"models": a_model("hf-scored", preset="tinny")}, "$.models[0].model_args.preset: 'tinny' is not a preset"),
-        ({"models": a_model("hf-scored", preset="tiny", fim="kwen")}, "$.models[0].model_args.fim"),
+        ({"models": a_model("hf-scored", preset="tiny", layout="kwen")}, "$.models[0].model_args.layout"),
         ({"models": a_model("diffusion-infill", preset="tiny", steps=0)}, "$.models[0].model_args.steps: got 0, expected >= 1"),
         # Without a preset its label is taken for a checkpoint, which only loading can tell.
         ({"models": a_model("diffusion-infill")}, None),
