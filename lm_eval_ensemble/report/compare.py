@@ -21,7 +21,7 @@ from lm_eval_ensemble.metrics.standing import standing
 from lm_eval_ensemble.report.columns import Columns, read_columns
 from lm_eval_ensemble.report.comparison import Comparison, Contrast, Overlap, RunRow, TaskComparison
 from lm_eval_ensemble.report.pairing import pair, shared
-from lm_eval_ensemble.report.sentences import verdict
+from lm_eval_ensemble.report.sentences import cautions, verdict
 from lm_eval_ensemble.runs.load import TaskRun, identities, labels, short_label
 from lm_eval_ensemble.runs.samples import BOUNDS, NotMeasuredError, choose_filter, choose_metric
 
@@ -94,7 +94,8 @@ def compare(runs: Sequence[TaskRun], options: CompareOptions, problems: Sequence
     for table in tables:
         _contrast(table, options)
     _correct(tables, options.over_runs)
-    return Comparison([_finished(table) for table in tables], [*_notes(named, tables, options.over_runs), *notes], told)
+    finished = [_finished(table) for table in tables]
+    return Comparison(finished, [*_notes(named, tables, options.over_runs), *notes], told, cautions(finished))
 
 
 def _baseline(named: Sequence[_Named], asked: str | None) -> Owner:

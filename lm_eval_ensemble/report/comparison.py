@@ -97,8 +97,10 @@ class TaskComparison:
 
 @dataclass(frozen=True)
 class Comparison:
-    """``problems`` are files and lines that could not be used; ``notes`` hold for all tables."""
+    """``problems`` are files and lines that could not be used; ``notes`` hold for all tables. ``cautions`` say what would make
+    the scores misread."""
 
     tasks: list[TaskComparison]
     notes: list[str]
     problems: list[str]
+    cautions: list[str] = field(default_factory=list)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lm_eval_ensemble.report.comparison import LEVEL, Contrast, RunRow, TaskComparison
 
-__all__ = ["verdict"]
+__all__ = ["cautions", "first_sentences", "length_caution", "verdict"]
+
+#: so many verdicts can be read at a glance.
+_FEW = 4
 
 
 def verdict(task: TaskComparison, row: RunRow) -> str:
@@ -39,6 +44,40 @@ def verdict(task: TaskComparison, row: RunRow) -> str:
             "of five."
         )
     return text
+
+
+def first_sentences(tasks: Sequence[TaskComparison]) -> list[str]:
+    """The verdicts where they are few, else a sentence for each row: on how many tasks it beats the baseline or is beaten."""
+    verdicts = [line for task in tasks for line in task.verdicts]
+    if len(verdicts) <= _FEW:
+        return verdicts
+    said = []
+    for label in dict.fromkeys(row.label for task in tasks for row in task.rows if row.contrast):
+        own = [(task, row.contrast) for task in tasks for row in task.rows if row.label == label and row.contrast]
+        gains = [c.difference if task.higher_is_better else -c.difference for task, c in own if c.p_holm < LEVEL]
+        against = dict.fromkeys(task.baseline for task, _ in own)
+        known = f"{len(own)} {'task' if len(own) == 1 else 'tasks'}"
+        better, worse = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
+        said.append(
+            f"{label}: significantly better than {', '.join(map(str, against))} on {better} of {known}, worse on {worse}."
+        )
+    return said
+
+
+def cautions(tasks: Sequence[TaskComparison]) -> list[str]:
+    """What would make the scores of a comparison misread."""
+    modes = {row.label: row.length_mode for task in tasks for row in task.rows if row.kind == "run"}
+    told = [label for label, mode in modes.items() if mode and "oracle" in mode]
+    return [length_caution(told, len(told) < len(modes))] if told else []
+
+
+def length_caution(runs: Sequence[str], others: bool = False) -> str:
+    """That a diffusion model was told how long the gaps are.
+
+    :param others: there are runs beside these that were not told.
+    """
+    text = f"{', '.join(runs)}: told the true length of every gap (length=oracle), which leaks part of the answer; "
+    return text + ("the other runs were not told it." if others else "compare only with models that are told it.")
 
 
 def _disagreement(contrast: Contrast, significant: bool) -> str:

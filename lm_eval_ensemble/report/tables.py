@@ -1,23 +1,31 @@
-"""A comparison as text: Markdown, LaTeX, CSV, HTML or JSON."""
+"""A comparison as text: Markdown, LaTeX, CSV or JSON. The page is ``report.page.board``."""
 
 from __future__ import annotations
 
-import html
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from lm_eval_ensemble.errors import DataError, did_you_mean
 from lm_eval_ensemble.report.comparison import Comparison, RunRow, TaskComparison
 
-__all__ = ["FORMATS", "as_json", "markdown_table", "render"]
+__all__ = ["FORMATS", "as_json", "fitting", "markdown_table", "render", "tables_of", "tex"]
 
 _NONE = "-"
 
 
-def render(comparison: Comparison, form: str) -> str:
-    """The whole comparison in one of :data:`FORMATS`, ending in a newline."""
-    return FORMATS[form](comparison).rstrip("\n") + "\n"
+def render(comparison: Comparison, form: str, columns: Sequence[str] | None = None) -> str:
+    """The whole comparison in one of :data:`FORMATS`, ending in a newline.
+
+    :param columns: of the tables (Markdown, LaTeX) only these, in this order; None: all that hold something.
+    :raises DataError: no table has such a column.
+    """
+    if form in ("csv", "json"):
+        return FORMATS[form](comparison).rstrip("\n") + "\n"
+    sections = tables_of(comparison, columns)
+    return FORMATS[form](comparison, sections).rstrip("\n") + "\n"
 
 
 def as_json(value: Any) -> str:
@@ -111,19 +119,40 @@ def _contrast_cells(task: TaskComparison) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def _sections(comparison: Comparison) -> list[tuple[TaskComparison, list[tuple[list[str], list[list[str]]]]]]:
-    """The tables of each task; columns in which nothing is known are left out."""
+#: a table as finished cells.
+Cells = tuple[list[str], list[list[str]]]
+Sections = list[tuple[TaskComparison, list[Cells]]]
+
+
+def tables_of(comparison: Comparison, columns: Sequence[str] | None = None) -> Sections:
+    """The tables of each task; columns in which nothing is known are left out, and those that are not in ``columns``.
+
+    :raises DataError: no table has such a column.
+    """
     found = []
+    known = dict[str, None]()
     for task in comparison.tasks:
         tables = [_without_empty(*_score_cells(task))]
         header, rows = _contrast_cells(task)
         if rows:
             tables.append(_without_empty(header, rows))
+        known.update(dict.fromkeys(name for header, _ in tables for name in header[1:]))
+        if columns is not None:
+            tables = [table for header, rows in tables if len((table := _chosen(header, rows, columns))[0]) > 1]
         found.append((task, tables))
+    for name in columns or ():
+        if not any(name in (column, column.removesuffix(" (%)")) for column in known):
+            raise DataError(f"--columns {name}: no table has this column.{did_you_mean(name, known)}")
     return found
 
 
-def _without_empty(header: list[str], rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+def _chosen(header: list[str], rows: list[list[str]], columns: Sequence[str]) -> Cells:
+    """The first column and those of ``columns``; the unit in a header need not be said."""
+    kept = [0, *(i for name in columns for i, cell in enumerate(header) if i and name in (cell, cell.removesuffix(" (%)")))]
+    return [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
+
+
+def _without_empty(header: list[str], rows: list[list[str]]) -> Cells:
     kept = [i for i in range(len(header)) if i < 2 or any(row[i] != _NONE for row in rows)]
     return [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
@@ -131,21 +160,21 @@ def _without_empty(header: list[str], rows: list[list[str]]) -> tuple[list[str],
 _FOOT = "McNemar*: exact, but unclustered: it takes documents for independent, so p is too small where problems have several."
 
 
-def _markdown(comparison: Comparison, width: int = 120) -> str:
+def _markdown(comparison: Comparison, sections: Sections, width: int = 120) -> str:
     parts = []
-    for task, tables in _sections(comparison):
+    for task, tables in sections:
         parts.append(f"### {task.task}: {task.metric} ({'higher' if task.higher_is_better else 'lower'} is better)")
         for header, rows in tables:
-            parts += [markdown_table(*piece) for piece in _fitting(header, rows, width)]
+            parts += [markdown_table(*piece) for piece in fitting(header, rows, width)]
         if any("McNemar*" in header for header, _ in tables):
             parts.append(_FOOT)
         parts += ["\n".join(f"- {line}" for line in lines) for lines in (task.verdicts, task.notes) if lines]
-    if comparison.notes:
-        parts.append("\n".join(f"- {note}" for note in comparison.notes))
+    if told := [*comparison.cautions, *comparison.notes]:
+        parts.append("\n".join(f"- {note}" for note in told))
     return "\n\n".join(parts)
 
 
-def _fitting(header: list[str], rows: list[list[str]], width: int) -> list[tuple[list[str], list[list[str]]]]:
+def fitting(header: list[str], rows: list[list[str]], width: int) -> list[tuple[list[str], list[list[str]]]]:
     """The table cut between columns so that no line is longer than ``width``; each piece repeats the first column."""
     widths = [max(3, len(name), *(len(row[i]) for row in rows)) + 3 for i, name in enumerate(header)]
     pieces: list[list[int]] = [[]]
@@ -161,39 +190,31 @@ def _fitting(header: list[str], rows: list[list[str]], width: int) -> list[tuple
     ]
 
 
-def _latex(comparison: Comparison) -> str:
+def _latex(comparison: Comparison, sections: Sections) -> str:
     import pandas
 
-    parts = []
-    for task, tables in _sections(comparison):
+    parts = ["% needs \\usepackage{booktabs}"]
+    for task, tables in sections:
+        name = re.sub(r"[^A-Za-z0-9]+", "-", task.task)
         for header, rows in tables:
-            frame = pandas.DataFrame(rows, columns=header)
-            escaped = frame.rename(columns={name: _tex(name) for name in header}).map(_tex)
+            differences = header[0].startswith("vs ")
+            frame = pandas.DataFrame(rows, columns=[tex(cell) for cell in header]).map(tex)
             parts.append(
-                escaped.to_latex(
-                    index=False, escape=False, column_format="l" + "r" * (len(header) - 1), caption=_tex(task.task)
+                frame.to_latex(
+                    index=False,
+                    escape=False,
+                    column_format="l" + "r" * (len(header) - 1),
+                    caption=tex(f"{task.task}: differences to {task.baseline}" if differences else task.task),
+                    label=f"tab:{name}-differences" if differences else f"tab:{name}",
                 )
             )
         parts += [f"% {line}" for line in (*task.verdicts, *task.notes, _FOOT)]
-    return "\n".join([*parts, *(f"% {note}" for note in comparison.notes)])
+    return "\n".join([*parts, *(f"% {note}" for note in (*comparison.cautions, *comparison.notes))])
 
 
-def _tex(text: str) -> str:
+def tex(text: str) -> str:
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
-
-
-def _html(comparison: Comparison) -> str:
-    parts = ["<!doctype html>", '<html lang="en"><meta charset="utf-8"><title>Comparison</title>', "<body>"]
-    for task, tables in _sections(comparison):
-        parts.append(f"<h2>{html.escape(task.task)}: {html.escape(task.metric)}</h2>")
-        for header, rows in tables:
-            head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
-            body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
-            parts.append(f"<table>\n<tr>{head}</tr>\n{body}</table>")
-        parts += [f"<p>{html.escape(line)}</p>" for line in (*task.verdicts, *task.notes)]
-    parts += [f"<p>{html.escape(note)}</p>" for note in comparison.notes]
-    return "\n".join([*parts, f"<p>{html.escape(_FOOT)}</p>", "</body></html>"])
 
 
 _COUNTS = ["n", "clusters"] + [
@@ -227,12 +248,11 @@ def _json(comparison: Comparison) -> str:
 
 
 #: name of a format -> function of the comparison.
-FORMATS: Mapping[str, Callable[[Comparison], str]] = {
+FORMATS: Mapping[str, Callable[..., str]] = {
     "md": _markdown,
     "latex": _latex,
     "csv": _csv,
     "json": _json,
-    "html": _html,
 }
 
 

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from lm_eval_ensemble.metrics.clustered import few_clusters
+from lm_eval_ensemble.metrics.multiple import holm
+from lm_eval_ensemble.report.comparison import LEVEL
 from lm_eval_ensemble.report.failures import CATEGORIES
+from lm_eval_ensemble.report.sentences import length_caution
 from lm_eval_ensemble.report.tables import markdown_table
 
-__all__ = ["Section", "Table", "as_text", "headline", "sections"]
+__all__ = ["Section", "Table", "as_text", "headline", "sections", "verdict_of"]
 
 _NONE = "-"
 _SHOWN = 5
@@ -39,6 +42,8 @@ def as_text(report: Mapping[str, Any]) -> str:
     :param report: ``run``, ``task``, ``metric`` and the like, and ``figures``.
     """
     parts = [f"## {report['run']}, {report['task']}: {report['metric']}", headline(report)]
+    parts += [verdict] if (verdict := verdict_of(report["figures"])) else []
+    parts += [length_caution([str(report["run"])])] if "oracle" in str(report.get("length_mode")) else []
     for section in sections(report["figures"]):
         parts += [markdown_table(part.header, part.rows) if isinstance(part, Table) else part for part in section.parts]
     return "\n\n".join(parts)
@@ -50,6 +55,7 @@ def sections(figures: Mapping[str, Any]) -> list[Section]:
         return []
     found = [
         Section("scores", "Scores", _scores(figures)),
+        Section("questions", "Does it know when it is wrong?", _questions(figures)),
         Section("selection", "Selection", _selection(figures)),
         Section("scorers", "What the scores know", _scorers(figures)),
         Section("diversity", "How differently the members fail", _diversity(figures)),
@@ -57,7 +63,6 @@ def sections(figures: Mapping[str, Any]) -> list[Section]:
         Section("margin", "Error among the surest", _margin(figures)),
         Section("lengths", "By length", _lengths(figures)),
         Section("problems", "By problem", _problems(figures)),
-        Section("questions", "Does it know when it is wrong?", _questions(figures)),
     ]
     return [section for section in found if section.parts]
 
@@ -81,6 +86,25 @@ def headline(report: Mapping[str, Any]) -> str:
     if forwards := figures.get("row_forwards"):
         facts.append("row-forwards per document: " + ", ".join(f"{name} {value:.3g}" for name, value in forwards.items()))
     return "; ".join(facts) + "."
+
+
+def verdict_of(figures: Mapping[str, Any]) -> str:
+    """Is the ensemble better than each of its members? Empty for other runs. p is after Holm, for the members together."""
+    members = figures.get("members") or {}
+    if len(members) < 2:
+        return ""
+    gains = [entry["ensemble_minus_member"] for entry in members.values()]
+    parts = []
+    for name, gain, p in zip(members, gains, holm([gain["p"] for gain in gains]), strict=True):
+        if not gain["difference"]:
+            parts.append(f"level with {name} (p = {p:.2g})")
+            continue
+        ahead = gain["difference"] > 0
+        side = ("better than" if ahead else "worse than") if p < LEVEL else ("ahead of" if ahead else "behind")
+        interval = _interval(gain["low"], gain["high"], signed=True)
+        told = [*([interval] if interval != _NONE else []), *([] if p < LEVEL else ["not significant"]), f"p = {p:.2g}"]
+        parts.append(f"{side} {name} by {abs(100 * gain['difference']):.3g} points ({'; '.join(told)})")
+    return f"The ensemble is {'; '.join(parts)}."
 
 
 def _scores(figures: Mapping[str, Any]) -> list[str | Table]:

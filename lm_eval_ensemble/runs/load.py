@@ -43,7 +43,8 @@ class TaskRun:
     whole command, loading and judging included, ``run_documents`` the documents of all its tasks together.
     ``first_filter`` is the filter whose metrics stand in ``results``. ``shots`` are the examples in the prompt. ``cell`` is the
     name that ``sweep`` gave the run, which tells settings of one checkpoint apart, ``grid`` that of its grid; empty for other
-    runs. ``older`` counts earlier runs of the same settings in the same folder, which this one stands for.
+    runs. ``older`` counts earlier runs of the same settings in the same folder, which this one stands for. ``groups`` are the
+    groups of tasks that were asked for with it, each with its tasks.
     """
 
     task: str
@@ -66,6 +67,7 @@ class TaskRun:
     cell: str = ""
     grid: str = ""
     older: int = 0
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def quantization(self) -> str:
@@ -219,6 +221,7 @@ def runs_in(content: Mapping[str, Any], file: Path, problems: list[str]) -> Iter
     source = str(content.get("model_source") or config.get("model") or "?")
     arguments = _arguments(config.get("model_args"))
     cell = _cell(file)
+    groups = _groups(_mapping(content.get("group_subtasks")), configs)
     for task in configs:
         values = results.get(task)
         if not isinstance(values, dict):
@@ -249,6 +252,7 @@ def runs_in(content: Mapping[str, Any], file: Path, problems: list[str]) -> Iter
             shots="" if shots is None else str(shots),
             cell=str(cell.get("label") or ""),
             grid=str(cell.get("grid") or ""),
+            groups={name: tasks for name, tasks in groups.items() if task in tasks},
         )
 
 
@@ -325,6 +329,19 @@ def _cell(file: Path) -> Mapping[str, Any]:
         return _mapping(json.loads((file.resolve().parent.parent / "cell.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError):
         return {}
+
+
+def _groups(given: Mapping[str, Any], tasks: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Group -> its tasks, those of groups within it among them; lm_eval writes a task as a group of nothing."""
+
+    def leaves(name: str, above: tuple[str, ...] = ()) -> Iterator[str]:
+        if name in tasks:
+            yield name
+        inner = given.get(name)
+        for child in inner if isinstance(inner, list) and name not in above else ():
+            yield from leaves(str(child), (*above, name))
+
+    return {name: tuple(dict.fromkeys(leaves(name))) for name in given if name not in tasks}
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -3,7 +3,7 @@
 (() => {
 const $ = (id) => document.getElementById(id);
 const sources = [...document.querySelectorAll("script.data")];
-const overviews = [...document.querySelectorAll(".overview")];
+const overviews = [...document.querySelectorAll(".overview[data-task]")], compared = $("compared");
 const tasks = sources.map(() => null);
 const state = { task: 0, view: "overview", doc: null, filters: {}, repeat: 0, mode: null };
 let shown = [];
@@ -406,7 +406,7 @@ function read() {
   const [path, query] = location.hash.slice(1).split(/\?(.*)/s), cut = path.indexOf("/");
   const name = decoded(cut < 0 ? path : path.slice(0, cut));
   state.task = Math.max(0, sources.findIndex((source) => source.dataset.key === name));
-  state.view = cut < 0 ? "overview" : "samples";
+  state.view = compared && !path ? "compared" : cut < 0 ? "overview" : "samples";
   state.doc = cut >= 0 && path.length > cut + 1 ? decoded(path.slice(cut + 1)) : null;
   state.filters = Object.fromEntries(new URLSearchParams(query || ""));
   draw();
@@ -416,13 +416,14 @@ function draw() {
   if (!sources.length) return;
   const samples = state.view === "samples";
   if ($("task")) $("task").value = String(state.task);
-  overviews.forEach((node, k) => { node.hidden = samples || k !== state.task; });
+  overviews.forEach((node, k) => { node.hidden = state.view !== "overview" || k !== state.task; });
+  if (compared) compared.hidden = state.view !== "compared";
   $("samples").hidden = !samples;
   document.body.classList.toggle("browsing", samples);
   $("to-overview").href = "#" + encodeURIComponent(task().key);
   $("to-samples").href = address(null, {});
   $("to-samples").textContent = "Samples (" + task().documents.length.toLocaleString("en") + ")";
-  for (const [id, on] of [["to-overview", !samples], ["to-samples", samples]]) if (on) $(id).setAttribute("aria-current", "page"); else $(id).removeAttribute("aria-current");
+  for (const [id, on] of [["to-compared", state.view === "compared"], ["to-overview", state.view === "overview"], ["to-samples", samples]]) if (!$(id)) continue; else if (on) $(id).setAttribute("aria-current", "page"); else $(id).removeAttribute("aria-current");
   if (!samples) { document.body.classList.remove("open"); return; }
   choose();
   if (state.doc === null && wide() && shown.length) { state.doc = task().documents[shown[0]].i; write(true); }
@@ -474,7 +475,7 @@ $("list").addEventListener("scroll", () => requestAnimationFrame(drawRows), { pa
 addEventListener("resize", () => { if (state.view === "samples") drawRows(); });
 $("theme").addEventListener("click", theme);
 $("help-open").addEventListener("click", () => $("help").showModal());
-if ($("task")) $("task").addEventListener("change", (event) => { state.task = Number(event.target.value); location.hash = state.view === "overview" ? encodeURIComponent(task().key) : address(null, {}); });
+if ($("task")) $("task").addEventListener("change", (event) => { state.task = Number(event.target.value); location.hash = state.view === "samples" ? address(null, {}) : encodeURIComponent(task().key); });
 document.querySelectorAll(".mosaic a").forEach((link) => link.addEventListener("click", (event) => {
   event.preventDefault();
   location.hash = address(null, { problem: link.dataset.problem });
