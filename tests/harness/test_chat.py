@@ -11,6 +11,7 @@ import pytest
 
 from lm_eval_ensemble.errors import ConfigError
 from lm_eval_ensemble.fim import LAYOUTS, leftovers
+from lm_eval_ensemble.harness.recorder import Step
 from lm_eval_ensemble.tokens import PlainEncoder
 from lm_eval_ensemble.types import InfillRequest
 
@@ -87,17 +88,13 @@ def test_a_scored_model_writes_into_the_fence_and_stops_where_it_closes(
     monkeypatch.setattr(scored, "encoder", encoder)
     asked = []
 
-    def generate(rows: Any) -> Any:
-        asked.extend(rows)
+    def generate(batch: Any) -> Any:
+        ((row, _),) = batch
+        asked.append(row)
+        _, strings = scored._stops(row)
         ids = encoder.encode("    return x\n```\nDone.")
-        steps = [scored_step] * len(ids)
-        _, strings = scored._stops(rows[0])
-        assert "```" in strings
-        return [scored._read_answer(ids, steps, set(), (*rows[0].request.until, *scored._fence(rows[0])), False)]
+        return [scored._read_answer(ids, [Step(-0.1)] * len(ids), set(), strings, False, row.request.cut)]
 
-    from lm_eval_ensemble.harness.recorder import Step
-
-    scored_step = Step(-0.1)
     monkeypatch.setattr(scored, "_generate", generate)
     (candidate,) = scored.propose([InfillRequest("def f(x):\n", "\ny = 1\n", max_new_tokens=16)])
     assert candidate.text == "    return x"
