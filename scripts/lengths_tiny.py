@@ -160,7 +160,7 @@ def _judge_key(pair: tuple[dict[str, Any], Scored]) -> tuple[str, str]:
 
 
 def table(output: Path) -> str:
-    """The README's table, over the documents whose every policy is in the output."""
+    """The table of docs/tiny_pair.md, over the documents whose every policy is in the output."""
     rows = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
     lines = []
     for task in SETS:

@@ -60,7 +60,7 @@ def _keep_warm() -> Callable[[], None]:
 _LONGEST = (
     "test_docs",
     "test_distributed",
-    "test_readme_commands",
+    "test_scale_commands",
     "test_wandb_log",
     "test_hostile",
     "test_flags",

@@ -49,7 +49,7 @@ FIRST_MASKS = 4
 #: tried beside the neighbours of a partner's answer that is blank or was never ended.
 FALLBACK = (2, 4, 8, 16)
 #: nats that ``ar:K`` takes off a length per token it is away from the partner's (chosen on HumanEval documents 0 to 99 of
-#: ``random.Random(0).shuffle``; none of the README's).
+#: ``random.Random(0).shuffle``; none of docs/tiny_pair.md's).
 PULL = 0.5
 #: no search looks at longer middles.
 SEARCH_CAP = 128

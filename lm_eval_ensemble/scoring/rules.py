@@ -19,7 +19,7 @@ __all__ = ["ALIASES", "DEFAULT_RULE", "Term", "apply_rule", "is_score", "parse_r
 #: shorter names.
 ALIASES = {"worst": "fim_worst"}
 
-#: Each model alone as a judge favours its own text; the mean of the two takes that out (README, "Evidence").
+#: Each model alone as a judge favours its own text; the mean of the two takes that out (docs/tiny_pair.md, "Evidence").
 DEFAULT_RULE = "fim+onepass"
 
 

@@ -1,4 +1,4 @@
-"""The commands of README's "More than one GPU" run as they stand, on CPU: only what they are run on is made small."""
+"""The commands of docs/scale.md run as they stand, on CPU: only what they are run on is made small."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ DOCUMENTS = 3
 
 
 def commands() -> list[str]:
-    """The lines of the section's shell blocks."""
-    section = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## More than one GPU\n")[1].split("\n## ")[0]
-    blocks = re.findall(r"^```sh\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
-    return [line for block in blocks for line in block.splitlines()]
+    """The whole lines of the page's shell blocks that start a run of the harness."""
+    blocks = re.findall(
+        r"^```sh\n(.*?)^```", (ROOT / "docs" / "scale.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    return [line for block in blocks for line in block.splitlines() if re.search(r"lm_eval --model .* --log_samples$", line)]
 
 
 def free_port() -> int:
@@ -33,7 +34,7 @@ def free_port() -> int:
 def smaller(command: str) -> tuple[str, int, int]:
     """The command with the tiny pair, three gaps and two processes; how many times it is started, and its processes in all.
 
-    Everything else stays as README has it, and each of these must be there to be replaced.
+    Everything else stays as the page has it, and each of these must be there to be replaced.
     """
     changes = {"--tasks humaneval_infill ": f"--tasks infill_toy --limit {DOCUMENTS} "}
     machines, processes = 1, 2
@@ -56,7 +57,7 @@ def smaller(command: str) -> tuple[str, int, int]:
     return command, machines, processes
 
 
-def test_the_section_has_the_four_ways() -> None:
+def test_the_page_has_the_four_ways() -> None:
     starts = [command.split(" --")[0] for command in commands()]
     assert starts == ["python -m torch.distributed.run", "accelerate launch", "python -m torch.distributed.run", "lm_eval"]
 
