@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--similarity",
         metavar="NAME",
-        help="add RW-G-NLL (and SAR, with samples): ngram, constant, or cross-encoder:ID_OR_FOLDER",
+        help="add RW-G-NLL (and SAR, with samples): ngram, constant, cross-encoder:ID_OR_FOLDER or sentence:ID_OR_FOLDER",
     )
     parser.add_argument(
         "--clusters",
@@ -123,13 +123,14 @@ def similarity_from(spec: str, device: str | None = None) -> Memo:
     from lm_eval_ensemble.uncertainty.similarity import Constant, Memo, NGram
 
     kind, _, source = spec.partition(":")
-    if kind == "cross-encoder" and source:
-        from lm_eval_ensemble.uncertainty.models import CrossEncoder  # torch and transformers
+    if kind in ("cross-encoder", "sentence") and source:
+        from lm_eval_ensemble.uncertainty.models import CrossEncoder, SentenceEncoder  # torch and transformers
 
-        return Memo(CrossEncoder(source, device))
+        return Memo((CrossEncoder if kind == "cross-encoder" else SentenceEncoder)(source, device))
     plain: dict[str, Similarity] = {"constant": Constant(), "ngram": NGram()}
     if spec not in plain:
-        raise ConfigError(f"similarity {spec!r} is unknown.{did_you_mean(spec, [*plain, 'cross-encoder:ID_OR_FOLDER'])}")
+        known = [*plain, "cross-encoder:ID_OR_FOLDER", "sentence:ID_OR_FOLDER"]
+        raise ConfigError(f"similarity {spec!r} is unknown.{did_you_mean(spec, known)}")
     return Memo(plain[spec])
 
 

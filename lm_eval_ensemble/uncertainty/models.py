@@ -1,4 +1,5 @@
-"""Sequence-pair classifiers: a cross-encoder for similarity, an NLI model for entailment. Loaded only when asked for.
+"""Models that compare texts: sequence-pair classifiers (a cross-encoder for similarity, an NLI model for entailment), and a
+sentence encoder. Loaded only when asked for.
 
 Plain ``transformers``: a cross-encoder of sentence-transformers is a sequence classifier with one label and a sigmoid.
 The extra ``lm_eval_ensemble[rw]`` brings what the tokenizers of some of them need.
@@ -6,8 +7,10 @@ The extra ``lm_eval_ensemble[rw]`` brings what the tokenizers of some of them ne
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +19,7 @@ from numpy.typing import NDArray
 from lm_eval_ensemble.errors import ModelError, missing_weights
 from lm_eval_ensemble.uncertainty.similarity import Pair
 
-__all__ = ["CrossEncoder", "Entailment", "PairClassifier"]
+__all__ = ["CrossEncoder", "Entailment", "PairClassifier", "SentenceEncoder"]
 
 BATCH = 64
 
@@ -108,6 +111,75 @@ class Entailment:
 
     def __call__(self, pairs: Sequence[Pair]) -> NDArray[np.bool_]:
         return np.asarray(self._classifier.logits(pairs).argmax(axis=1) == self._label)
+
+
+class SentenceEncoder:
+    """Similarity = cosine of the embeddings of two texts, 0 where it is negative (Sentence-BERT, arXiv:1908.10084).
+
+    Each distinct text is read once, in float32. Pooling is what the checkpoint says (``1_Pooling/config.json``: the mean of the
+    tokens, or the first one), else the mean. A text that is too long loses its beginning, as the answer stands at the end.
+    """
+
+    def __init__(self, source: str, device: str | None = None) -> None:
+        import torch
+        from transformers import AutoModel, AutoTokenizer
+
+        self.name = f"sentence:{source}"
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(source, truncation_side="left", padding_side="right")
+            model: Any = AutoModel.from_pretrained(source, dtype=torch.float32)
+            pooling = _settings(source, "1_Pooling/config.json")
+        except ImportError as error:
+            raise ModelError(
+                f"The tokenizer of {source!r} needs a package: {error} Try: pip install 'lm_eval_ensemble[rw]'"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise missing_weights(source, error) from None
+        kinds = getattr(model.config, "architectures", None) or []
+        if any("ForSequenceClassification" in str(kind) for kind in kinds):
+            raise ModelError(f"{source}: found a classifier of pairs, expected a sentence encoder. Use cross-encoder:{source}.")
+        self._first = bool(pooling.get("pooling_mode_cls_token"))
+        asked = [name for name, on in pooling.items() if name.startswith("pooling_mode_") and on is True]
+        if asked and not {"pooling_mode_cls_token", "pooling_mode_mean_tokens"} >= set(asked):
+            raise ModelError(f"{source}: pools by {', '.join(asked)}; expected the mean of the tokens or the first one.")
+        self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._model = model.to(self._device).eval()
+        positions = getattr(model.config, "max_position_embeddings", None) or 512
+        own = _settings(source, "sentence_bert_config.json").get("max_seq_length") or positions
+        self._limit = int(min(own, positions, self._tokenizer.model_max_length))
+
+    def __call__(self, pairs: Sequence[Pair]) -> NDArray[np.float64]:
+        texts = list(dict.fromkeys(text for pair in pairs for text in pair))
+        places = {text: i for i, text in enumerate(texts)}
+        vectors = self._embed(texts)
+        found = [float(vectors[places[first]] @ vectors[places[second]]) for first, second in pairs]
+        values: NDArray[np.float64] = np.clip(np.array(found), 0.0, 1.0)
+        return values
+
+    def _embed(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """(n, width), of length 1."""
+        import torch
+
+        rows = []
+        with torch.inference_mode():
+            for start in range(0, len(texts), BATCH):
+                own = list(texts[start : start + BATCH])
+                cut = {"truncation": True, "max_length": self._limit}
+                batch = self._tokenizer(own, padding=True, return_tensors="pt", **cut).to(self._device)
+                hidden = self._model(**batch).last_hidden_state
+                weights = batch["attention_mask"][..., None].to(hidden.dtype)
+                pooled = hidden[:, 0] if self._first else (hidden * weights).sum(1) / weights.sum(1).clamp_min(1)
+                rows.append(torch.nn.functional.normalize(pooled, dim=-1).double().cpu().numpy())
+        return np.concatenate(rows) if rows else np.zeros((0, 0))
+
+
+def _settings(source: str, name: str) -> Mapping[str, Any]:
+    """A settings file of a checkpoint; nothing where it has none."""
+    from transformers.utils import cached_file
+
+    path = cached_file(source, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
+    found = json.loads(Path(path).read_text(encoding="utf-8")) if path is not None else {}
+    return found if isinstance(found, dict) else {}
 
 
 def _entailment_label(source: str, labels: Mapping[Any, str]) -> int:

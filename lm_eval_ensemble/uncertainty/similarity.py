@@ -5,6 +5,7 @@ A *similarity* takes pairs of texts and gives one number per pair; where it come
     constant                    0 for every pair: relevance weights become equal, RW-G-NLL the mean token NLL
     ngram                       cosine of character trigrams; no model, no download, the same everywhere
     cross-encoder:ID or FOLDER  a sentence-pair regressor such as cross-encoder/stsb-roberta-large
+    sentence:ID or FOLDER       cosine of two embeddings, such as sentence-transformers/all-MiniLM-L6-v2
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ def test_f4_the_same_answer_to_another_question_is_asked_anew() -> None:
 def test_f5_a_similarity_is_on_or_an_error_never_silently_off() -> None:
     """F5: for 10 of 12 models RW-G-NLL was silently not computed. Nothing here depends on the model that answered."""
     for spec in ("ngramm", "cross-encoder", "cross-encoder:"):
-        with pytest.raises(ConfigError, match="Known: constant, cross-encoder:ID_OR_FOLDER, ngram"):
+        with pytest.raises(ConfigError, match="Known: constant, cross-encoder:ID_OR_FOLDER, ngram, sentence:ID_OR_FOLDER"):
             similarity_from(spec)
     with pytest.raises(ModelError, match="no/such-encoder"):
         similarity_from("cross-encoder:no/such-encoder")
@@ -163,6 +164,45 @@ def test_a_cross_encoder_from_a_folder(cross_encoder: Path, nli: Path) -> None:
     assert 1.0 < scores["rw_g_nll"] < 4.0
     with pytest.raises(ModelError, match="3 labels, expected a similarity with one"):
         similarity_from(f"cross-encoder:{nli}")
+
+
+@pytest.fixture
+def sentence_encoder(cross_encoder: Path, tmp_path: Path) -> Path:
+    """The encoder of the pair model, by itself."""
+    from transformers import AutoModel
+
+    shutil.copytree(cross_encoder, tmp_path / "own")
+    AutoModel.from_pretrained(cross_encoder).save_pretrained(tmp_path / "own")
+    (tmp_path / "own" / "1_Pooling").mkdir()
+    return tmp_path / "own"
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_a_sentence_encoder_from_a_folder(sentence_encoder: Path, pooling: str) -> None:
+    """Cosine of the pooled embeddings, padded batches like single texts; what is opposite counts as unlike."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    if pooling == "cls":
+        (sentence_encoder / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    texts = ["Who? Paris", "Who? Par", "x", "Where is it? abc"]
+    tokenizer, model = AutoTokenizer.from_pretrained(sentence_encoder), AutoModel.from_pretrained(sentence_encoder).eval()
+    with torch.inference_mode():
+        hidden = [model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].double() for text in texts]
+    vectors = [rows[0] if pooling == "cls" else rows.mean(0) for rows in hidden]
+    pairs = [(texts[0], texts[1]), (texts[1], texts[3]), (texts[2], texts[0]), (texts[2], texts[2])]
+    places = [(texts.index(a), texts.index(b)) for a, b in pairs]
+    expected = [max(0.0, float(torch.cosine_similarity(vectors[a], vectors[b], dim=0))) for a, b in places]
+    assert similarity_from(f"sentence:{sentence_encoder}", device="cpu")(pairs) == pytest.approx(expected, abs=1e-5)
+    assert len({round(value, 4) for value in expected}) > 2
+
+
+def test_what_is_no_sentence_encoder_is_refused(sentence_encoder: Path, cross_encoder: Path) -> None:
+    (sentence_encoder / "1_Pooling" / "config.json").write_text('{"pooling_mode_max_tokens": true}')
+    with pytest.raises(ModelError, match="pools by pooling_mode_max_tokens; expected the mean"):
+        similarity_from(f"sentence:{sentence_encoder}")
+    with pytest.raises(ModelError, match="found a classifier of pairs, expected a sentence encoder"):
+        similarity_from(f"sentence:{cross_encoder}")
 
 
 def test_trigrams() -> None:
