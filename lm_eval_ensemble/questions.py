@@ -1,8 +1,8 @@
 """The question sets: where their rows come from, which of them are asked, and which are shown as examples.
 
-A question is a dict with ``task_id, question, context, references, answerable, target``: ``context`` is the text it is to be
-answered from ("" if there is none), ``references`` the accepted answers, ``target`` the answer shown when the question is an
-example. Questions without an answer have no references and the target ``unanswerable``.
+A question is a dict with ``task_id, question, context, title, references, answerable, target``: ``context`` is the text it is
+to be answered from and ``title`` the article of that ("" if there is none), ``references`` the accepted answers, ``target`` the
+answer shown when the question is an example. Questions without an answer have no references and the target ``unanswerable``.
 
 Which questions: they are put in the order of the sha256 of their text, a shuffle anybody can redo. The last five are the
 examples and are never asked; the first 400 are asked, or ``n_docs`` of them, or all.
@@ -117,7 +117,7 @@ def load_questions(name: str, data_dir: str | None = None, file: str | None = No
     :param name: a key of ``QUESTION_SETS``.
     :param data_dir: folder with local copies; default ``LM_EVAL_ENSEMBLE_DATA``.
     :param file: a file of the user's own instead: SQuAD, TriviaQA, NQ-open, SVAMP or BioASQ as published, or rows with
-        ``question``, ``answers`` (a list) and perhaps ``context`` and ``id``; JSON, JSON lines or parquet, perhaps gzipped.
+        ``question``, ``answers`` (a list) and perhaps ``context``, ``title``, ``id``; JSON, JSON lines or parquet, or gzipped.
     :raises DataError: unknown name; no such file; a row of another shape; no file where only the user has one.
     """
     if name not in QUESTION_SETS:
@@ -192,7 +192,8 @@ def _expanded(value: Any) -> Iterator[Any]:
                 yield entry
                 continue
             for paragraph in entry["paragraphs"]:
-                yield from ({**qa, "context": paragraph["context"]} for qa in paragraph["qas"])
+                title = entry.get("title")
+                yield from ({**qa, "context": paragraph["context"], "title": title} for qa in paragraph["qas"])
     else:
         yield value
 
@@ -220,6 +221,8 @@ def _question(row: Any, index: int, where: str) -> Question | None:
         "task_id": names[0] if names else f"{index:05d}",
         "question": str(text).strip(),
         "context": str(context or "").strip(),
+        # Titles of questions without a text are names of anything.
+        "title": str(row.get("problem") or (row.get("title") if context else None) or "").strip(),
         "references": judged,
         "answerable": bool(judged),
         "target": judged[0] if judged else UNANSWERABLE,

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -23,6 +23,7 @@ from lm_eval_ensemble.metrics.answer_scores import free_scores
 from lm_eval_ensemble.metrics.uncertainty import Estimate, auroc
 from lm_eval_ensemble.questions import DEFAULT_COUNT, SHOTS, choose, load_questions
 from lm_eval_ensemble.runs.answer import answer_record, is_right
+from lm_eval_ensemble.runs.samples import problem_of
 
 __all__ = ["UncertaintyTask"]
 
@@ -59,6 +60,8 @@ class UncertaintyTask(OwnTask):
                 'TimoImhof/TriviaQA-in-SQuAD-format): --metadata \'{"file": "PATH"}\', or ask without: '
                 "--metadata '{\"context\": false}'."
             )
+        # Not part of the document, so that runs made before it was recorded keep their documents' hashes.
+        self.titles = {_key(question): question.pop("title") for question in questions}
         shots, asked = choose(questions, self._count(), self.asks_unanswerable)
         self.dataset = {"test": datasets.Dataset.from_list(asked), "examples": datasets.Dataset.from_list(shots)}
 
@@ -85,7 +88,7 @@ class UncertaintyTask(OwnTask):
         super().build_all_requests(**arguments)
 
     def rows_of(self, doc: Mapping[str, Any], answer: Any) -> dict[str, Any]:
-        record = answer_record(doc, answer)
+        record = answer_record(doc, answer, self.titles.get(_key(doc), ""))
         right = bool(is_right(record))
         rows: dict[str, Any] = {
             "accuracy": float(right),
@@ -99,14 +102,15 @@ class UncertaintyTask(OwnTask):
             self._tell_what_is_missing()
         else:
             rows |= {f"{name}_rate": float(bool(record[key])) for name, key in _RATES.get(record["source"], {}).items()}
-            rows |= self._pairs(record, right)
+            rows |= self._pairs(record, right, problem_of(doc, record))
         return rows
 
-    def _pairs(self, record: Mapping[str, Any], right: bool) -> dict[str, list[float | None]]:
-        """Per score what its AUROC is made of: the score and whether the answer is wrong (as lists: they go to JSON)."""
+    def _pairs(self, record: Mapping[str, Any], right: bool, problem: Hashable) -> dict[str, list[Any]]:
+        """Per score what its AUROC is made of: the score and whether the answer is wrong (as lists: they go to JSON), for its
+        interval also what the question was cut from."""
         scores = {name: _rounded(value) for name, value in free_scores(record).items() if _is_told(name, record)}
-        pairs = {f"auroc_{name}": [value, float(not right)] for name, value in scores.items()}
-        pairs |= {f"auroc_{_MAIN}{end}": [scores[_MAIN], float(not right)] for end in ("_low", "_high")}
+        pairs: dict[str, list[Any]] = {f"auroc_{name}": [value, float(not right)] for name, value in scores.items()}
+        pairs |= {f"auroc_{_MAIN}{end}": [scores[_MAIN], float(not right), problem] for end in ("_low", "_high")}
         if self.asks_unanswerable:
             pairs[f"auroc_unanswerable_{_MAIN}"] = [scores[_MAIN], float(not record["answerable"])]
         return pairs
@@ -130,8 +134,9 @@ class UncertaintyTask(OwnTask):
             aggregation: Callable[..., Any] = mean  # lm_eval gives a standard error to its own mean only
             return aggregation
 
-        def area(pairs: Sequence[Sequence[float | None]]) -> float | None:
-            found = auroc([pair[0] for pair in pairs], [bool(pair[1]) for pair in pairs])
+        def area(pairs: Sequence[Sequence[Any]]) -> float | None:
+            clusters = [(i,) if pair[2:] in ([], [None]) else pair[2] for i, pair in enumerate(map(list, pairs))]
+            found = auroc([pair[0] for pair in pairs], [bool(pair[1]) for pair in pairs], clusters)
             if name in (f"auroc_{_MAIN}", f"auroc_unanswerable_{_MAIN}"):
                 self._tell_about(name, found)
             return found.low if name.endswith("_low") else found.high if name.endswith("_high") else found.value
@@ -169,6 +174,10 @@ def _is_told(name: str, record: Mapping[str, Any]) -> bool:
     if name == "p_true":
         return record["p_true"] is not None
     return record["source"] != "loglikelihood" or name in (_MAIN, "length_tokens", "length_chars")
+
+
+def _key(question: Mapping[str, Any]) -> tuple[str, str]:
+    return str(question["task_id"]), str(question["question"])
 
 
 def _with_logprobs(records: Sequence[Mapping[str, Any]]) -> int:

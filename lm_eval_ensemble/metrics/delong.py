@@ -4,30 +4,52 @@ DeLong, DeLong and Clarke-Pearson 1988 (Biometrics 44:837), in the fast form of 
 Processing Letters 21:1389): with R the midranks of all documents and R' those within a class, the share of right
 answers below wrong answer i is V10_i = (R_i - R'_i) / n0, and the share of wrong ones above right answer j is
 V01_j = 1 - (R_j - R'_j) / n1.
+
+Where documents come in clusters (questions about one text) the clusters are what is drawn, as in Obuchowski 1997
+(Biometrics 53:567). The variance is the jackknife's over clusters, sum over c of (A - A_(c))^2 with A_(c) the area without
+cluster c, but at least DeLong's: Obuchowski's is its limit for many clusters and too small for few. Its degrees of freedom are
+those of a mean over the same clusters (:func:`~lm_eval_ensemble.metrics.clustered.spread`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit, ndtri, stdtrit
+from scipy.special import expit, logit, ndtri, stdtr, stdtrit
 from scipy.stats import beta, norm, rankdata
 
-__all__ = ["SCARCE", "Difference", "auroc_interval", "components", "delong", "paired", "unpaired"]
+from lm_eval_ensemble.metrics.clustered import Spread, spread
+
+__all__ = ["SCARCE", "Area", "Difference", "auroc_interval", "components", "delong", "paired", "unpaired", "within"]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+#: (n,) the cluster of each document as a number from 0, as from ``clustered.cluster_codes``; None: all are independent.
+Codes = NDArray[np.intp] | None
 
 
 #: answers of the scarcer class from which DeLong's variance alone makes the interval.
 SCARCE = 100
 
 
+class Area(NamedTuple):
+    """An area with its interval, or the ``reason`` why it has none; ``df``: degrees of freedom of its quantile."""
+
+    value: float
+    low: float | None
+    high: float | None
+    method: str
+    reason: str | None
+    df: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Two areas compared: ``value`` = first - second, its interval, a two-sided p-value; all None with a ``reason``."""
+    """Two areas compared: ``value`` = first - second, its interval, a two-sided p-value; all None with a ``reason``. ``df`` are
+    the degrees of freedom of Student's t where clusters are few enough to matter (None: normal quantiles)."""
 
     value: float | None
     low: float | None
@@ -36,6 +58,7 @@ class Difference:
     method: str
     reason: str | None
     n: int
+    df: float | None = None
 
 
 def components(score: Floats, wrong: Bools) -> tuple[float, Floats, Floats]:
@@ -67,44 +90,110 @@ def _covariance(values: Floats) -> Floats:
     return np.full((k, k), np.nan) if n < 2 else np.atleast_2d(np.cov(values)) / n
 
 
-def auroc_interval(
-    score: Floats, wrong: Bools, level: float = 0.95
-) -> tuple[float, float | None, float | None, str, str | None]:
-    """(area, low, high, method, reason) of the area of a score (n,), both classes present.
+def within(score: Floats, wrong: Bools, codes: NDArray[np.intp], count: int) -> tuple[Floats, Floats]:
+    """Pairs of a wrong and a right answer inside each of ``count`` clusters: those in which the wrong one has the higher score,
+    equal ones by half, and all; (C,) both."""
+    ours, theirs = (np.bincount(codes[of], minlength=count).astype(np.float64) for of in (wrong, ~wrong))
+    size = ours + theirs
+    # Midranks within each cluster: among all, if clusters are laid end to end, less the documents of those before.
+    _, order = np.unique(score, return_inverse=True)
+    ranks = rankdata(codes * (order.max() + 1) + order) - (np.cumsum(size) - size)[codes]
+    won: Floats = np.bincount(codes[wrong], ranks[wrong], count) - ours * (ours + 1) / 2
+    return won, ours * theirs
+
+
+class _Moved(NamedTuple):
+    """What an area owes to its clusters: ``area`` - the area without each cluster, (C,), NaN where a class would be gone; their
+    ``share`` (C,) in the area, sum 1; DeLong's variance ``alone``; the sum of the squared shares of the documents."""
+
+    area: float
+    moved: Floats
+    share: Floats
+    alone: float
+    squares: float
+
+
+def _moved(score: Floats, wrong: Bools, codes: NDArray[np.intp], count: int) -> _Moved:
+    """The jackknife over ``count`` clusters in one pass: the pairs a cluster takes part in, from ranks among all and within."""
+    area, v10, v01 = components(score, wrong)
+    n1, n0 = len(v10), len(v01)
+    ours, theirs = (np.bincount(codes[of], minlength=count).astype(np.float64) for of in (wrong, ~wrong))
+    won = n0 * np.bincount(codes[wrong], v10, count) + n1 * np.bincount(codes[~wrong], v01, count)
+    inner, _ = within(score, wrong, codes, count)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        without = (n1 * n0 * area - (won - inner)) / ((n1 - ours) * (n0 - theirs))
+    alone = float(v10.var(ddof=1) / n1 + v01.var(ddof=1) / n0) if min(n1, n0) > 1 else float("nan")
+    return _Moved(area, area - without, (ours / n1 + theirs / n0) / 2, alone, (1 / n1 + 1 / n0) / 4)
+
+
+def _spread(moved: Floats, share: Floats, alone: float, squares: float) -> Spread:
+    """The variance of an area, or of a difference of two, by cluster, at least ``alone``, with its degrees of freedom."""
+    return spread(moved * (1 - share), share, np.asarray(alone), np.asarray(squares))
+
+
+def auroc_interval(score: Floats, wrong: Bools, codes: Codes = None, level: float = 0.95) -> Area:
+    """The area of a score (n,) and its interval, both classes present.
 
     DeLong's interval on the logit scale (Pepe 2003), with Student's quantile: Welch's degrees of freedom for the two classes,
     or those that the fourth moment of the components allows, if these are fewer. Below :data:`SCARCE` answers of a class its
     variance is an optimist, above all for high areas, and the interval is joined with the one where the area is a quantile away
     from the bound with the variance that Hanley and McNeil's model (1982) has at the bound, of the class that varies more
-    (Newcombe 2006, Statistics in Medicine 25:559, method 5, uses the mean of both). What this covers is measured by
+    (Newcombe 2006, Statistics in Medicine 25:559, method 5, uses the mean of both). With clusters the variance is that of the
+    jackknife, and counts of answers are divided by the design effect. What this covers is measured by
     ``benchmarks/coverage.py``.
 
     Where the classes do not overlap at all (area 0 or 1) DeLong's variance is zero; then the answers are thought of as
-    min(n0, n1) disjoint pairs of a wrong and a right one, all of which came out the same way, and Clopper and Pearson's exact
-    bound for that count is given. It is valid and cautious.
+    disjoint pairs of a wrong and a right one (of different clusters, no cluster in two pairs), all of which came out the same
+    way, and Clopper and Pearson's exact bound for that count is given. It is valid and cautious.
     """
     area, v10, v01 = components(score, wrong)
     n1, n0 = len(v10), len(v01)
     if area in (0.0, 1.0):
-        edge = float(beta.ppf((1 - level) / 2, min(n1, n0), 1))
-        return (area, edge, 1.0, "exact pairs", None) if area else (area, 0.0, 1.0 - edge, "exact pairs", None)
+        pairs = min(n1, n0) if codes is None else _disjoint_pairs(wrong, codes)
+        if not pairs:
+            return Area(area, None, None, "exact pairs", "one cluster only: no pair of different ones")
+        edge = float(beta.ppf((1 - level) / 2, pairs, 1))
+        return Area(area, edge, 1.0, "exact pairs", None) if area else Area(area, 0.0, 1.0 - edge, "exact pairs", None)
+    name = "logit delong" if codes is None else "logit delong by cluster"
     if min(n1, n0) < 2:
-        return area, None, None, "delong", "one wrong or one right answer only: no variance"
+        return Area(area, None, None, name, "one wrong or one right answer only: no variance")
+    variance, df = _independent(v10, v01, area)
+    deff, z = 1.0, float(ndtri((1 + level) / 2))
+    if codes is not None:
+        own = _moved(score, wrong, codes, int(codes.max()) + 1)
+        if not np.isfinite(own.moved).all():
+            return Area(area, None, None, name, "all wrong or all right answers are in one cluster: no variance")
+        found = _spread(*own[1:])
+        variance, df, deff = float(found.variance), min(df, float(found.df)), float(found.deff)
+        z = float(stdtrit(df, (1 + level) / 2)) * deff**0.5
+    if variance <= 0.0:
+        return Area(area, None, None, name, "all scores are equal" if area == 0.5 else "the variance is zero")
+    half = float(stdtrit(df, (1 + level) / 2)) * variance**0.5 / (area * (1 - area))
+    low, high = float(expit(logit(area) - half)), float(expit(logit(area) + half))
+    if min(n1, n0) / deff >= SCARCE:
+        return Area(area, low, high, name, None, df)
+    below, above = (_bound(area, end, n1, n0, z) for end in (0.0, 1.0))
+    return Area(area, min(low, below), max(high, above), f"{name}, score", None, df)
+
+
+def _independent(v10: Floats, v01: Floats, area: float) -> tuple[float, float]:
+    """DeLong's variance and its degrees of freedom."""
+    n1, n0 = len(v10), len(v01)
     parts = np.array([v10.var(ddof=1) / n1, v01.var(ddof=1) / n0])
     variance = float(parts.sum())
     if variance <= 0.0:
-        return area, None, None, "delong", "all scores are equal" if area == 0.5 else "the variance is zero"
+        return 0.0, 1.0
     welch = variance**2 / float(parts[0] ** 2 / (n1 - 1) + parts[1] ** 2 / (n0 - 1))
     squares = np.concatenate([((v10 - area) / n1) ** 2, ((v01 - area) / n0) ** 2])
     rest = float((squares**2).sum() - squares.sum() ** 2 / len(squares))
-    df = max(1.0, min(welch, 2 * float(squares.sum()) ** 2 / rest if rest > 0 else np.inf))
-    half = float(stdtrit(df, (1 + level) / 2)) * variance**0.5 / (area * (1 - area))
-    low, high = float(expit(logit(area) - half)), float(expit(logit(area) + half))
-    if min(n1, n0) >= SCARCE:
-        return area, low, high, "logit delong", None
-    z = float(ndtri((1 + level) / 2))
-    below, above = (_bound(area, end, n1, n0, z) for end in (0.0, 1.0))
-    return area, min(low, below), max(high, above), "logit delong, score", None
+    return variance, max(1.0, min(welch, 2 * float(squares.sum()) ** 2 / rest if rest > 0 else np.inf))
+
+
+def _disjoint_pairs(wrong: Bools, codes: NDArray[np.intp]) -> int:
+    """How many pairs of a cluster with a wrong answer and another with a right one there are, no cluster in two of them."""
+    clusters = int(codes.max()) + 1
+    ours, theirs = (np.bincount(codes[of], minlength=clusters) > 0 for of in (wrong, ~wrong))
+    return int(min(ours.sum(), theirs.sum(), clusters // 2))
 
 
 def _bound(area: float, end: float, n1: int, n0: int, z: float) -> float:
@@ -120,36 +209,71 @@ def _bound(area: float, end: float, n1: int, n0: int, z: float) -> float:
 
 
 def paired(
-    first: Floats, second: Floats, first_wrong: Bools, second_wrong: Bools | None = None, level: float = 0.95
+    first: Floats,
+    second: Floats,
+    first_wrong: Bools,
+    second_wrong: Bools | None = None,
+    codes: Codes = None,
+    level: float = 0.95,
 ) -> Difference:
     """AUROC(first) - AUROC(second) on the same n documents.
 
     With one set of labels this is DeLong's paired test. With two (two models answered the same questions, each with its
-    own errors) the components of all documents enter as one cluster per document (Obuchowski 1997, Biometrics 53:567).
+    own errors) the components of all documents enter as one cluster per document (Obuchowski 1997, Biometrics 53:567). With
+    clusters of documents the jackknife over these takes the place of both, with Student's t.
     """
     labels = (first_wrong, first_wrong if second_wrong is None else second_wrong)
     name = "paired delong" if second_wrong is None else "paired by document (delong components)"
-    n = len(first)
+    name, n = name if codes is None else "paired by cluster", len(first)
     if reason := _one_class(labels):
         return Difference(None, None, None, None, name, reason, n)
     if second_wrong is None:
         areas, covariance = delong(np.stack([first, second]), first_wrong)
-        variance = float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
-        return _difference(float(areas[0] - areas[1]), variance, level, name, n)
-    area_a, influence_a = _influence(first, labels[0])
-    area_b, influence_b = _influence(second, labels[1])
-    variance = float(np.sum((influence_a - influence_b) ** 2)) * n / max(n - 1, 1)
-    return _difference(area_a - area_b, variance, level, name, n)
+        value, variance = float(areas[0] - areas[1]), float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
+    else:
+        area_a, influence_a = _influence(first, labels[0])
+        area_b, influence_b = _influence(second, labels[1])
+        value = area_a - area_b
+        variance = float(np.sum((influence_a - influence_b) ** 2)) * n / max(n - 1, 1)
+    if codes is None:
+        return _difference(value, variance, level, name, n)
+    count = int(codes.max()) + 1
+    a, b = (_moved(score, wrong, codes, count) for score, wrong in zip((first, second), labels, strict=True))
+    return _by_cluster(a, b, variance, (a.squares + b.squares) / 2, level, name, n)
 
 
-def unpaired(first: Floats, second: Floats, first_wrong: Bools, second_wrong: Bools, level: float = 0.95) -> Difference:
-    """AUROC(first) - AUROC(second) on different documents: the variances add."""
+def unpaired(
+    first: Floats,
+    second: Floats,
+    first_wrong: Bools,
+    second_wrong: Bools,
+    codes: tuple[NDArray[np.intp], NDArray[np.intp]] | None = None,
+    level: float = 0.95,
+) -> Difference:
+    """AUROC(first) - AUROC(second) on different documents: the variances add.
+
+    :param codes: the clusters of both, by one numbering: what they have in common (questions about one article) is paired.
+    """
     n = len(first) + len(second)
+    name = "unpaired delong" if codes is None else "unpaired by cluster"
     if reason := _one_class((first_wrong, second_wrong)):
-        return Difference(None, None, None, None, "unpaired delong", reason, n)
+        return Difference(None, None, None, None, name, reason, n)
     (area_a,), ((variance_a,),) = delong(first[None, :], first_wrong)
     (area_b,), ((variance_b,),) = delong(second[None, :], second_wrong)
-    return _difference(float(area_a - area_b), float(variance_a + variance_b), level, "unpaired delong", n)
+    if codes is None:
+        return _difference(float(area_a - area_b), float(variance_a + variance_b), level, name, n)
+    count = int(max(own.max() for own in codes)) + 1
+    a, b = _moved(first, first_wrong, codes[0], count), _moved(second, second_wrong, codes[1], count)
+    return _by_cluster(a, b, float(variance_a + variance_b), (a.squares + b.squares) / 4, level, name, n)
+
+
+def _by_cluster(a: _Moved, b: _Moved, alone: float, squares: float, level: float, method: str, n: int) -> Difference:
+    moved, value = a.moved - b.moved, a.area - b.area
+    if not (np.isfinite(moved).all() and np.isfinite(alone)):
+        reason = "all wrong or all right answers are in one cluster: no variance"
+        return Difference(value, None, None, None, method, reason, n)
+    found = _spread(moved, (a.share + b.share) / 2, alone, squares)
+    return _difference(value, float(found.variance), level, method, n, float(found.df))
 
 
 def _influence(score: Floats, wrong: Bools) -> tuple[float, Floats]:
@@ -170,7 +294,7 @@ def _one_class(labels: tuple[Bools, Bools]) -> str | None:
     return None
 
 
-def _difference(value: float, variance: float, level: float, method: str, n: int) -> Difference:
+def _difference(value: float, variance: float, level: float, method: str, n: int, df: float | None = None) -> Difference:
     if not np.isfinite(variance):
         return Difference(value, None, None, None, method, "one wrong or one right answer only: no variance", n)
     # A tiny negative variance is rounding: the two scores rank alike, or differ without any spread.
@@ -179,5 +303,7 @@ def _difference(value: float, variance: float, level: float, method: str, n: int
             return Difference(value, 0.0, 0.0, 1.0, method, "both rank alike", n)
         return Difference(value, None, None, None, method, "zero variance", n)
     error = variance**0.5
-    half = float(norm.ppf((1 + level) / 2)) * error
-    return Difference(value, value - half, value + half, float(2 * norm.sf(abs(value) / error)), method, None, n)
+    quantile = float(norm.ppf((1 + level) / 2) if df is None else stdtrit(df, (1 + level) / 2))
+    far = -abs(value) / error
+    p = float(2 * (norm.cdf(far) if df is None else stdtr(df, far)))
+    return Difference(value, value - quantile * error, value + quantile * error, p, method, None, n, df)

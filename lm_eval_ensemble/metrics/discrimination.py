@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
 from lm_eval_ensemble.metrics.bootstrap import percentile, resamples
+from lm_eval_ensemble.metrics.clustered import Clusters
 from lm_eval_ensemble.metrics.rejection import CURVES, grouped
 from lm_eval_ensemble.metrics.uncertainty import FEW, Estimate, Pairs, auroc, usable
 
@@ -31,14 +32,20 @@ class Discrimination:
 
 
 def discriminate(
-    uncertainty: Sequence[float | None] | ArrayLike, wrong: ArrayLike, draws: int = 1000, seed: int = 0, level: float = 0.95
+    uncertainty: Sequence[float | None] | ArrayLike,
+    wrong: ArrayLike,
+    draws: int = 1000,
+    seed: int = 0,
+    clusters: Clusters | None = None,
+    level: float = 0.95,
 ) -> Discrimination:
     """Every metric of a score, by document, with percentile bootstrap intervals.
 
     :param draws: resamples; 0 leaves the intervals of all but ``auroc`` out.
+    :param clusters: (n,) names of what is resampled as one; None: each document.
     """
-    pairs = usable(uncertainty, wrong)
-    area = auroc(uncertainty, wrong, level)
+    pairs = usable(uncertainty, wrong, clusters)
+    area = auroc(uncertainty, wrong, clusters, level)
     metrics = {"auroc": area, **_curves(pairs, draws, seed, level)}
     finite = pairs.score[np.isfinite(pairs.score)]
     return Discrimination(
@@ -82,20 +89,24 @@ def _curves(pairs: Pairs, draws: int, seed: int, level: float) -> dict[str, Esti
         return {name: Estimate(None, None, None, "bootstrap", reason, n, pairs.excluded) for name in names.values()}
     here = grouped(pairs.score, pairs.wrong)
     drawn: dict[str, list[NDArray[np.float64]]] = {name: [] for name in CURVES}
-    counts, stratified = resamples(pairs.wrong, draws, seed)
+    # One cluster resampled is itself: no interval comes of it.
+    draws = 0 if pairs.clusters == 1 else draws
+    counts, stratified = resamples(pairs.wrong, draws, seed, pairs.codes)
     rows = max(1, BLOCK // n)
     for start in range(0, draws, rows):
         block = grouped(pairs.score, pairs.wrong, counts[start : start + rows])
         for name, function in CURVES.items():
             drawn[name].append(function(*block))
-    method = "bootstrap" if not stratified else f"bootstrap ({stratified} of {draws} stratified)"
+    name, again = ("bootstrap", "stratified") if pairs.codes is None else ("bootstrap by cluster", "drawn again")
+    method = f"{name} ({stratified} of {draws} {again})" if stratified else name
     found = {}
     for name, function in CURVES.items():
         value = float(function(*here)[0])
         interval = percentile(np.concatenate(drawn[name]), level) if drawn[name] else None
         reason = None if np.isfinite(value) else pairs.reason or "the perfect order gains nothing over chance here"
         low, high = interval if interval and reason is None else (None, None)
-        found[names[name]] = Estimate(value if reason is None else None, low, high, method, reason, n, pairs.excluded)
+        shown = value if reason is None else None
+        found[names[name]] = Estimate(shown, low, high, method, reason, n, pairs.excluded, pairs.clusters)
     return found
 
 

@@ -11,7 +11,6 @@ from statistics import median
 from typing import Any
 
 from lm_eval_ensemble.errors import DataError
-from lm_eval_ensemble.metrics.delong import unpaired
 from lm_eval_ensemble.metrics.multiple import holm
 from lm_eval_ensemble.plots.models import aliasing, area_of, datasets_of, models_of, size_pairs
 from lm_eval_ensemble.plots.style import interval, listed, percent
@@ -20,7 +19,7 @@ from lm_eval_ensemble.report.compare import compare as compare_runs
 from lm_eval_ensemble.report.sentences import verdict
 from lm_eval_ensemble.report.tables import markdown_table
 from lm_eval_ensemble.runs.load import TaskRun
-from lm_eval_ensemble.uncertainty.analysis import BASELINE, PRIMARY, Analysis, compare
+from lm_eval_ensemble.uncertainty.analysis import BASELINE, PRIMARY, Analysis, between, compare
 
 __all__ = ["LEVEL", "compared", "infill_findings", "uncertainty_findings", "uncertainty_table"]
 
@@ -239,8 +238,7 @@ def _dataset(analyses: Sequence[Analysis]) -> list[str]:
         for own in models_of(analyses).values():
             here = {a.answers.dataset: a for a in own if area_of(a).value is not None}
             if first in here and other in here:
-                (mine, my_wrong), (yours, your_wrong) = _pairs(here[first]), _pairs(here[other])
-                difference = unpaired(mine, yours, my_wrong, your_wrong)
+                difference = between(here[first], here[other])
                 if difference.value is not None and difference.p is not None:
                     gaps.append(difference.value)
                     p.append(difference.p)
@@ -275,14 +273,6 @@ def _accuracy(analyses: Sequence[Analysis]) -> list[str]:
                 f"{result.statistic:+.2f}, {word} (p = {result.pvalue:.2g}; so few models show strong relations only)."
             )
     return found
-
-
-def _pairs(analysis: Analysis) -> tuple[Any, Any]:
-    import numpy as np
-
-    column = np.array([np.nan if value is None else value for value in analysis.columns[PRIMARY]], np.float64)
-    known = ~np.isnan(column)
-    return column[known], analysis.wrong[known]
 
 
 def _span(entry: Mapping[str, Any], share: bool) -> str:

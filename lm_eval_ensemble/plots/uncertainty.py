@@ -235,7 +235,7 @@ def accuracy_against_auroc(analyses: Sequence[Analysis], score: str = PRIMARY) -
     figure.legend(fontsize=8, frameon=False, loc="outside right center")
     axes.axhline(0.5, color=INK, lw=0.8, ls=":")
     label(axes, "accuracy, %", f"AUROC of {score}")
-    caption(figure, documents(known), "Intervals: 95 %, Clopper-Pearson (accuracy) and DeLong (AUROC). Dotted: chance.")
+    caption(figure, documents(known), "Intervals: 95 %, Wilson (accuracy) and DeLong (AUROC). Dotted: chance.")
     return figure
 
 

@@ -52,7 +52,7 @@ def figures(rows: Sequence[Measured], seed: int = 0) -> dict[str, Any]:
     if not single:
         found |= _ensemble(documents, seed)
     found |= _breakdowns(rows, None if single else documents)
-    found["scorers"] = scorers(documents.candidates)
+    found["scorers"] = scorers(documents.candidates, documents.document, clusters)
     found["risk_coverage"] = risk_coverage(choices)
     found["failures"] = failures(choices, members)
     found["row_forwards"] = _forwards(documents)

@@ -46,9 +46,10 @@ def question_figures(rows: Sequence[Measured]) -> dict[str, Any]:
 
 def _score(rows: Sequence[Measured], name: str) -> dict[str, Any]:
     """Area under the ROC curve (wrong is the positive class) with its interval, and risk-coverage."""
-    pairs = [row.areas[name] for row in rows if name in row.areas]
+    having = [row for row in rows if name in row.areas]
+    pairs = [row.areas[name] for row in having]
     score, wrong = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    area = auroc(score, wrong)
+    area = auroc(score, wrong, [row.cluster for row in having])
     more = curves(score, wrong) or {}
     kept = {key: more.get(key) for key in ("aurc", "eaurc", "prr", "points")}
     return {**area.as_json(), "wrong": sum(wrong), **kept}

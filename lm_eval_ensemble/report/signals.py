@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lm_eval_ensemble.metrics import rejection
 from lm_eval_ensemble.metrics.diversity import agreement
-from lm_eval_ensemble.metrics.uncertainty import auroc, usable
+from lm_eval_ensemble.metrics.uncertainty import auroc, auroc_within, usable
 from lm_eval_ensemble.report.candidates import Candidates
 from lm_eval_ensemble.report.records import own_score
 from lm_eval_ensemble.runs.samples import Choice
@@ -25,36 +25,54 @@ COVERAGES = tuple(round(0.05 * k, 2) for k in range(1, 21))
 _BINS = 4
 
 
-def scorers(candidates: Candidates) -> dict[str, Any]:
+def scorers(candidates: Candidates, documents: NDArray[np.intp], clusters: NDArray[np.intp]) -> dict[str, Any]:
     """The score-swap table: what each scorer says of each member's candidates, and how well it would have chosen alone.
 
     ``prefers``: share of the choices between different texts in which the member's text has the lowest score (equal scores
     share). ``accuracy``: share of right choices among the decisive ones if this score alone decided, which is what ``select``
-    calls s. Choices in which a text has no such score are left out of both; blank texts need none.
+    calls s. Choices in which a text has no such score are left out of both; blank texts need none. ``auroc_within`` is the area
+    among candidates of one document, of a member or of all: what choosing needs; the pooled one also knows hard documents.
+
+    :param documents: (C,) the document of each choice; ``clusters`` (n,) the problem of each document, as numbers.
     """
     table = {}
+    document = documents[candidates.choice]
+    own_cluster = clusters[document]
     for name, scores in candidates.scores.items():
         own = {member: candidates.member == number for number, member in enumerate(candidates.members)}
-        entry: dict[str, Any] = {"members": {m: _on_member(scores[of], ~candidates.right[of]) for m, of in own.items()}}
+        entry: dict[str, Any] = {"members": {}}
+        for m, of in own.items():
+            entry["members"][m] = _on_member(scores[of], ~candidates.right[of], document[of], own_cluster[of])
         if len(own) > 1:
             entry |= _as_selector(candidates, scores)
+            entry |= _within(scores, ~candidates.right, document, own_cluster)
         table[name] = entry
     return table
 
 
-def _on_member(scores: NDArray[np.float64], wrong: NDArray[np.bool_]) -> dict[str, Any]:
+def _on_member(
+    scores: NDArray[np.float64], wrong: NDArray[np.bool_], document: NDArray[np.intp], cluster: NDArray[np.intp]
+) -> dict[str, Any]:
     """Mean score of a member's candidates, and how well it tells the wrong ones."""
     known = scores[~np.isnan(scores)]
-    area = auroc(scores, wrong)
+    area = auroc(scores, wrong, cluster)
     return {
         "n": len(known),
         "mean": math.fsum(known) / len(known) if len(known) else None,
         "auroc": area.value,
         "auroc_low": area.low,
         "auroc_high": area.high,
+        **_within(scores, wrong, document, cluster),
         "point_biserial": _point_biserial(scores, wrong),
         "reason": area.reason,
     }
+
+
+def _within(
+    scores: NDArray[np.float64], wrong: NDArray[np.bool_], document: NDArray[np.intp], cluster: NDArray[np.intp]
+) -> dict[str, float | None]:
+    found = auroc_within(scores, wrong, document, cluster)
+    return {"auroc_within": found.value, "auroc_within_low": found.low, "auroc_within_high": found.high}
 
 
 def _point_biserial(score: NDArray[np.float64], wrong: NDArray[np.bool_]) -> float | None:

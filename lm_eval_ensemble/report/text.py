@@ -183,19 +183,28 @@ def _scorers(figures: Mapping[str, Any]) -> list[str | Table]:
     header = ["scorer"]
     for member in members:
         header += [f"{member}: mean", "AUROC", "r"] + (["preferred"] if several else [])
+    inner = any(entry["members"][member]["auroc_within"] is not None for entry in found.values() for member in members)
+    among = several and any(entry.get("auroc_within") is not None for entry in found.values())
+    if inner:
+        header = [name for head in header for name in ([head, "within"] if head == "AUROC" else [head])]
     rows = []
     for name, entry in found.items():
         cells = [name]
         for member in members:
             own = entry["members"][member]
-            cells += [_plain(own["mean"], ".3f"), _plain(own["auroc"], ".3f"), _plain(own["point_biserial"], "+.2f")]
+            cells += [_plain(own["mean"], ".3f"), _plain(own["auroc"], ".3f")]
+            cells += [_plain(own["auroc_within"], ".3f")] if inner else []
+            cells.append(_plain(own["point_biserial"], "+.2f"))
             if several:
                 cells.append(_share((entry["prefers"] or {}).get(member)))
+        cells += [_plain(entry["auroc_within"], ".3f")] if among else []
         rows.append([*cells, *([_share(entry["accuracy"])] if several else [])])
     intro = "Scores (nats, lower is better), AUROC for telling wrong from right, correlation r with being right" + (
-        ", how often each prefers whom, and its accuracy on the choices that matter:" if several else ":"
+        ", how often each prefers whom, and its accuracy on the choices that matter" if several else ""
     )
-    return [intro, _table([*header, *(["accuracy"] if several else [])], rows)]
+    if inner or among:
+        intro += "; within: AUROC among the candidates of one document only, which is what choosing needs"
+    return [intro + ":", _table([*header, *(["within"] if among else []), *(["accuracy"] if several else [])], rows)]
 
 
 def _diversity(figures: Mapping[str, Any]) -> list[str | Table]:

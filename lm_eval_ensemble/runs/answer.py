@@ -57,9 +57,10 @@ def row_of(record: Mapping[str, Any], metric: str) -> float | None:
     return value_of(record, metric) if metric in _MEASURES else None
 
 
-def answer_record(doc: Mapping[str, Any], answer: str) -> dict[str, Any]:
+def answer_record(doc: Mapping[str, Any], answer: str, title: str = "") -> dict[str, Any]:
     """The record of an answer to ``doc`` (``question, references, answerable``).
 
+    :param title: the article that the question is about, if it has one: such questions are no independent documents.
     :param answer: a ``Completion`` of ours, or the plain text of a model that tells nothing else.
     """
     trace = answer.trace if isinstance(answer, Completion) else None
@@ -71,6 +72,7 @@ def answer_record(doc: Mapping[str, Any], answer: str) -> dict[str, Any]:
     info, text = own.info, own.raw.strip()
     return {
         "question": doc["question"],
+        **({"title": title} if title else {}),
         "answer": text,
         "raw": own.raw,
         "tokens": list(own.tokens or ()),
@@ -142,6 +144,8 @@ def fault_of(record: Any) -> str | None:
             return f"'uncertainty.{name}' is {type(record[name]).__name__}, expected a list or null"
     if not isinstance(record.get("answer"), str):
         return "'uncertainty' has no answer"
+    if not isinstance(record.get("title", ""), str):
+        return f"'uncertainty.title' is {type(record['title']).__name__}, expected a text"
     for name in RULES:
         if (value := record.get(name)) is not None and not (_is_number(value) and 0 <= value <= 1):
             return f"'uncertainty.{name}' is {_shown(value)}, expected a number from 0 to 1"

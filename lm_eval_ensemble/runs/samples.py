@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import hashlib
 import math
 import re
 from collections import Counter
@@ -40,8 +41,10 @@ __all__ = [
     "document_keys",
     "judged_measures",
     "measures",
+    "problem_of",
     "read",
     "record",
+    "text_of",
 ]
 
 
@@ -438,7 +441,7 @@ def _sample(line: int, raw: Mapping[str, Any], pieces: bool = False) -> Sample:
         line,
         number,
         content if isinstance(content, str) else None,
-        _problem(raw.get("doc"), kept),
+        problem_of(raw.get("doc"), kept, answer),
         choices,
         str(kept["measure"]) if kept is not None else "",
         answer,
@@ -535,14 +538,28 @@ def _as_json(selection: Selection, is_right_candidate: Measure) -> dict[str, Any
     }
 
 
-def _problem(doc: Any, kept: Any) -> Hashable:
-    """The program a document was cut from: as it says, else by the number of HumanEval's within its name."""
-    for place in (doc, kept):
-        if isinstance(place, Mapping) and isinstance(problem := place.get("problem"), str | int) and problem != "":
-            return problem
+def problem_of(doc: Any, *records: Any) -> Hashable:
+    """What a document was cut from, and shares with others: the program or problem it names; the article (``title``) of a
+    question; the number of HumanEval's within its name; else the text it is to be answered from. None: it stands alone."""
+    places = [place for place in (doc, *records) if isinstance(place, Mapping)]
+    for name in ("problem", "title"):
+        for place in places:
+            # Titles of documents without a text are names of anything.
+            if name == "title" and place is doc and text_of(doc) is None:
+                continue
+            if isinstance(problem := place.get(name), str | int) and problem != "":
+                return problem
     name = doc.get("task_id") if isinstance(doc, Mapping) else None
     match = _HUMANEVAL.search(name) if isinstance(name, str) else None
-    return f"HumanEval/{match[1]}" if match else None
+    return f"HumanEval/{match[1]}" if match else text_of(doc)
+
+
+def text_of(doc: Any) -> str | None:
+    """Names the text (``context``) that a question is to be answered from; None where there is none."""
+    text = doc.get("context") if isinstance(doc, Mapping) else None
+    if not isinstance(text, str) or not text.strip():
+        return None
+    return f"text {hashlib.sha256(text.strip().encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
 
 
 def _pair(value: Any) -> tuple[float | None, bool] | None:

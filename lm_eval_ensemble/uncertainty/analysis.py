@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lm_eval_ensemble.errors import ConfigError, DataError
-from lm_eval_ensemble.metrics.abstention import Abstention, abstain, clopper_pearson
+from lm_eval_ensemble.metrics.abstention import Abstention, abstain
 from lm_eval_ensemble.metrics.answer_scores import free_scores, is_empty
 from lm_eval_ensemble.metrics.calibration import METHODS, Calibration, calibrate
+from lm_eval_ensemble.metrics.clustered import FEW_CLUSTERS, cluster_codes, clustered_share
 from lm_eval_ensemble.metrics.delong import Difference, paired, unpaired
 from lm_eval_ensemble.metrics.discrimination import Discrimination, discriminate, spearman
 from lm_eval_ensemble.metrics.multiple import holm
@@ -26,7 +27,18 @@ from lm_eval_ensemble.uncertainty.relevance import relevance_scores
 from lm_eval_ensemble.uncertainty.sampled import sampled_scores
 from lm_eval_ensemble.uncertainty.similarity import Similarity
 
-__all__ = ["BASELINE", "PRIMARY", "Analysis", "AnalysisSettings", "HolmTest", "ModelPair", "ScoreReport", "analyse", "compare"]
+__all__ = [
+    "BASELINE",
+    "PRIMARY",
+    "Analysis",
+    "AnalysisSettings",
+    "HolmTest",
+    "ModelPair",
+    "ScoreReport",
+    "analyse",
+    "between",
+    "compare",
+]
 
 PRIMARY = "g_nll"
 BASELINE = "length_tokens"
@@ -120,23 +132,22 @@ def analyse(answers: Answers, settings: AnalysisSettings) -> Analysis:
     if wrong is None:
         raise DataError(f"{answers.path}: {answers.dataset} has no label {settings.label!r} for some answers; try --label f1.")
     columns = _columns(answers.records, settings)
+    clusters = _codes(answers)
     rules = {rule: found for rule in RULES if (found := labels(answers.records, rule)) is not None}
     answerable = np.array([record.get("answerable") is not False for record in answers.records])
-    reports = {name: _report(name, column, wrong, rules, answerable, settings) for name, column in columns.items()}
-    over_primary, over_length = (_tests(columns, wrong, other) for other in (PRIMARY, BASELINE))
+    reports = {name: _report(name, column, wrong, clusters, rules, answerable, settings) for name, column in columns.items()}
+    over_primary, over_length = (_tests(columns, wrong, clusters, other) for other in (PRIMARY, BASELINE))
     reports = {
         name: replace(report, over_primary=over_primary.get(name), over_length=over_length.get(name))
         for name, report in reports.items()
     }
-    n, errors = len(wrong), int(wrong.sum())
-    low, high = clopper_pearson(n - errors, n)
     return Analysis(
         answers=answers,
         label=settings.label,
         columns=columns,
         wrong=wrong,
         reports=reports,
-        accuracy=Estimate((n - errors) / n, low, high, "clopper-pearson", None, n, 0),
+        accuracy=_accuracy(wrong, clusters),
         correlations=spearman(columns),
         rates=_rates(answers.records),
         warnings=tuple(_warnings(answers, reports, rules)),
@@ -154,7 +165,7 @@ def compare(analyses: Sequence[Analysis], scores: Sequence[str] = (PRIMARY, "rw_
         for score in scores:
             having = [analysis for analysis in group if score in analysis.columns]
             pairs = list(combinations(having, 2))
-            tests = _corrected([_between(a, b, score) for a, b in pairs])
+            tests = _corrected([between(a, b, score) for a, b in pairs])
             for (a, b), test in zip(pairs, tests, strict=True):
                 found.append(ModelPair(dataset, score, _name(a, group), _name(b, group), test, _differ(a, b)))
     return found
@@ -173,28 +184,48 @@ def _columns(records: Sequence[Mapping[str, Any]], settings: AnalysisSettings) -
     return {name: col for name, col in columns.items() if name == PRIMARY or any(value is not None for value in col)}
 
 
+def _codes(answers: Answers) -> NDArray[np.intp] | None:
+    """(n,) the clusters as numbers; None where every answer stands for itself."""
+    return cluster_codes(answers.clusters) if answers.clusters else None
+
+
+def _accuracy(wrong: NDArray[np.bool_], clusters: NDArray[np.intp] | None) -> Estimate:
+    """The interval that ``compare`` and ``report`` give the same share."""
+    n = len(wrong)
+    found = clustered_share((~wrong).astype(float), np.arange(n) if clusters is None else clusters)
+    name = "wilson" if clusters is None else "wilson by cluster"
+    reason = None if found is not None and found.low is not None else "one cluster only: no interval"
+    value = float((~wrong).mean())
+    if found is None:
+        return Estimate(value, None, None, name, reason, n, 0)
+    return Estimate(value, found.low, found.high, name, reason, n, 0, None if clusters is None else found.clusters, found.df)
+
+
 def _report(
     name: str,
     column: Column,
     wrong: NDArray[np.bool_],
+    clusters: NDArray[np.intp] | None,
     rules: Mapping[str, NDArray[np.bool_]],
     answerable: NDArray[np.bool_],
     settings: AnalysisSettings,
 ) -> ScoreReport:
     return ScoreReport(
         name=name,
-        discrimination=discriminate(column, wrong, settings.draws, settings.seed),
-        by_label={rule: auroc(column, other) for rule, other in rules.items()},
+        discrimination=discriminate(column, wrong, settings.draws, settings.seed, clusters),
+        by_label={rule: auroc(column, other, clusters) for rule, other in rules.items()},
         calibrations={method: calibrate(column, wrong, method, seed=settings.seed) for method in METHODS},
         abstention=abstain(column, wrong, settings.alpha, settings.delta),
         over_primary=None,
         over_length=None,
         # told only where the task asks some questions that have no answer
-        unanswerable=None if answerable.all() else auroc(column, ~answerable),
+        unanswerable=None if answerable.all() else auroc(column, ~answerable, clusters),
     )
 
 
-def _tests(columns: Mapping[str, Column], wrong: NDArray[np.bool_], other: str) -> dict[str, HolmTest]:
+def _tests(
+    columns: Mapping[str, Column], wrong: NDArray[np.bool_], clusters: NDArray[np.intp] | None, other: str
+) -> dict[str, HolmTest]:
     if other not in columns:
         return {}
     names = [name for name in columns if name != other]
@@ -203,7 +234,8 @@ def _tests(columns: Mapping[str, Column], wrong: NDArray[np.bool_], other: str) 
     for name in names:
         first = _array(columns[name])
         both = ~np.isnan(first) & ~np.isnan(second)
-        differences.append(paired(first[both], second[both], wrong[both]))
+        codes = None if clusters is None or not both.any() else cluster_codes(clusters[both])
+        differences.append(paired(first[both], second[both], wrong[both], codes=codes))
     return dict(zip(names, _corrected(differences), strict=True))
 
 
@@ -212,17 +244,40 @@ def _corrected(differences: Sequence[Difference]) -> list[HolmTest]:
     return [HolmTest(difference, None if difference.p is None else next(adjusted)) for difference in differences]
 
 
-def _between(a: Analysis, b: Analysis, score: str) -> Difference:
+def between(a: Analysis, b: Analysis, score: str = PRIMARY) -> Difference:
+    """AUROC of the first run minus that of the second: paired on the documents they share, unpaired where they share none."""
     first, second = (dict(zip(x.answers.keys, _array(x.columns[score]), strict=True)) for x in (a, b))
     wrongs = [dict(zip(x.answers.keys, x.wrong, strict=True)) for x in (a, b)]
     known = [[key for key, value in column.items() if not np.isnan(value)] for column in (first, second)]
+    named = _clusters_of((a, b))
     shared = [key for key in known[0] if key in set(known[1])]
     if shared:
         mine, yours = (np.array([wrong[key] for key in shared], bool) for wrong in wrongs)
-        return paired(np.array([first[key] for key in shared]), np.array([second[key] for key in shared]), mine, yours)
+        codes = cluster_codes([named[0][key] for key in shared]) if named else None
+        return paired(
+            np.array([first[key] for key in shared]), np.array([second[key] for key in shared]), mine, yours, codes=codes
+        )
     columns = [np.array([column[key] for key in keys], float) for column, keys in zip((first, second), known, strict=True)]
     mine, yours = (np.array([wrong[key] for key in keys], bool) for wrong, keys in zip(wrongs, known, strict=True))
-    return unpaired(columns[0], columns[1], mine, yours)
+    both = None
+    if named and known[0] and known[1]:
+        numbers = cluster_codes([own[key] for own, keys in zip(named, known, strict=True) for key in keys])
+        both = (numbers[: len(known[0])], numbers[len(known[0]) :])
+    return unpaired(columns[0], columns[1], mine, yours, both)
+
+
+def _clusters_of(pair: Sequence[Analysis]) -> list[dict[Hashable, Hashable]]:
+    """Key -> cluster of both runs; empty where every document of both stands for itself. Where one run knows larger clusters
+    (articles, where the other knows their texts), these are taken for the documents that both have."""
+    if not any(analysis.answers.clusters for analysis in pair):
+        return []
+    found: list[dict[Hashable, Hashable]] = [
+        dict(zip(a.answers.keys, a.answers.clusters or [("document", key) for key in a.answers.keys], strict=True))
+        for a in pair
+    ]
+    few, many = sorted(found, key=lambda own: len(set(own.values())) / max(len(own), 1))
+    many |= {key: cluster for key, cluster in few.items() if key in many}
+    return found
 
 
 def _name(analysis: Analysis, group: Sequence[Analysis]) -> str:
@@ -259,6 +314,11 @@ def _rates(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def _warnings(answers: Answers, reports: Mapping[str, ScoreReport], rules: Mapping[str, NDArray[np.bool_]]) -> list[str]:
     found = list(answers.notes)
+    if (count := len(set(answers.clusters))) and count < FEW_CLUSTERS:
+        found.append(
+            f"{count} {answers.kind} are few: intervals are wide, because their own precision is a guess (effective degrees of "
+            f"freedom in the JSON); from {FEW_CLUSTERS} on they settle. Those by resampling are too narrow until then"
+        )
     found += [warning for warning in reports[BASELINE_OF_ALL].discrimination.warnings if "too few" in warning]
     for name, report in reports.items():
         # that longer answers are right more often is a finding about lengths, no fault

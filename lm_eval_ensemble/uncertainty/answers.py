@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lm_eval_ensemble.errors import DataError
 from lm_eval_ensemble.runs.answer import RULES, fault_of, value_of
 from lm_eval_ensemble.runs.load import TaskRun, first_few, load_runs
-from lm_eval_ensemble.runs.samples import Line, document_keys, read
+from lm_eval_ensemble.runs.samples import Line, Sample, document_keys, read, text_of
 from lm_eval_ensemble.uncertainty.legacy import FILE_NAME, old_records, run_settings
 from lm_eval_ensemble.uncertainty.origin import UNKNOWN, Origin, from_config, from_old_name
 
@@ -23,13 +23,18 @@ _OLD = (
     "a file of earlier experiments: the log-probabilities of runs before 2025-12-08 are those of sampled answers after "
     "temperature and cut-offs, not of greedy ones; RW-G-NLL needs tokens, which it does not hold"
 )
+_BY_TEXT = (
+    "questions are clustered by the text they are answered from, as no articles were recorded: where articles hold several "
+    "texts, as SQuAD's do, intervals are still too narrow; a run of today records the articles"
+)
 _DRAWN = "answers were drawn at a temperature, not greedy: g_nll is the NLL of a random answer, not G-NLL"
 
 
 @dataclass(frozen=True)
 class Answers:
     """One task of one run. ``keys`` name the documents across runs, ``records`` are as in a samples file, ``cell`` is the name
-    that ``sweep`` gave the run."""
+    that ``sweep`` gave the run. ``clusters`` name what is drawn as one (empty: every document), ``kind`` says what these are.
+    ``docs`` are the numbers and names that a file of scores may call the documents by."""
 
     origin: Origin
     source: str
@@ -41,6 +46,9 @@ class Answers:
     records: tuple[Mapping[str, Any], ...]
     notes: tuple[str, ...] = ()
     cell: str = ""
+    clusters: tuple[Hashable, ...] = ()
+    kind: str = ""
+    docs: tuple[tuple[str, ...], ...] = ()
 
     @property
     def name(self) -> str:
@@ -98,18 +106,20 @@ def answers_of(run: TaskRun, problems: list[str], lines: Iterable[Line] | None =
     if lines is None and run.samples_path is None:
         problems.append(f"{run.results_path}: {run.task} has no samples file; run lm_eval with --log_samples. Left out.")
         return None
-    samples = read(run, lambda sample: (sample.number, sample.content, sample.answer), lines=lines)
+    samples = read(run, _kept, lines=lines)
     problems += samples.problems
-    answered = [(number, content, record) for number, content, record in samples.rows if record is not None]
+    answered = [row for row in samples.rows if row.record is not None]
     if not answered:
         problems.append(
             f"{run.samples_path}: none of {len(samples.rows)} samples has an 'uncertainty' record; expected a task such as "
             "triviaqa_uncertainty. Left out."
         )
         return None
-    records = tuple(record for _, _, record in answered)
+    records = tuple(row.record for row in answered if row.record is not None)
     # Old files have no hashes of their documents: there the question is the document.
-    contents = [content or str(record["question"]) for _, content, record in answered]
+    contents = [row.content or str(record["question"]) for row, record in zip(answered, records, strict=True)]
+    clusters = tuple(row.cluster for row in answered)
+    kind = _kind(answered) if len(set(clusters)) < len(clusters) else ""
     metadata = run.task_config.get("metadata")
     lot = metadata.get("experiment_lot") if isinstance(metadata, Mapping) else None
     return Answers(
@@ -119,11 +129,47 @@ def answers_of(run: TaskRun, problems: list[str], lines: Iterable[Line] | None =
         run_id=run.date,
         experiment_lot=str(lot or run.grid or run.results_path.resolve().parent.parent.name),
         path=run.results_path,
-        keys=tuple(document_keys([number for number, _, _ in answered], contents)),
+        keys=tuple(document_keys([row.number for row in answered], contents)),
         records=records,
-        notes=(_DRAWN,) if _is_drawn(run) else (),
+        notes=(*((_DRAWN,) if _is_drawn(run) else ()), *((_BY_TEXT,) if kind == "texts" else ())),
         cell=run.cell,
+        clusters=clusters if kind else (),
+        kind=kind,
+        docs=tuple(row.names for row in answered),
     )
+
+
+class _Kept(NamedTuple):
+    """What is kept of a sample: ``by`` tells what its cluster is."""
+
+    number: Any
+    content: str | None
+    record: Mapping[str, Any] | None
+    cluster: Hashable
+    by: str
+    names: tuple[str, ...]
+
+
+def _kept(sample: Sample) -> _Kept:
+    titled = bool((sample.answer or {}).get("title"))
+    by = (
+        ""
+        if sample.problem is None
+        else "texts"
+        if sample.problem == text_of(sample.doc)
+        else "articles"
+        if titled
+        else "problems"
+    )
+    name = sample.doc.get("task_id")
+    names = (str(sample.number), *([str(name)] if isinstance(name, str | int) else []))
+    return _Kept(sample.number, sample.content, sample.answer, sample.cluster, by, names)
+
+
+def _kind(rows: Sequence[_Kept]) -> str:
+    """What the clusters are, in the plural; where some are of one kind and some of another, the weakest word."""
+    kinds = {row.by for row in rows} - {""}
+    return next((kind for kind in ("texts", "problems", "articles") if kind in kinds), "")
 
 
 def _is_drawn(run: TaskRun) -> bool:

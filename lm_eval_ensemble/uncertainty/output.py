@@ -34,8 +34,9 @@ def as_text(analysis: Analysis) -> str:
     origin = answers.origin
     lines = [
         answers.label,
-        f"  family {origin.family}, size {origin.size}, precision {origin.precision}; {accuracy.n} answers, {right} right = "
-        f"{_percent(accuracy.value)} [{_percent(accuracy.low)}, {_percent(accuracy.high)}] by {_rule(analysis.label)}",
+        f"  family {origin.family}, size {origin.size}, precision {origin.precision}; {accuracy.n} answers"
+        f"{_of_clusters(analysis)}, {right} right = {_percent(accuracy.value)} "
+        f"[{_percent(accuracy.low)}, {_percent(accuracy.high)}] by {_rule(analysis.label)}",
         "  answers " + ", ".join(f"{name} {_percent(value)}" for name, value in analysis.rates.items()),
         *(f"  {line}" for line in _aligned(_rows(analysis))),
     ]
@@ -44,6 +45,11 @@ def as_text(analysis: Analysis) -> str:
     lines += [f"  note: {reason}" for reason in sorted(filter(None, reasons))]
     lines += [f"  warning: {warning}" for warning in analysis.warnings]
     return "\n".join(lines)
+
+
+def _of_clusters(analysis: Analysis) -> str:
+    answers = analysis.answers
+    return f" of {len(set(answers.clusters))} {answers.kind}" if answers.clusters else ""
 
 
 def comparisons_text(comparisons: Sequence[ModelPair]) -> str:
@@ -126,6 +132,8 @@ def _run_json(analysis: Analysis) -> dict[str, Any]:
         "cell": answers.cell or None,
         "results": answers.path.name,
         "label": analysis.label,
+        "clusters": len(set(answers.clusters)) or None,
+        "clustered_by": answers.kind or None,
         "accuracy": analysis.accuracy.as_json(),
         "rates": dict(analysis.rates),
         "scores": {name: _score_json(report) for name, report in analysis.reports.items()},

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import stdtr, stdtrit
 from sklearn.metrics import roc_auc_score
 
-from lm_eval_ensemble.metrics.delong import delong, paired, unpaired
-from lm_eval_ensemble.metrics.uncertainty import auroc, usable
+from lm_eval_ensemble.metrics.delong import _moved, delong, paired, unpaired
+from lm_eval_ensemble.metrics.uncertainty import auroc, auroc_within, usable
 
 
 def test_by_hand() -> None:
@@ -171,3 +172,82 @@ def test_one_class_is_a_reason() -> None:
     zeros, ones = np.zeros(3), np.ones(3, bool)
     assert paired(zeros, zeros, ones).reason == "all answers are wrong"
     assert unpaired(zeros, zeros, ~ones, ones).reason == "all answers are right"
+
+
+def test_clusters_by_hand() -> None:
+    """Wrong 5 5 | 1 1, right 3 3 | 0 0: area 3/4. Without each of the four clusters it is 1/2, 1, 1, 1/2, so each moves it by
+    1/4 and the variance is 4/16, six times DeLong's 1/24."""
+    score = np.array([5.0, 5, 1, 1, 3, 3, 0, 0])
+    wrong, codes = np.arange(8) < 4, np.repeat(np.arange(4), 2)
+    assert _moved(score, wrong, codes, 4).moved.tolist() == [0.25, -0.25, -0.25, 0.25]
+    assert delong(score[None, :], wrong)[1][0, 0] == pytest.approx(1 / 24)
+    # against a score without any information: a difference of 1/4 with a standard error of 1/2
+    found = paired(score, np.zeros(8), wrong, codes=codes)
+    assert (found.value, found.method) == (0.25, "paired by cluster")
+    assert found.df is not None
+    assert found.low == pytest.approx(0.25 - 0.5 * stdtrit(found.df, 0.975))
+    assert found.p == pytest.approx(2 * stdtr(found.df, -0.5))
+    # two models whose questions are of the same clusters are paired by these: here they rank alike
+    same = unpaired(score, score, wrong, wrong, (codes, codes))
+    assert (same.value, same.method) == (0.0, "unpaired by cluster")
+    assert same.p == pytest.approx(1.0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 8), st.booleans(), st.integers(0, 4)), min_size=4, max_size=40))
+@settings(deadline=None, max_examples=50)
+def test_leaving_out_a_cluster_is_what_it_says(rows: list[tuple[int, bool, int]]) -> None:
+    score, wrong = np.array([row[0] for row in rows], float), np.array([row[1] for row in rows])
+    codes = np.unique([row[2] for row in rows], return_inverse=True)[1]
+    if wrong.all() or not wrong.any():
+        return
+    found = _moved(score, wrong, codes, int(codes.max()) + 1)
+    for cluster, moved in enumerate(found.moved):
+        kept = codes != cluster
+        if not kept.any() or wrong[kept].all() or not wrong[kept].any():
+            assert not np.isfinite(moved)
+        else:
+            assert moved == pytest.approx(found.area - roc_auc_score(wrong[kept], score[kept]))
+    # clusters of one document are none; larger ones never make an interval narrower
+    alone, known = auroc(score, wrong), auroc(score, wrong, codes)
+    assert auroc(score, wrong, range(len(score))) == alone
+    if None not in (known.low, known.high, alone.low, alone.high):
+        assert known.high - known.low >= alone.high - alone.low - 1e-9  # type: ignore[operator]
+
+
+def test_few_clusters_refuse_what_they_cannot_tell() -> None:
+    score, wrong = np.array([1.0, 2, 3, 2]), np.array([True, True, False, False])
+    assert auroc(score, wrong, "aaaa").low is None
+    assert auroc(score, wrong, "aabc").reason == "all wrong or all right answers are in one cluster: no variance"
+    # areas of 0 and 1 by disjoint pairs of clusters: one of two clusters, where there were two of four answers
+    apart = auroc([3, 4, 1, 2], [1, 1, 0, 0], "aabb")
+    assert apart.value == 1.0
+    assert apart.low == pytest.approx(0.025)
+
+
+def test_clustered_interval_covers() -> None:
+    """30 clusters of 7, wrong and score alike in them: the interval that takes answers for independent holds in 87 %."""
+    generator, held, alone = np.random.default_rng(2), 0, 0
+    codes = np.repeat(np.arange(30), 7)
+    for _ in range(300):
+        wrong = generator.random(210) < generator.beta(1.2, 1.2, 30)[codes]
+        own = generator.normal(size=30)[codes] * math.sqrt(0.3) + generator.normal(size=210) * math.sqrt(0.7)
+        score = own + 0.9538726 * wrong
+        known, naive = auroc(score, wrong, codes), auroc(score, wrong)
+        assert known.low is not None
+        assert naive.low is not None
+        held += known.low <= 0.75 <= (known.high or 0)
+        alone += naive.low <= 0.75 <= (naive.high or 0)
+    assert held / 300 >= 0.94
+    assert alone / 300 < 0.92
+
+
+def test_within_documents_by_hand() -> None:
+    """a: wrong 3 over right 1, under right 4: 1 of 2 pairs. b: wrong 9 equal to right 9: 1/2 of 1. c has one class."""
+    score, wrong = [3, 1, 4, 9, 9, 7], [1, 0, 0, 1, 0, 1]
+    found = auroc_within(score, wrong, "aaabbc")
+    assert (found.value, found.clusters) == (0.5, 2)
+    # a score that only knows hard documents: all there is to know between them, nothing within
+    hard = auroc_within([5, 5, 1, 1, 5, 5], [1, 0, 0, 0, 1, 1], "aabbcc")
+    assert hard.value == 0.5
+    assert auroc([5, 5, 1, 1, 5, 5], [1, 0, 0, 0, 1, 1]).value == pytest.approx(5 / 6)
+    assert auroc_within([1.0, None], [1, 0], "aa").reason == "no document has right and wrong answers"

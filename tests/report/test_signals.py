@@ -38,7 +38,7 @@ def choices(n: int = 200, seed: int = 0) -> list[Choice]:
 
 def test_auroc_and_correlation_are_those_of_the_libraries() -> None:
     data = choices()
-    found = scorers(Candidates(data, ["a", "b"]))
+    found = scorers(Candidates(data, ["a", "b"]), np.arange(len(data)), np.arange(len(data)))
     for scorer in ("fim", "onepass"):
         for place, member in enumerate("ab"):
             score = [c.selection.candidates[place].scores[scorer] or 0.0 for c in data]
@@ -57,13 +57,13 @@ def test_a_scorer_as_selector_by_hand() -> None:
         chosen([option("a", "x", False, fim=2.0), option("b", "y", True, fim=2.0)], 0, "tie"),
         chosen([option("a", "x", True, fim=2.0), option("b", "x", True, fim=2.0)], 0, "agreement"),
     ]
-    entry = scorers(Candidates(data, ["a", "b"]))["fim"]
+    entry = scorers(Candidates(data, ["a", "b"]), np.arange(len(data)), np.arange(len(data)))["fim"]
     assert entry["prefers"] == {"a": pytest.approx(0.5), "b": pytest.approx(0.5)}
     # The tie goes to the smaller text, which is wrong, and to b, which is right, where that is preferred.
     assert (entry["accuracy"], entry["decisive"]) == (pytest.approx(1 / 3), 3)
     for choice in data:
         choice.selection = replace(choice.selection, settings={"prefer": "b"})
-    preferred = scorers(Candidates(data, ["a", "b"]))["fim"]
+    preferred = scorers(Candidates(data, ["a", "b"]), np.arange(len(data)), np.arange(len(data)))["fim"]
     assert (preferred["accuracy"], preferred["prefers"]) == (pytest.approx(2 / 3), entry["prefers"])
 
 

@@ -61,6 +61,7 @@ def write_run(
     task: str = TASK,
     config: Mapping[str, Any] = CONFIG,
     date: str = DATE,
+    docs: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     results = {
@@ -73,6 +74,10 @@ def write_run(
     }
     path = folder / f"results_{date}.json"
     path.write_text(json.dumps(results), encoding="utf-8")
-    lines = [json.dumps({"doc_id": i, "doc": {}, "doc_hash": f"h{i}", "uncertainty": record}) for i, record in enumerate(found)]
+    every = docs or [{} for _ in found]
+    lines = [
+        json.dumps({"doc_id": i, "doc": doc, "doc_hash": f"h{i}", "uncertainty": record})
+        for i, (doc, record) in enumerate(zip(every, found, strict=True))
+    ]
     (folder / f"samples_{task}_{date}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path

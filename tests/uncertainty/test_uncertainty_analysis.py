@@ -13,6 +13,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from lm_eval_ensemble.errors import ConfigError, DataError
+from lm_eval_ensemble.metrics.clustered import clustered_share
 from lm_eval_ensemble.uncertainty.analysis import Analysis, AnalysisSettings, analyse, compare
 from lm_eval_ensemble.uncertainty.answers import labels, load_answers
 from lm_eval_ensemble.uncertainty.similarity import Constant
@@ -232,3 +233,32 @@ def test_runs_without_records_are_told(tmp_path: Path) -> None:
 def test_settings_out_of_range(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"{name}: found"):
         AnalysisSettings(**{name: value})
+
+
+def test_questions_of_one_article_are_drawn_together(tmp_path: Path) -> None:
+    """Recorded articles come before texts; every figure knows them, and the accuracy is that of ``compare``."""
+    found = [{**record, "title": f"article {i // 12}"} for i, record in enumerate(records())]
+    for i, record in enumerate(found):
+        record["f1"] = float(i // 12 % 2)
+    docs = [{"question": "q", "context": f"text {i // 6}"} for i in range(60)]
+    analysis = analysed(tmp_path / "now", found, docs=docs)
+    accuracy = analysis.accuracy
+    assert (accuracy.clusters, accuracy.method) == (5, "wilson by cluster")
+    share = clustered_share([float(i // 12 % 2) for i in range(60)], [i // 12 for i in range(60)])
+    assert share is not None
+    assert (accuracy.low, accuracy.high) == (share.low, share.high)
+    for name, report in analysis.reports.items():
+        assert "cluster" in report.discrimination.metrics["auroc"].method or report.discrimination.metrics["auroc"].reason, name
+        assert report.discrimination.metrics["aurc"].method.startswith("bootstrap by cluster")
+    over = analysis.reports["g_nll"].over_length
+    assert over is not None
+    assert over.difference.method == "paired by cluster"
+    assert any(warning.startswith("5 articles are few") for warning in analysis.warnings)
+    # An older run: by text, and it says so. Compared with the newer one, the articles of that are taken.
+    old = analysed(tmp_path / "old", records(seed=3), docs=docs, model="old")
+    assert old.accuracy.clusters == 10
+    assert any("clustered by the text" in warning for warning in old.warnings)
+    (pair,) = compare([old, analysis])
+    assert pair.test.difference.method == "paired by cluster"
+    alone = analysed(tmp_path / "alone", records(), model="alone")
+    assert (alone.accuracy.clusters, alone.accuracy.method) == (None, "wilson")
