@@ -8,6 +8,7 @@ import os
 import sys
 
 _WAITED_FOR = {
+    "lm_eval.evaluator",
     "lm_eval.models",
     "lm_eval.tasks.manager",
     "lm_eval.loggers.evaluation_tracker",

@@ -22,7 +22,7 @@ NAME = "lm_eval_ensemble"
 LEVELS = [
     {"types", "errors", "startup", "_autoload"},
     {"values", "faults", "families"},
-    {"config", "data", "tokens", "fim", "sampling", "batching"},
+    {"config", "data", "problems", "tokens", "fim", "sampling", "batching"},
     {"diffusion", "metrics", "execution", "selection"},
     {"runs"},
     {"report"},
@@ -36,6 +36,7 @@ LEVELS = [
 ]
 # Rooms of one level that may know each other; all others on the same level may not.
 NEIGHBOURS = {
+    ("problems", "data"),  # files of a user in the shape of the sets
     ("fim", "tokens"),
     ("fim", "config"),  # layouts are settings: same strictness, same messages
     ("execution", "metrics"),  # the judge command prints pass@k

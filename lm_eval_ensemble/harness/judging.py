@@ -15,7 +15,7 @@ from lm_eval_ensemble.execution.pool import JUDGES
 from lm_eval_ensemble.execution.reference import judge_by_reference
 from lm_eval_ensemble.types import Scored
 
-__all__ = ["JudgeSettings", "check_judge", "judge_all"]
+__all__ = ["JudgeSettings", "check_judge", "judge_all", "judge_references"]
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +85,12 @@ def _with(scored: Scored, verdict: Verdict, settings: JudgeSettings) -> Scored:
     """The candidate with its verdict, labelled unless it is of the split judge, as in every shipped task."""
     label = {"judge": verdict.mode} if settings.checker in ("together", "auto") else {}
     return replace(scored, verdict=verdict.status, why=verdict.why, facts={**scored.facts, **label})
+
+
+def judge_references(documents: Sequence[Mapping[str, Any]], settings: JudgeSettings) -> list[Verdict]:
+    """The verdicts on the documents' own middles, in order, by the settings that their candidates will be judged by."""
+    jobs = [_job(doc, doc["middle"]) for doc in documents]
+    return _judge(jobs, jobs if settings.checker == "auto" else [], settings, None)[0]
 
 
 def check_judge(settings: JudgeSettings) -> None:

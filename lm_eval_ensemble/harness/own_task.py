@@ -146,14 +146,26 @@ def refuse_unread(given: Iterable[str], kinds: Collection[type[OwnTask]]) -> Non
     :param kinds: the classes of the run's tasks.
     :raises ConfigError: names the setting, and the tasks that read it.
     """
-    readers = {name: kind for kind in OwnTask.__subclasses__() for name in kind.known}
+    readers: dict[str, list[str]] = {}
+    for kind in _all_kinds(OwnTask):
+        for name in set(kind.known).difference(getattr(kind.__mro__[1], "known", ())):
+            readers.setdefault(name, []).append(kind.what)
     of_models = {name for kind in vars(settings_of_models).values() for name in getattr(kind, "model_fields", ())}
     for name in given:
         if name in readers and name not in of_models and not any(name in kind.known for kind in kinds):
             raise ConfigError(
-                f"--metadata {name}: only {readers[name].what} read it, and this run has none; it would be without effect. "
-                "Leave it out, or choose such a task."
+                f"--metadata {name}: only {' and '.join(readers[name])} read it, and this run has none; it would be without "
+                "effect. Leave it out, or choose such a task."
             )
+
+
+def _all_kinds(kind: type[OwnTask]) -> list[type[OwnTask]]:
+    """The classes of ours below a class, at any depth; those of other packages have no ``what`` of their own."""
+    found = []
+    for below in kind.__subclasses__():
+        found += [below] if "what" in vars(below) else []
+        found += _all_kinds(below)
+    return found
 
 
 def tell_misspelt(given: Iterable[str], known: Collection[str]) -> None:

@@ -82,6 +82,15 @@ def add_names(module: ModuleType) -> None:
     tracker.log_experiment_args = with_our_names
 
 
+def add_references(module: ModuleType) -> None:
+    """After ``lm_eval.evaluator``: the references of a user's own gaps are judged before a model is loaded."""
+    from lm_eval_ensemble.harness import file_task
+
+    if not getattr(module.simple_evaluate, "of_lm_eval_ensemble", False):
+        module.simple_evaluate = file_task.judged_first(module.simple_evaluate)
+        module.simple_evaluate.of_lm_eval_ensemble = True
+
+
 def add_logging(module: ModuleType) -> None:
     """After ``lm_eval.loggers.wandb_logger``: a run opened with ``--wandb_args`` also gets our tables, figures and plots."""
     from lm_eval_ensemble.harness import wandb_log
@@ -90,6 +99,7 @@ def add_logging(module: ModuleType) -> None:
 
 
 HOOKS: dict[str, Callable[[ModuleType], None]] = {
+    "lm_eval.evaluator": add_references,
     "lm_eval.models": add_models,
     "lm_eval.tasks.manager": add_tasks,
     "lm_eval.loggers.evaluation_tracker": add_names,

@@ -18,7 +18,7 @@ import datasets
 from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean
 
-from lm_eval_ensemble.data import check_document, load_documents
+from lm_eval_ensemble.data import Document, check_document, load_documents
 from lm_eval_ensemble.errors import ConfigError, HostError
 from lm_eval_ensemble.fim import LAYOUTS, MOVED, FimLayout, find_layout, is_layout, layout_named, leftovers
 from lm_eval_ensemble.harness.base import NO_CHAT
@@ -58,13 +58,19 @@ class InfillTask(OwnTask):
         settings["generation_kwargs"] = {"until": list(self.layout.stops), **settings.get("generation_kwargs", {})}
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        documents = load_documents(self.config.dataset_name, self.meta.get("data_dir"))
+        documents = self.own_documents()
+        if documents is None:
+            documents = load_documents(self.config.dataset_name, self.meta.get("data_dir"))
         cut = self.meta.get("cut", "auto")
         if cut not in ("auto", "none"):
             raise ConfigError(f"--metadata cut={cut!r}: expected 'none' (off) or nothing (the rule of each set).")
         if cut == "none":
             documents = [{**document, "cut": "none"} for document in documents]
         self.dataset = {"test": datasets.Dataset.from_list(documents)}
+
+    def own_documents(self) -> list[Document] | None:
+        """The documents of a task that brings its own; None: those of a set of ours, by ``dataset_name``."""
+        return None
 
     def doc_to_text(self, doc: Mapping[str, Any], doc_to_text: Any = None) -> str:
         """The prompt for models that are given text; ours build theirs from the document."""

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lm_eval_ensemble.data import check_document
+from lm_eval_ensemble.metrics.matching import edit_similarity
 from lm_eval_ensemble.metrics.passk import pass_at_k
 from lm_eval_ensemble.runs.samples import Measure, judged_measures, record
 from lm_eval_ensemble.types import RUN, Selection, is_of_the_judge
@@ -34,6 +35,8 @@ def document_rows(doc: Mapping[str, Any], selections: Sequence[Selection], ks: S
         rows |= _pass_at(ks, [[right["pass@1"](s.candidates[s.winner]) for s in run] for run in _by_run(selections)], "")
         rows["timeout_rate"] = _mean(scored.verdict == "timeout" for scored in chosen)
         rows["judge_error_rate"] = _mean(any(is_of_the_judge(c.why) for c in s.candidates) for s in selections)
+    if "language" in doc:
+        rows["edit_similarity"] = _mean(edit_similarity(scored.candidate.text, doc["middle"]) for scored in chosen)
     rows["cut_rate"] = _mean(scored.candidate.was_cut for scored in chosen)
     if any("cleaned" in scored.candidate.info for selection in selections for scored in selection.candidates):
         rows["cleaned_rate"] = _mean(bool(scored.candidate.info.get("cleaned")) for scored in chosen)
@@ -43,11 +46,13 @@ def document_rows(doc: Mapping[str, Any], selections: Sequence[Selection], ks: S
     if modes:
         rows |= {"judge": single_value(sorted(modes)), "unjudgeable_rate": float("unjudgeable" in modes)}
     if len(selections[0].candidates) > 1:
-        rows |= _ensemble_rows(right, selections, ks)
+        rows |= _ensemble_rows(doc, right, selections, ks)
     return rows
 
 
-def _ensemble_rows(right: Mapping[str, Measure], selections: Sequence[Selection], ks: Sequence[int]) -> dict[str, Any]:
+def _ensemble_rows(
+    doc: Mapping[str, Any], right: Mapping[str, Measure], selections: Sequence[Selection], ks: Sequence[int]
+) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     members = selections[0].members
     own = {m: [s for sel in selections for s in sel.candidates if s.candidate.member == m] for m in members}
@@ -62,6 +67,8 @@ def _ensemble_rows(right: Mapping[str, Measure], selections: Sequence[Selection]
                 for run in _by_run(selections)
             ]
             rows |= _pass_at(ks, passed, f"_{member}")
+        if "language" in doc:
+            rows[f"edit_similarity_{member}"] = _mean(edit_similarity(s.candidate.text, doc["middle"]) for s in own[member])
         # Identical candidates are agreement, never a win: with agreement_rate these rates add up to 1.
         rows[f"pick_rate_{member}"] = _mean(s.chosen.member == member and s.reason != "agreement" for s in selections)
         values = [v for s in own[member] if (v := s.scores.get(selections[0].rule)) is not None and math.isfinite(v)]

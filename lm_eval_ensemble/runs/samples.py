@@ -24,6 +24,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from lm_eval_ensemble.errors import DataError, did_you_mean
 from lm_eval_ensemble.metrics.answer_scores import free_scores
 from lm_eval_ensemble.metrics.matching import exact_match, exact_match_first_line
+from lm_eval_ensemble.problems import compiles
 from lm_eval_ensemble.runs.answer import fault_of, is_right, row_of
 from lm_eval_ensemble.runs.load import TaskRun, first_few
 from lm_eval_ensemble.types import Candidate, Scored, Selection
@@ -305,10 +306,16 @@ def measures(doc: Mapping[str, Any]) -> dict[str, Measure]:
     """The measures a document allows; the first is the task's main one."""
     middle = str(doc["middle"])
     tested: dict[str, Measure] = {"pass@1": lambda s: s.verdict == "pass"} if doc.get("test") else {}
+    own: dict[str, Measure] = {}
+    if "language" in doc:  # gaps of the user's own; where the reference is no whole program, no answer makes it one
+        prefix, suffix, language = str(doc["prefix"]), str(doc["suffix"]), str(doc["language"])
+        if compiles(prefix + middle + suffix, language):
+            own = {"compiles": lambda s: bool(compiles(prefix + s.candidate.text + suffix, language))}
     return {
         **tested,
         "exact_match": lambda s: exact_match(s.candidate.raw, middle),
         "exact_match_first_line": lambda s: exact_match_first_line(s.candidate.raw, middle),
+        **own,
     }
 
 

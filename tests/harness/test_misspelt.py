@@ -76,7 +76,9 @@ def test_the_tasks_ask(name: str, wrong: str, tmp_path: Path, caplog: pytest.Log
 
 def test_a_setting_that_no_task_of_the_run_reads_is_refused() -> None:
     """Own questions asked of an infilling task: it would run its own gaps."""
-    with pytest.raises(ConfigError, match=r"--metadata file: only question tasks read it, and this run has none"):
+    with pytest.raises(
+        ConfigError, match=r"--metadata file: only infill_file and question tasks read it, and this run has none"
+    ):
         own_task.refuse_unread(["file", "pretrained"], [InfillTask])
     with pytest.raises(ConfigError, match=r"--metadata cut: only infilling tasks read it"):
         own_task.refuse_unread(["cut"], [UncertaintyTask])
