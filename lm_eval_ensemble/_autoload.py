@@ -9,6 +9,8 @@ import sys
 
 _WAITED_FOR = {
     "lm_eval.evaluator",
+    "lm_eval._cli.run",
+    "lm_eval.config.evaluate_config",
     "lm_eval.models",
     "lm_eval.tasks.manager",
     "lm_eval.loggers.evaluation_tracker",

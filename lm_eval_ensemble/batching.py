@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import gc
 import logging
-import sys
 from collections.abc import Callable, Container, Sequence
 from typing import Any, TypeVar
 
-from tqdm import tqdm
+from lm_eval_ensemble.progress import ProgressBar
 
 __all__ = ["Batcher", "starting_size"]
 
@@ -62,8 +61,7 @@ class Batcher:
         order = sorted(range(len(items)), key=lambda i: (-cost(items[i]), i))
         results: list[Result | None] = [None] * len(items)
         start = 0
-        hidden = quiet or not title or not sys.stderr.isatty()
-        with tqdm(total=len(items), desc=title, disable=hidden, leave=True) as bar:
+        with ProgressBar(len(items), title, shown=bool(title) and not quiet) as bar:
             while start < len(order):
                 chosen = order[start : start + self.size]
                 if any(i not in known for i in chosen):

@@ -27,6 +27,7 @@ __all__ = [
     "SandboxError",
     "did_you_mean",
     "missing_weights",
+    "no_such_folder",
 ]
 
 
@@ -62,8 +63,15 @@ def did_you_mean(found: str, known: Iterable[str]) -> str:
     return f"{hint} Known: {', '.join(names)}."
 
 
+def no_such_folder(path: str) -> str:
+    """For a checkpoint that can only be a path."""
+    return f"{path!r}: no such folder. Give the folder of a checkpoint, or a name on the Hub (OWNER/NAME)."
+
+
 def missing_weights(pretrained: str, error: Exception) -> ModelError:
     """One message for weights that are not there; the library's own says less and takes a page."""
+    if not Path(pretrained).exists() and (pretrained.startswith(("/", ".", "~")) or pretrained.count("/") > 1):
+        return ModelError(no_such_folder(pretrained))
     kind = "folder" if Path(pretrained).exists() else "Hub model"
     first = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return ModelError(

@@ -20,7 +20,7 @@ NAME = "lm_eval_ensemble"
 
 # Each room may import from its own level and those before it, never from a later one.
 LEVELS = [
-    {"types", "errors", "startup", "_autoload"},
+    {"types", "errors", "startup", "progress", "_autoload"},
     {"values", "faults", "families"},
     {"config", "data", "problems", "tokens", "fim", "sampling", "batching"},
     {"diffusion", "metrics", "execution", "selection"},

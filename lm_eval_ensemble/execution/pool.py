@@ -14,12 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from lm_eval_ensemble.errors import ConfigError, SandboxError, did_you_mean
 from lm_eval_ensemble.execution.jobs import LOST, MODES, Job, Mode, Verdict
 from lm_eval_ensemble.execution.staff import Slot, Staff, check_layers, own_folder
 from lm_eval_ensemble.execution.wire import encoded
+from lm_eval_ensemble.progress import ProgressBar
 from lm_eval_ensemble.types import CANNOT_JUDGE
 
 __all__ = ["JUDGES", "SANDBOXES", "Judge", "judge", "usable_workers"]
@@ -145,7 +144,7 @@ class Judge:
         try:
             with (
                 self._turn,
-                tqdm(total=total, desc="judging", unit="sample", disable=None if self._progress else True) as bar,
+                ProgressBar(total, "judging", unit="samples", shown=self._progress) as bar,
             ):
                 return _Round(self, mode, bar).run(jobs)
         except BaseException:
@@ -197,7 +196,7 @@ _Item = tuple[str, bytes]  # a job's key and the body of its frame
 class _Round:
     """One call of ``Judge.run``: a bounded queue and a thread per worker; then what timed out or was lost once more."""
 
-    def __init__(self, pool: Judge, mode: Mode, bar: tqdm[Any]) -> None:
+    def __init__(self, pool: Judge, mode: Mode, bar: ProgressBar) -> None:
         self._pool, self._mode, self._bar = pool, mode, bar
         self._lock = threading.Lock()
         self._failure: BaseException | None = None

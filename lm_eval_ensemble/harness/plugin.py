@@ -55,9 +55,33 @@ def add_tasks(module: ModuleType) -> None:
     def with_our_tasks(self: Any, verbosity: Any = None, include_path: Any = None, *args: Any, **kwargs: Any) -> None:
         given = include_path if isinstance(include_path, list | tuple) else [include_path] if include_path else []
         original(self, verbosity, [str(tasks_folder()), *given], *args, **kwargs)
+        from lm_eval_ensemble.harness.command import KNOWN_TASKS
+
+        KNOWN_TASKS[:] = self.all_tasks
 
     with_our_tasks.of_lm_eval_ensemble = True  # type: ignore[attr-defined]
     module.TaskManager.__init__ = with_our_tasks
+
+
+def add_care(module: ModuleType) -> None:
+    """After ``lm_eval._cli.run``, which only the command imports: foreseen errors in one line, and a good end."""
+    from lm_eval_ensemble.harness import command
+
+    _plain_errors()
+    if not getattr(module.Run._execute, "of_lm_eval_ensemble", False):
+        execute = command.around(module.Run._execute)
+        execute.of_lm_eval_ensemble = True  # type: ignore[attr-defined]
+        module.Run._execute = staticmethod(execute)
+
+
+def add_checks(module: ModuleType) -> None:
+    """After ``lm_eval.config.evaluate_config``: what was typed is checked before the tasks' index and the models are loaded."""
+    from lm_eval_ensemble.harness import command
+
+    if not getattr(module.EvaluatorConfig.from_cli, "of_lm_eval_ensemble", False):
+        method = command.checked(module.EvaluatorConfig.from_cli)
+        method.of_lm_eval_ensemble = True  # type: ignore[attr-defined]
+        module.EvaluatorConfig.from_cli = staticmethod(method)
 
 
 def add_names(module: ModuleType) -> None:
@@ -80,6 +104,9 @@ def add_names(module: ModuleType) -> None:
 
     with_our_names.of_lm_eval_ensemble = True  # type: ignore[attr-defined]
     tracker.log_experiment_args = with_our_names
+    from lm_eval_ensemble.harness import command
+
+    module.EvaluationTracker.save_results_aggregated = command.noted(module.EvaluationTracker.save_results_aggregated)
 
 
 def add_references(module: ModuleType) -> None:
@@ -100,6 +127,8 @@ def add_logging(module: ModuleType) -> None:
 
 HOOKS: dict[str, Callable[[ModuleType], None]] = {
     "lm_eval.evaluator": add_references,
+    "lm_eval._cli.run": add_care,
+    "lm_eval.config.evaluate_config": add_checks,
     "lm_eval.models": add_models,
     "lm_eval.tasks.manager": add_tasks,
     "lm_eval.loggers.evaluation_tracker": add_names,
@@ -114,10 +143,13 @@ def register() -> None:
 
 
 def _plain_errors() -> None:
-    """Show our own errors as their message: a traceback through lm_eval tells a user nothing.
+    """Show our own errors, and those of lm_eval that can be foreseen, as their message: a traceback through lm_eval tells a
+    user nothing.
 
     ``LM_EVAL_ENSEMBLE_TRACEBACK=1`` brings it back. Other exceptions are left to whoever handled them before.
     """
+    from lm_eval_ensemble.harness.command import foreseen
+
     before = sys.excepthook
     if getattr(before, "of_lm_eval_ensemble", False):
         return
@@ -128,6 +160,8 @@ def _plain_errors() -> None:
                 # What all processes of a run have to say, the first one says; the launcher then ends the others.
                 time.sleep(_LATER)
             print(f"lm_eval_ensemble: {kind.__name__}: {error}", file=sys.stderr)
+        elif not os.environ.get("LM_EVAL_ENSEMBLE_TRACEBACK") and (line := foreseen(error)) is not None:
+            print(f"lm_eval: {line}", file=sys.stderr)
         else:
             before(kind, error, trace)
 

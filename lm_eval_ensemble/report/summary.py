@@ -180,7 +180,7 @@ def _notes(columns: Sequence[Column], rows: Sequence[SummaryRow], baseline: str 
     if means := [column.name for column in columns if column.kind == "mean"]:
         notes.append(
             f"{', '.join(means)}: plain means over tasks, only for rows that have all of them, without interval: tasks may "
-            "share problems."
+            "share problems. lm_eval's rows of groups may be weighted by documents."
         )
     metrics = {(column.metric, column.higher_is_better) for column in columns}
     told = ", ".join(f"{metric} ({'higher' if better else 'lower'} is better)" for metric, better in sorted(metrics))

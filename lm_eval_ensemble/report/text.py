@@ -13,7 +13,7 @@ from lm_eval_ensemble.report.failures import CATEGORIES
 from lm_eval_ensemble.report.sentences import length_caution
 from lm_eval_ensemble.report.tables import markdown_table
 
-__all__ = ["Section", "Table", "as_text", "headline", "sections", "verdict_of"]
+__all__ = ["Section", "Table", "as_text", "closing", "headline", "sections", "verdict_of"]
 
 _NONE = "-"
 _SHOWN = 5
@@ -86,6 +86,40 @@ def headline(report: Mapping[str, Any]) -> str:
     if forwards := figures.get("row_forwards"):
         facts.append("row-forwards per document: " + ", ".join(f"{name} {value:.3g}" for name, value in forwards.items()))
     return "; ".join(facts) + "."
+
+
+def closing(report: Mapping[str, Any]) -> list[str]:
+    """What a run came to, in at most four lines: its score, best member, oracle, and whether it beats its members."""
+    figures = report["figures"]
+    if not figures["n"]:
+        return []
+    score, name = figures["score"], f"{report['task']}: {report['metric']}"
+    share = 0 <= score["value"] <= 1
+
+    def told(entry: Mapping[str, Any]) -> str:
+        if not share:
+            return f"{entry['value']:.4g}"
+        interval = _interval(entry.get("low"), entry.get("high"))
+        return f"{_share(entry['value'])} %" + (f" ({interval})" if interval != _NONE else "")
+
+    size = f"{figures['n']} documents" + (
+        "" if figures["documents_without_problem"] == figures["n"] else f" of {figures['problems']} problems"
+    )
+    lines = [f"{name} {told(score)}, {size}."]
+    if figures.get("best_member") is not None:
+        best = figures["best_member"]
+        lines.append(f"  best member: {best} {told(figures['members'][best])}")
+    if figures.get("oracle"):
+        lines.append(
+            f"  oracle, the best possible choice: {told(figures['oracle'])}; floor, the worst: {told(figures['floor'])}"
+        )
+    area = (figures.get("uncertainty") or {}).get("g_nll")
+    if area and area["value"] is not None:
+        bounds = "" if area["low"] is None else f" ({area['low']:.3f} to {area['high']:.3f})"
+        lines.append(f"  does it know when it is wrong? AUROC of g_nll {area['value']:.3f}{bounds}; 0.5 is chance")
+    if verdict := verdict_of(figures):
+        lines.append(f"  {verdict}")
+    return lines
 
 
 def verdict_of(figures: Mapping[str, Any]) -> str:
