@@ -14,10 +14,12 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM, CacheHook
 from lm_eval.api.registry import get_model
+from lm_eval.models.openai_completions import LocalCompletionsAPI
 
 from lm_eval_ensemble.errors import ConfigError, did_you_mean
 from lm_eval_ensemble.harness.base import alone, own_cache
 from lm_eval_ensemble.harness.ranks import OneOfSeveral, detach
+from lm_eval_ensemble.harness.servers import echo_checked
 from lm_eval_ensemble.types import Candidate, Completion
 
 __all__ = ["Rescored"]
@@ -41,6 +43,8 @@ class Rescored(OneOfSeveral, LM):  # type: ignore[misc]
         self.join(host.get("device"))
         self.inner = kind.create_from_arg_obj(arguments, host)
         detach(self.inner)
+        if isinstance(self.inner, LocalCompletionsAPI):
+            self.inner.parse_logprobs = echo_checked(self.inner.parse_logprobs, self.inner.base_url)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """The inner answers as ``Completion`` with the sum of their log-probabilities."""

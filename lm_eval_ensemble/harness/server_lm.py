@@ -22,7 +22,7 @@ from lm_eval_ensemble.errors import ConfigError, HostError
 from lm_eval_ensemble.harness.base import alone, own_cache
 from lm_eval_ensemble.harness.ranks import OneOfSeveral
 from lm_eval_ensemble.harness.recorder import Detail
-from lm_eval_ensemble.harness.servers import server_faults
+from lm_eval_ensemble.harness.servers import as_lists, echo_checked, server_faults
 from lm_eval_ensemble.types import Candidate, unbroken
 
 __all__ = ["ScoredCompletions", "read_choice"]
@@ -41,6 +41,7 @@ class ScoredCompletions(OneOfSeveral, LocalCompletionsAPI):  # type: ignore[misc
         self._stops: set[str] = set()
         self._told = False
         super().__init__(**arguments)
+        self.parse_logprobs = echo_checked(self.parse_logprobs, self.base_url)
         self.join("cpu")  # the server computes; each process asks it for its share of the documents
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
@@ -112,7 +113,8 @@ class ScoredCompletions(OneOfSeveral, LocalCompletionsAPI):  # type: ignore[misc
                     self._told = True
                     logger.warning(
                         "%s: the server at %s sends no logprobs (or none that belong to the text) with some answers; for "
-                        "these there will be accuracy only.",
+                        "these there will be accuracy only. Where the server has a switch for them, turn it on; else "
+                        "--model hf-scored loads the model itself.",
                         self.name,
                         self.base_url,
                     )
@@ -132,7 +134,7 @@ def read_choice(name: str, choice: Mapping[str, Any], stops: set[str], detail: D
 
     :param stops: the stop strings that were asked for.
     """
-    text, listed = unbroken(choice["text"]), choice.get("logprobs") or {}
+    text, listed = unbroken(choice["text"]), as_lists(choice.get("logprobs") or {})
     tokens, values = [unbroken(str(token)) for token in listed.get("tokens") or ()], list(listed.get("token_logprobs") or ())
     ended = choice.get("finish_reason") == "length"
     starts = _starts(tokens, listed.get("text_offset"), text)

@@ -180,6 +180,41 @@ def test_choices_of_servers(choice: dict[str, Any], expected: tuple[Any, ...]) -
         assert "".join(found.tokens or ()) == found.raw
 
 
+def test_log_probabilities_in_the_form_of_the_chat_api_are_read() -> None:
+    """llama.cpp answers completions so."""
+    content = [
+        {"id": 1, "token": " Pa", "bytes": [32], "logprob": -0.5, "top_logprobs": [{"token": " Pa", "logprob": -0.5}]},
+        {"id": 2, "token": "ris", "bytes": [114], "logprob": -0.25, "top_logprobs": []},
+    ]
+    choice = {"index": 0, "text": " Paris", "logprobs": {"content": content}, "finish_reason": "stop"}
+    found = read_choice("s", choice, set())
+    assert (found.logprobs, found.tokens) == ((-0.5, -0.25), (" Pa", "ris"))
+
+
+def reply(values: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "text": "", "logprobs": values}]}
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "found"),
+    [
+        ({"tokens": ["x"], "token_logprobs": [-0.1], "top_logprobs": [{"x": -0.1}]}, "1 log-probabilities"),
+        ({"content": [{"token": "x", "logprob": -0.1}]}, "no token_logprobs"),
+        (None, "no token_logprobs"),
+    ],
+)
+def test_a_server_that_ignores_echo_is_refused(logprobs: Any, found: str) -> None:
+    """Nothing of the text was scored; the sum over nothing is 0.0."""
+    for lm in (
+        ScoredCompletions(base_url="http://x/v1/completions", model="m", tokenizer_backend=None),
+        Rescored(inner="local-completions", base_url="http://x/v1/completions", model="m", tokenizer_backend=None).inner,
+    ):
+        with pytest.raises(HostError, match=f"{found} for a prompt of 3 tokens.*ignores echo"):
+            lm.parse_logprobs(outputs=reply(logprobs), tokens=[[1, 2, 3, 4]], ctxlens=[3])
+        echoed = {"token_logprobs": [None, -1.0, -2.0, -0.5, -9.0], "top_logprobs": [{"a": -0.5}] * 5}
+        assert lm.parse_logprobs(outputs=reply(echoed), tokens=[[1, 2, 3, 4]], ctxlens=[3]) == [(-0.5, True)]
+
+
 def test_entropy_of_the_best_tokens() -> None:
     tops = [{"a": math.log(0.5), "b": math.log(0.25), "c": math.log(0.125)}]
     logprobs = {"tokens": ["a"], "token_logprobs": [math.log(0.5)], "top_logprobs": tops}
