@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import re
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationInfo, field_validator
 
-from lm_eval_ensemble.errors import did_you_mean
+from lm_eval_ensemble.errors import ConfigError, did_you_mean
 
 __all__ = [
     "DECODERS",
@@ -23,6 +26,7 @@ __all__ = [
     "Quantizable",
     "Steps",
     "StorePlace",
+    "function_of",
     "one_of",
     "takes_alg_temp",
 ]
@@ -168,3 +172,25 @@ class Quantizable(BaseModel):
     def quantized_to(self) -> str | dict[str, Any] | None:
         """The name or the mapping, whichever way it was asked for; None: as the checkpoint is."""
         return self.quantization or next((name for flag, name in _FLAGS.items() if getattr(self, flag)), None)
+
+
+def function_of(spec: str, setting: str) -> Callable[..., Any]:
+    """The function that ``module:function`` names; modules of the working directory are found too.
+
+    :param setting: the option, for what is said if it cannot be had.
+    :raises ConfigError: another form, no such module or function.
+    """
+    module, _, name = spec.partition(":")
+    if not module or not name.isidentifier():
+        raise ConfigError(f"{setting} {spec}: expected module:function, such as mine:score for the function score of mine.py.")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except Exception as error:  # somebody else's code fails in every way there is
+        raise ConfigError(f"{setting} {spec}: {module} cannot be imported ({type(error).__name__}: {error}).") from error
+    if not callable(found):
+        raise ConfigError(f"{setting} {spec}: {module} has no function {name}.")
+    function: Callable[..., Any] = found
+    return function

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
@@ -16,8 +17,10 @@ from typing import Any
 __all__ = ["normalise", "rouge_l", "squad_em", "squad_f1"]
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-_LATIN = re.compile(r"[a-z0-9]")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+# Ideographs, kana, and the scripts of Thai, Lao, Burmese and Khmer, which put no space between words.
+_UNSPACED = "\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_UNSPACED += "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
 
 
 def normalise(text: str) -> str:
@@ -48,13 +51,16 @@ def squad_f1(prediction: str, references: Sequence[str]) -> float:
 def rouge_l(prediction: str, references: Sequence[str]) -> float:
     """The best ROUGE-L F-measure over the references, words stemmed (package ``rouge_score``).
 
-    Only letters a-z and digits count there. A reference without any, in another script, is compared by its own words,
-    unstemmed. No reference: 1.0 for an empty prediction, else 0.0, as in :func:`squad_f1`.
+    Only letters a-z and digits count there. A reference with any other letter or digit is compared by its own words,
+    unstemmed; where a script has no spaces between words (Chinese, Japanese, Thai, ...) every character is one. Equal texts are
+    1.0 whatever they are made of. No reference: 1.0 for an empty prediction, else 0.0, as in :func:`squad_f1`.
     """
     gold = _gold(references)
     if gold == [""]:
         return float(not normalise(prediction))
-    scorers = [_scorer(any_script=not _LATIN.search(reference.lower())) for reference in gold]
+    if prediction.strip() in (reference.strip() for reference in gold):
+        return 1.0
+    scorers = [_scorer(any_script=any(c.isalnum() and not c.isascii() for c in reference)) for reference in gold]
     pairs = zip(scorers, gold, strict=True)
     return max(float(scorer.score(reference, prediction)["rougeL"].fmeasure) for scorer, reference in pairs)
 
@@ -75,7 +81,14 @@ class _Words:
     """The tokenizer of ``rouge_score`` for any script."""
 
     def tokenize(self, text: str) -> list[str]:
-        return re.findall(r"\w+", text.lower())
+        return _word().findall(text.lower())
+
+
+@lru_cache(maxsize=1)
+def _word() -> re.Pattern[str]:
+    """Letters, digits and the marks that combine with them (no ``\\w``), or one character of an unspaced script."""
+    marks = "".join(chr(code) for code in range(0x300, 0x20000) if unicodedata.category(chr(code)).startswith("M"))
+    return re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])[^\W_]|[{re.escape(marks)}])+")
 
 
 @lru_cache(maxsize=2)

@@ -78,9 +78,16 @@ def folds_of(right: Bools, folds: int, seed: int = 0) -> NDArray[np.int64]:
 
 
 def equal_mass_ece(probability: Floats, right: Bools, bins: int = 10) -> tuple[float, list[tuple[float, float, int]]]:
-    """Expected calibration error over bins of (nearly) equal size, and the bins. Lower is better; 0 is perfect."""
+    """Expected calibration error over bins of (nearly) equal size, and the bins. Lower is better; 0 is perfect.
+
+    Equal probabilities stay in one bin, that of the middle one of them: bins must not depend on the order of the documents.
+    """
+    n = len(probability)
     order = np.argsort(probability, kind="stable")
-    parts = [part for part in np.array_split(order, bins) if len(part)]
+    of_place = np.repeat(np.arange(bins), [len(part) for part in np.array_split(order, bins)])
+    _, group, size = np.unique(probability, return_inverse=True, return_counts=True)
+    bin_of_group = of_place[np.cumsum(size) - size + (size - 1) // 2]
+    parts = [part for b in range(bins) if len(part := np.flatnonzero(bin_of_group[group] == b))] if n else []
     rows = [(float(probability[part].mean()), float(right[part].mean()), len(part)) for part in parts]
     return sum(size * abs(mean - share) for mean, share, size in rows) / len(right), rows
 

@@ -37,6 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--baseline", metavar="MEMBER", help="gains over this member, named before looking (default: the best one here)"
     )
     parser.add_argument("--selectors", nargs="+", metavar="SELECTOR", help="only these, as in docs/selection.md (default: all)")
+    parser.add_argument(
+        "--selector",
+        metavar="MODULE:FUNCTION",
+        action="append",
+        default=[],
+        help="also a selector of your own, a function of a Case that returns the index of the winner",
+    )
     parser.add_argument("--selector_file", metavar="FILE", help="numbers for the fitted selectors (default: cross-fitted)")
     parser.add_argument("--features", help="of the selector learned, joined by commas, at most six")
     parser.add_argument("--fit", metavar="FILE", help="fit on all HumanEval-Infilling records and write a selector file")
@@ -58,6 +65,7 @@ def main(arguments: argparse.Namespace) -> int:
         Path(arguments.fit) if arguments.fit else None,
         others,
         arguments.baseline,
+        arguments.selector,
     )
     for problem in [*problems, *others]:
         print(f"lm-eval-ensemble: {problem}", file=sys.stderr)
@@ -81,9 +89,11 @@ def select_runs(
     fit: Path | None = None,
     others: list[str] | None = None,
     baseline: str | None = None,
+    functions: Sequence[str] = (),
 ) -> tuple[list[Replay], list[str]]:
     """The comparison of every task of every run, and what could not be read.
 
+    :param functions: selectors of the user's own, ``module:function``, beside the others.
     :param others: takes one line per sound run that has no candidates to choose from (another model, ``--predict_only``).
     :raises DataError: nothing could be read; ``ConfigError``: an unknown task, score or selector, or a fit that is refused.
     """
@@ -102,7 +112,7 @@ def select_runs(
     found = []
     for recorded in wanted:
         own = _teacher(recorded, records)
-        found.append(_compare(recorded, rule, specs, file, None if own is None else teachers[id(own)], baseline))
+        found.append(_compare(recorded, rule, specs, file, None if own is None else teachers[id(own)], baseline, functions))
     return found, problems
 
 
@@ -142,10 +152,11 @@ def _compare(
     file: str | None,
     teacher: Teacher | None,
     baseline: str | None,
+    functions: Sequence[str],
 ) -> Replay:
     compared = rule or recorded.rule
     own = recorded.selector if compared == recorded.rule else f"{recorded.selector} as run"
-    plans, left_out = make_plans(recorded, compared, specs, file, teacher)
+    plans, left_out = make_plans(recorded, compared, specs, file, teacher, functions)
     return compare(recorded, plans, own, left_out, baseline)
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
-from lm_eval_ensemble.errors import ConfigError, did_you_mean
+from lm_eval_ensemble.errors import ConfigError, DataError, did_you_mean
 from lm_eval_ensemble.replay.compare import Plan
 from lm_eval_ensemble.replay.rows import Decision, Recorded
 from lm_eval_ensemble.selection import SELECTORS, needs_file, spec_scores
-from lm_eval_ensemble.selection.base import score_of
+from lm_eval_ensemble.selection.base import Case, Selector, score_of
 from lm_eval_ensemble.selection.features import DEFAULT_FEATURES, TEXT_FEATURES, check_features
 from lm_eval_ensemble.selection.fit import FEWEST, FOLDS, Fitting, fold_of
 from lm_eval_ensemble.selection.fitted import FITTED, Numbers
 from lm_eval_ensemble.selection.spec import build, read_selector_file
+from lm_eval_ensemble.values import function_of
 
 __all__ = ["Teacher", "default_specs", "fitting", "make_plans", "usable_features", "weighed_scores"]
 
@@ -96,13 +98,16 @@ def make_plans(
     specs: Sequence[str] | None,
     file: str | None = None,
     teacher: Teacher | None = None,
+    own: Sequence[str] = (),
 ) -> tuple[list[Plan], dict[str, str]]:
     """The selectors to replay, and those left out with the reason.
 
     :param specs: None for all; otherwise a selector that cannot be made is an error.
+    :param own: selectors of the user's own, ``module:function``, beside these.
     :param teacher: the records that numbers are cross-fitted on; None if there are none that may be used.
     """
     wanted = list(dict.fromkeys(specs or default_specs(recorded, rule)))
+    functions = [Plan.of(spec, _of_function(spec)) for spec in dict.fromkeys(own)]
     given = read_selector_file(file).numbers if file else None
     members, plans = recorded.members, []
     left_out = {} if specs or _most(recorded) >= 3 else {"mbr": "needs three candidates"}
@@ -126,7 +131,30 @@ def make_plans(
         if specs:
             raise ConfigError(f"--selectors {spec}: {reason}")
         left_out[spec] = str(reason)
-    return plans, left_out
+    return [*plans, *functions], left_out
+
+
+def _of_function(spec: str) -> Selector:
+    """A selector of the user's own, ``module:function``: what it returns is checked, as nobody else has."""
+    function = function_of(spec, "--selector")
+
+    def choose(case: Case) -> tuple[int, str]:
+        try:
+            found = function(case)
+            index, reason = found if isinstance(found, tuple) else (found, "own")
+            index = operator.index(index)
+        except Exception as error:  # somebody else's code fails in every way there is
+            raise DataError(
+                f"--selector {spec}: {type(error).__name__}: {error}; expected a function of a Case that returns the index of "
+                "the winner, or (index, reason), as in docs/architecture.md."
+            ) from error
+        if not 0 <= index < len(case.candidates):
+            raise DataError(
+                f"--selector {spec}: returned {index}, and there are {len(case.candidates)} candidates (from 0 on)."
+            )
+        return index, str(reason)
+
+    return choose
 
 
 def _cross_fitted(spec: str, teacher: Teacher, recorded: Recorded) -> Plan:

@@ -40,7 +40,7 @@ def value_of(record: Mapping[str, Any], rule: str) -> float | None:
     references = record.get("references")
     if rule not in _MEASURES or references is None:
         return None
-    return _MEASURES[rule](record["answer"], [str(reference) for reference in references])
+    return _MEASURES[rule](*_compared(record["answer"], [str(reference) for reference in references]))
 
 
 def is_right(record: Mapping[str, Any], rule: str = "f1") -> bool | None:
@@ -109,13 +109,8 @@ def _sample(doc: Mapping[str, Any], sample: Candidate) -> dict[str, Any]:
 
 
 def _judged(doc: Mapping[str, Any], text: str) -> dict[str, Any]:
-    """F1, exact match and ROUGE-L, each in [0, 1]. Where there is no answer, saying so is as good as saying nothing.
-
-    Where all references are numbers, 51.0 is read as 51: the normaliser drops the point and would take it for 510.
-    """
-    references = list(doc["references"])
-    if references and all(_NUMBER.fullmatch(reference) for reference in references):
-        text = _NO_DECIMALS.sub("", text)
+    """F1, exact match and ROUGE-L, each in [0, 1]. Where there is no answer, saying so is as good as saying nothing."""
+    text, references = _compared(text, list(doc["references"]))
     if not references and normalise(text) in ("unanswerable", "no answer"):
         text = ""
     return {
@@ -123,6 +118,14 @@ def _judged(doc: Mapping[str, Any], text: str) -> dict[str, Any]:
         "em": int(squad_em(text, references)),
         "rougeL": round(rouge_l(text, references), 7),
     }
+
+
+def _compared(text: str, references: list[str]) -> tuple[str, list[str]]:
+    """Where all references are numbers, 51.0 is read as 51 on both sides: the normaliser drops the point and would take it for
+    510."""
+    if references and all(_NUMBER.fullmatch(reference.strip()) for reference in references):
+        return _NO_DECIMALS.sub("", text), [_NO_DECIMALS.sub("", reference) for reference in references]
+    return text, references
 
 
 def _numbers(values: Sequence[Any] | None) -> list[float | None] | None:

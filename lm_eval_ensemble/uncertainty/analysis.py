@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lm_eval_ensemble.errors import ConfigError, DataError
+from lm_eval_ensemble.errors import ConfigError, DataError, did_you_mean
 from lm_eval_ensemble.metrics.abstention import Abstention, abstain
 from lm_eval_ensemble.metrics.answer_scores import free_scores, is_empty
 from lm_eval_ensemble.metrics.calibration import METHODS, Calibration, calibrate
@@ -23,6 +24,7 @@ from lm_eval_ensemble.runs.answer import RULES
 from lm_eval_ensemble.uncertainty.answers import Answers, labels
 from lm_eval_ensemble.uncertainty.clusters import Clusters, MatchClusters
 from lm_eval_ensemble.uncertainty.origin import UNKNOWN
+from lm_eval_ensemble.uncertainty.own import OwnScore
 from lm_eval_ensemble.uncertainty.relevance import relevance_scores
 from lm_eval_ensemble.uncertainty.sampled import sampled_scores
 from lm_eval_ensemble.uncertainty.similarity import Similarity
@@ -49,7 +51,9 @@ Column = list[float | None]
 
 @dataclass(frozen=True)
 class AnalysisSettings:
-    """How to analyse. ``label`` is the primary rule, ``alpha`` the target error of abstention with risk ``delta``."""
+    """How to analyse. ``label`` is the primary rule, ``alpha`` the target error of abstention with risk ``delta``, by the one
+    score ``abstain_by``: a promise that holds for a score named beforehand does not hold for the best of several. ``own`` are
+    scores of the user's."""
 
     similarity: Similarity | None = None
     clusters: Clusters = field(default_factory=MatchClusters)
@@ -58,6 +62,8 @@ class AnalysisSettings:
     delta: float = 0.05
     draws: int = 1000
     seed: int = 0
+    abstain_by: str = PRIMARY
+    own: tuple[OwnScore, ...] = ()
 
     def __post_init__(self) -> None:
         if self.label not in RULES:
@@ -86,7 +92,6 @@ class ScoreReport:
     discrimination: Discrimination
     by_label: Mapping[str, Estimate]
     calibrations: Mapping[str, Calibration]
-    abstention: Abstention
     over_primary: HolmTest | None
     over_length: HolmTest | None
     unanswerable: Estimate | None
@@ -101,6 +106,8 @@ class Analysis:
     columns: Mapping[str, Column]
     wrong: NDArray[np.bool_]
     reports: Mapping[str, ScoreReport]
+    abstain_by: str
+    abstention: Abstention
     accuracy: Estimate
     correlations: Mapping[str, Mapping[str, float | None]]
     rates: Mapping[str, float]
@@ -131,7 +138,13 @@ def analyse(answers: Answers, settings: AnalysisSettings) -> Analysis:
     wrong = labels(answers.records, settings.label)
     if wrong is None:
         raise DataError(f"{answers.path}: {answers.dataset} has no label {settings.label!r} for some answers; try --label f1.")
-    columns = _columns(answers.records, settings)
+    columns = _columns(answers, settings)
+    told = _finite(columns)
+    if settings.abstain_by not in columns:
+        raise DataError(
+            f"{answers.path}: {answers.dataset} has no score {settings.abstain_by!r} to abstain by."
+            f"{did_you_mean(settings.abstain_by, columns)}"
+        )
     clusters = _codes(answers)
     rules = {rule: found for rule in RULES if (found := labels(answers.records, rule)) is not None}
     answerable = np.array([record.get("answerable") is not False for record in answers.records])
@@ -147,10 +160,12 @@ def analyse(answers: Answers, settings: AnalysisSettings) -> Analysis:
         columns=columns,
         wrong=wrong,
         reports=reports,
+        abstain_by=settings.abstain_by,
+        abstention=abstain(columns[settings.abstain_by], wrong, settings.alpha, settings.delta, clusters),
         accuracy=_accuracy(wrong, clusters),
         correlations=spearman(columns),
         rates=_rates(answers.records),
-        warnings=tuple(_warnings(answers, reports, rules)),
+        warnings=(*_warnings(answers, reports, rules), *told),
     )
 
 
@@ -171,8 +186,9 @@ def compare(analyses: Sequence[Analysis], scores: Sequence[str] = (PRIMARY, "rw_
     return found
 
 
-def _columns(records: Sequence[Mapping[str, Any]], settings: AnalysisSettings) -> dict[str, Column]:
+def _columns(answers: Answers, settings: AnalysisSettings) -> dict[str, Column]:
     """Score -> values; scores no document has are left out, but for the primary one, which keeps its row."""
+    records = answers.records
     rows: list[dict[str, float | None]] = [free_scores(record) for record in records]
     if settings.similarity is not None:
         for row, more in zip(rows, relevance_scores(records, settings.similarity), strict=True):
@@ -181,6 +197,10 @@ def _columns(records: Sequence[Mapping[str, Any]], settings: AnalysisSettings) -
         for row, more in zip(rows, sampled_scores(records, settings.clusters, settings.similarity), strict=True):
             row.update(more)
     columns = {name: [row[name] for row in rows] for name in rows[0]}
+    for own in settings.own:
+        if own.name in columns:
+            raise ConfigError(f"--score {own.spec}: {own.name!r} is the name of a score of ours; call yours by another.")
+        columns[own.name] = own.values(answers)
     return {name: col for name, col in columns.items() if name == PRIMARY or any(value is not None for value in col)}
 
 
@@ -201,6 +221,17 @@ def _accuracy(wrong: NDArray[np.bool_], clusters: NDArray[np.intp] | None) -> Es
     return Estimate(value, found.low, found.high, name, reason, n, 0, None if clusters is None else found.clusters, found.df)
 
 
+def _finite(columns: dict[str, Column]) -> list[str]:
+    """Takes what is no finite number out of the columns, and tells so: files of other programs hold NaN and infinity."""
+    told: dict[str, int] = {}
+    for name, column in columns.items():
+        if count := sum(value is not None and not math.isfinite(value) for value in column):
+            columns[name] = [None if value is None or not math.isfinite(value) else value for value in column]
+            told[name] = count
+    counts = ", ".join(f"{count} of {name}" for name, count in told.items())
+    return [f"values that are no finite numbers are left out: {counts}"] if told else []
+
+
 def _report(
     name: str,
     column: Column,
@@ -215,7 +246,6 @@ def _report(
         discrimination=discriminate(column, wrong, settings.draws, settings.seed, clusters),
         by_label={rule: auroc(column, other, clusters) for rule, other in rules.items()},
         calibrations={method: calibrate(column, wrong, method, seed=settings.seed) for method in METHODS},
-        abstention=abstain(column, wrong, settings.alpha, settings.delta),
         over_primary=None,
         over_length=None,
         # told only where the task asks some questions that have no answer

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "analyse_runs", "clusters_from", "main", "similarity_from"]
 
 
+#: settings that are plain values, as the command line has them.
+_PLAIN = ("label", "alpha", "delta", "draws", "seed", "abstain_by")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``lm-eval-ensemble uncertainty``."""
     parser.add_argument(
@@ -54,6 +58,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--delta", type=float, default=0.05, help="chance that the threshold breaks its promise (default: %(default)s)"
     )
+    parser.add_argument(
+        "--abstain-by",
+        metavar="SCORE",
+        default="g_nll",
+        help="the score of the threshold, named before looking (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--score",
+        metavar="SCORE",
+        action="append",
+        default=[],
+        help="also a score of your own, higher = less certain: FILE.csv (document,value) or module:function (of a record)",
+    )
     parser.add_argument("--draws", type=int, default=1000, help="bootstrap resamples (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of resamples and folds (default: %(default)s)")
     parser.add_argument("--device", help="for the models of --similarity and --clusters (default: cuda if there is one)")
@@ -65,9 +82,9 @@ def main(arguments: argparse.Namespace) -> int:
 
     for path in (arguments.csv, arguments.json):
         _check_writable(path)
-    plain = {name: getattr(arguments, name) for name in ("label", "alpha", "delta", "draws", "seed")}
+    plain = {name: getattr(arguments, name) for name in _PLAIN}
     analyses, comparisons, problems, shown = analyse_runs(
-        arguments.runs, arguments.similarity, arguments.clusters, arguments.device, **plain
+        arguments.runs, arguments.similarity, arguments.clusters, arguments.device, arguments.score, **plain
     )
     for problem in problems:
         print(f"problem: {problem}", file=sys.stderr)
@@ -87,30 +104,39 @@ def analyse_runs(
     similarity: str | None = None,
     clusters: str = "match",
     device: str | None = None,
+    scores: Sequence[str] = (),
     **plain: Any,
 ) -> tuple[list[Analysis], list[ModelPair], list[str], dict[str, Any]]:
     """The runs analysed and compared, what could not be used, and the settings as they go into the files.
 
-    :param plain: fields of ``analysis.Settings``; left out ones take its defaults.
+    :param scores: of the user's own (:func:`~lm_eval_ensemble.uncertainty.own.own_scores`).
+    :param plain: fields of ``analysis.AnalysisSettings``; left out ones take its defaults.
     :raises ConfigError: a setting is out of range or names nothing.
     :raises DataError: nothing usable is there.
     """
     from lm_eval_ensemble.uncertainty.analysis import AnalysisSettings, analyse, compare
     from lm_eval_ensemble.uncertainty.answers import load_answers
+    from lm_eval_ensemble.uncertainty.own import own_scores
 
     # The plain settings are checked before a model is loaded, and files are read before that too.
     AnalysisSettings(**plain)
+    own = own_scores(scores)
     answers, problems = load_answers(paths)
+    if len(answers) > 1 and (files := [score.spec for score in own if score.one_run]):
+        raise ConfigError(
+            f"--score {files[0]}: its values are those of one run, and {len(answers)} were found. Give one run and task, or a "
+            "function (module:function)."
+        )
     model = similarity_from(similarity, device) if similarity else None
-    settings = AnalysisSettings(model, clusters_from(clusters, device), **plain)
+    settings = AnalysisSettings(model, clusters_from(clusters, device), own=own, **plain)
     analyses = []
     for run in answers:
         try:
             analyses.append(analyse(run, settings))
         except DataError as error:
             problems.append(str(error))
-    told = {name: getattr(settings, name) for name in ("label", "alpha", "delta", "draws", "seed")}
-    shown = {**told, "similarity": model and model.name, "clusters": settings.clusters.name}
+    told = {name: getattr(settings, name) for name in _PLAIN}
+    shown = {**told, "scores": list(scores), "similarity": model and model.name, "clusters": settings.clusters.name}
     return analyses, compare(analyses), problems, shown
 
 

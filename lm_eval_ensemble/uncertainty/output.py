@@ -98,12 +98,18 @@ def _calibration_line(analysis: Analysis) -> str:
 
 
 def _abstention_line(analysis: Analysis) -> str:
-    found = analysis.reports[PRIMARY].abstention
+    found, score = analysis.abstention, analysis.abstain_by
     target = f"an error of at most {_percent(found.alpha)} (confidence {_percent(1 - found.delta)})"
     if found.threshold is None:
-        return f"{target}: {found.reason}"
-    rule = "always answer" if found.coverage == 1.0 else f"answer where {PRIMARY} < {found.threshold:.4g}"
-    return f"{target}: {rule}; {_percent(found.coverage)} answered here, {_percent(found.error)} of them wrong"
+        return f"{target} by {score}: {found.reason}"
+    rule = "always answer" if found.coverage == 1.0 else f"answer where {score} < {found.threshold:.4g}"
+    drawn = (
+        "questions are drawn independently" if found.clusters is None else f"{analysis.answers.kind} are drawn independently"
+    )
+    return (
+        f"{target}: {rule}; {_percent(found.coverage)} answered here, {_percent(found.error)} of them wrong. It holds for new "
+        f"questions of this kind if {drawn} and {score} was named before looking"
+    )
 
 
 def as_json(analyses: Sequence[Analysis], comparisons: Sequence[ModelPair], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,6 +141,7 @@ def _run_json(analysis: Analysis) -> dict[str, Any]:
         "clusters": len(set(answers.clusters)) or None,
         "clustered_by": answers.kind or None,
         "accuracy": analysis.accuracy.as_json(),
+        "abstention": _abstention_json(analysis),
         "rates": dict(analysis.rates),
         "scores": {name: _score_json(report) for name, report in analysis.reports.items()},
         "spearman": {name: dict(row) for name, row in analysis.correlations.items()},
@@ -142,9 +149,12 @@ def _run_json(analysis: Analysis) -> dict[str, Any]:
     }
 
 
+def _abstention_json(analysis: Analysis) -> dict[str, Any]:
+    found = {key: None if value == float("inf") else value for key, value in asdict(analysis.abstention).items()}
+    return {"score": analysis.abstain_by, **found, "always_answer": analysis.abstention.coverage == 1.0}
+
+
 def _score_json(report: ScoreReport) -> dict[str, Any]:
-    abstention = {key: None if value == float("inf") else value for key, value in asdict(report.abstention).items()}
-    abstention["always_answer"] = report.abstention.coverage == 1.0
     return {
         "mean": report.discrimination.mean,
         "std": report.discrimination.std,
@@ -157,7 +167,6 @@ def _score_json(report: ScoreReport) -> dict[str, Any]:
             method: {"ece": c.ece.as_json(), "brier": c.brier.as_json(), "base": c.base, "bins": [list(row) for row in c.bins]}
             for method, c in report.calibrations.items()
         },
-        "abstention": abstention,
     }
 
 

@@ -56,3 +56,18 @@ def test_published_predictions_get_their_published_figures() -> None:
         em = 100 * sum(squad_em(row[model], gold[row["id"]]) for row in rows) / len(rows)
         f1 = 100 * sum(squad_f1(row[model], gold[row["id"]]) for row in rows) / len(rows)
         assert (round(em, 4), round(f1, 4)) == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "value"),
+    [
+        ("Москва", "Москва", 1.0),
+        ("Москва 2", "Санкт 2", 0.5),  # beside a digit the word counts too
+        ("北京市", "北京", 0.8),  # of three characters two: 2 * 2 / (3 + 2)
+        ("हिन्दी भाषा", "हिन्दी", 2 / 3),  # of two words one: vowel signs are part of a word
+        ("cafe", "café", 0.0),
+        ("€", "€", 1.0),
+    ],
+)
+def test_rouge_l_in_every_script(answer: str, reference: str, value: float) -> None:
+    assert rouge_l(answer, [reference]) == pytest.approx(value)

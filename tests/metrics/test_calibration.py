@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 from scipy.special import expit
-from scipy.stats import binomtest
+from scipy.stats import beta, binomtest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss
 
@@ -92,15 +92,18 @@ def test_exact_interval_against_scipy() -> None:
 
 
 def test_abstention_by_hand() -> None:
-    # 400 answers, the last 100 wrong. All of the first 300 are right: coverage 0.75 has 0 errors, 0.9^300 <= 0.05/20.
-    # At 0.80 there are 20 errors in 320: P(Bin(320, 0.1) <= 20) = 0.0126 > 0.0025, so 0.75 it is.
+    # 400 answers, the last 100 wrong. Without an error it takes 36 (ln 0.025 / ln 0.9 = 35.01), so the sequence begins at the
+    # first of the 20 coverages with 108 answers, 0.30. Each passes up to 0.80, with 20 errors in 320: P(Bin(320, 0.1) <= 20)
+    # = 0.0126 <= 0.025. At 0.85 there are 40 in 340, P = 0.88: there it ends.
     found = abstain(np.arange(400.0), np.arange(400) >= 300)
-    assert (found.threshold, found.coverage, found.error) == (300.0, 0.75, 0.0)
-    assert found.bound == pytest.approx(1 - (0.05 / 20) ** (1 / 300))
+    assert (found.threshold, found.coverage, found.error) == (320.0, 0.8, 20 / 320)
+    assert found.bound == pytest.approx(float(beta.ppf(0.975, 21, 300)))
+    # A sequence that fails at its start ends there, whatever comes after: 20 of the surest 120 wrong, then none for long.
+    late = abstain(np.arange(400.0), (np.arange(400) < 20) | (np.arange(400) >= 330))
+    assert late.threshold is None
     # all right: always answer
     assert abstain(np.arange(400.0), np.zeros(400)).threshold == math.inf
-    # ln(0.0025) / ln(0.9) = 56.9
-    assert "it takes 57 answers" in str(abstain(np.arange(50.0), np.zeros(50)).reason)
+    assert "it takes 36 answers" in str(abstain(np.arange(30.0), np.zeros(30)).reason)
     assert abstain([], []).reason == "no document has this score"
 
 
@@ -118,6 +121,33 @@ def test_the_promise_is_kept() -> None:
         broken += found.threshold is not None and found.threshold > 0.5
     assert answered > 900
     assert broken <= 0.1 * 1000
+
+
+def test_clusters_abstain_by_their_number() -> None:
+    """Forty texts of ten questions each, five of them wholly wrong: as independent answers an error of 1/8 is shown to be below
+    0.2; as forty texts it is not."""
+    wrong, texts = np.repeat(np.arange(40) % 8 == 0, 10), np.repeat(np.arange(40), 10)
+    score = np.tile(np.arange(10.0), 40)
+    assert abstain(score, wrong, alpha=0.2).coverage == 1.0
+    assert abstain(score, wrong, alpha=0.2, clusters=texts).threshold is None
+    found = abstain(score, wrong, alpha=0.35, clusters=texts)
+    assert (found.coverage, found.clusters) == (1.0, 40)
+    assert found.bound is not None
+    assert found.bound <= 0.35
+    few = abstain(score[:80], wrong[80:160], alpha=0.5, clusters=texts[:80])
+    assert few.reason == "8 clusters are too few for a promise, which takes 10"
+
+
+def test_equal_probabilities_share_a_bin() -> None:
+    """All 0.5, half of them right: perfect, in whatever order the lines stand."""
+    for right in ([True] * 50 + [False] * 50, [True, False] * 50):
+        assert equal_mass_ece(np.full(100, 0.5), np.array(right)) == (0.0, [(0.5, 0.5, 100)])
+    generator = np.random.default_rng(0)
+    probability, outcome = generator.integers(0, 5, 101) / 4, generator.random(101) < 0.6
+    other = generator.permutation(101)
+    assert equal_mass_ece(probability, outcome) == equal_mass_ece(probability[other], outcome[other])
+    # without ties: ten, ten, ...
+    assert [n for *_, n in equal_mass_ece(np.arange(95) / 95, np.ones(95, bool))[1]] == [10] * 5 + [9] * 5
 
 
 def test_ties_abstain_together() -> None:

@@ -452,3 +452,25 @@ def test_a_number_of_another_kind_is_no_traceback(tmp_path: Path, capsys: pytest
     out, told = capsys.readouterr()
     assert f"{len(samples) - 1} documents" in out
     assert "doc_id is neither a number nor a text" in told
+
+
+def test_a_selector_of_the_users_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``module:function`` stands beside the others; what it must not return is told."""
+    write_run(tmp_path / "run")
+    (tmp_path / "own_selector_of_a_test.py").write_text(
+        "def first(case):\n    return 0\n\ndef far(case):\n    return 7, 'far'\n\ndef odd(case):\n    return 'a'\n",
+        encoding="utf-8",
+    )
+    monkeypatch.chdir(tmp_path)
+    (found,), _ = select_runs([tmp_path / "run"], functions=["own_selector_of_a_test:first"])
+    rows = rows_of(found)
+    assert rows["own_selector_of_a_test:first"].score.mean == rows["always:dllm"].score.mean
+    for name, fault in (
+        ("far", "returned 7, and there are 2 candidates"),
+        ("odd", "expected a function of a Case"),
+        ("no", "no function no"),
+    ):
+        assert main(["select", str(tmp_path / "run"), "--selector", f"own_selector_of_a_test:{name}"]) == 2
+        assert fault in capsys.readouterr().err
