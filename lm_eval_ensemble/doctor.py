@@ -34,8 +34,8 @@ __all__ = ["Finding", "add_arguments", "examine", "main"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line. ``mark`` is ok, warn (something is slower, weaker or must be asked for) or missing; ``essential`` is what
-    an evaluation cannot do without."""
+    """One line. ``mark`` is ok, warn (something is slower, weaker or must be asked for), optional (not here, and only some runs
+    want it) or missing; ``essential`` is what an evaluation cannot do without."""
 
     name: str
     mark: str
@@ -44,7 +44,7 @@ class Finding:
     essential: bool = False
 
     def as_text(self) -> str:
-        line = f"{self.mark:<8}{self.name:<34}{self.found}"
+        line = f"{self.mark:<10}{self.name:<34}{self.found}"
         return f"{line}; {self.advice}" if self.advice else line
 
 
@@ -217,7 +217,7 @@ def data_sets(data_dir: str | None = None) -> Iterator[Finding]:
             advice = f"set {DATA_VARIABLE} to a folder that holds {data_set.sources[0].path}"
             if any(source.url for source in data_set.sources):
                 advice += ", or let the first run download it"
-            yield Finding(f"data: {name}", "missing", "not on this disk", advice)
+            yield Finding(f"data: {name}", "optional", "not on this disk", advice)
             continue
         try:
             count = len(load_documents(name, data_dir))
@@ -245,7 +245,7 @@ def models() -> Iterator[Finding]:
             yield Finding(f"model: {name}", "ok", str(folder))
         else:
             advice = f"only for preset=paper: hf download {name} (or let the first run do it), or give a local folder"
-            yield Finding(f"model: {name}", "missing", "not in the local Hub cache", advice)
+            yield Finding(f"model: {name}", "optional", "not in the local Hub cache", advice)
 
 
 def diffusion(checkpoint: str | None = None) -> Iterator[Finding]:

@@ -41,7 +41,7 @@ class ScoredCompletions(OneOfSeveral, LocalCompletionsAPI):  # type: ignore[misc
         self._stops: set[str] = set()
         self._told = False
         super().__init__(**arguments)
-        self.parse_logprobs = echo_checked(self.parse_logprobs, self.base_url)
+        self.parse_logprobs = echo_checked(LocalCompletionsAPI.parse_logprobs, self.base_url)
         self.join("cpu")  # the server computes; each process asks it for its share of the documents
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:

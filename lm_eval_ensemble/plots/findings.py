@@ -150,19 +150,22 @@ def _best(analyses: Sequence[Analysis]) -> list[str]:
         names = {id(a): name for name, own in models_of(analyses).items() for a in own}
         best = max(group, key=lambda a: area_of(a).value or 0.0)
         area = area_of(best)
+        if len(group) == 1:
+            told = f"{names[id(best)]} has AUROC {area.value:.3f} {interval(area.low, area.high, 3)}".rstrip()
+            found.append(f"{dataset}: {told}; it is the only model, so nothing is said of a best one.")
+            continue
         text = (
             f"{dataset}: {names[id(best)]} has the highest AUROC, {area.value:.3f} {interval(area.low, area.high, 3)}".rstrip()
         )
-        if len(group) > 1:
-            # Holm over all pairs of the data set: the best one was picked after looking.
-            order = [(a, b) for i, a in enumerate(group) for b in group[i + 1 :]]
-            tests = compare(group, (PRIMARY,))
-            alike = [
-                names[id(b if a is best else a)]
-                for (a, b), test in zip(order, tests, strict=True)
-                if best in (a, b) and (test.test.p_holm is None or test.test.p_holm >= LEVEL)
-            ]
-            text += f"; not told from it (p >= {LEVEL}, DeLong, Holm over {len(order)} pairs): {listed(alike)}"
+        # Holm over all pairs of the data set: the best one was picked after looking.
+        order = [(a, b) for i, a in enumerate(group) for b in group[i + 1 :]]
+        tests = compare(group, (PRIMARY,))
+        alike = [
+            names[id(b if a is best else a)]
+            for (a, b), test in zip(order, tests, strict=True)
+            if best in (a, b) and (test.test.p_holm is None or test.test.p_holm >= LEVEL)
+        ]
+        text += f"; not told from it (p >= {LEVEL}, DeLong, Holm over {len(order)} pairs): {listed(alike)}"
         found.append(f"{text}.")
     return found
 
