@@ -114,8 +114,9 @@ def add_references(module: ModuleType) -> None:
     from lm_eval_ensemble.harness import file_task
 
     if not getattr(module.simple_evaluate, "of_lm_eval_ensemble", False):
-        module.simple_evaluate = file_task.judged_first(module.simple_evaluate)
-        module.simple_evaluate.of_lm_eval_ensemble = True
+        judged = file_task.judged_first(module.simple_evaluate)
+        judged.of_lm_eval_ensemble = True  # type: ignore[attr-defined]
+        module.simple_evaluate = judged  # type: ignore[attr-defined]
 
 
 def add_logging(module: ModuleType) -> None:

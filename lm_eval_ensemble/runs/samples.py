@@ -556,8 +556,8 @@ def problem_of(doc: Any, *records: Any) -> Hashable:
                 continue
             if isinstance(problem := place.get(name), str | int) and problem != "":
                 return problem
-    name = doc.get("task_id") if isinstance(doc, Mapping) else None
-    match = _HUMANEVAL.search(name) if isinstance(name, str) else None
+    task_id = doc.get("task_id") if isinstance(doc, Mapping) else None
+    match = _HUMANEVAL.search(task_id) if isinstance(task_id, str) else None
     return f"HumanEval/{match[1]}" if match else text_of(doc)
 
 
