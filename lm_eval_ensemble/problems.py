@@ -3,7 +3,8 @@
 A row has ``prefix, suffix, middle`` and, if there, ``test, entry_point, problem, cut, language, task_id``. HumanEval's names
 are read too: ``prompt`` is the prefix, ``canonical_solution`` the middle, and a missing suffix is empty.
 
-What a row leaves out: ``cut`` is ``line`` where the middle is one line that ends in a newline, else ``none``; ``language`` is
+What a row leaves out: ``cut`` is ``line`` where the middle is one line that ends in a newline (and no HumanEval function's
+whole body), else ``none``; ``language`` is
 python; ``problem`` is shared by the gaps of one program, for they are not independent; ``entry_point`` is the function or class
 of the program that the test names.
 """
@@ -125,15 +126,16 @@ def documents_of(rows: Iterable[Any], where: str, stem: str) -> list[Document]:
 
     :raises DataError: names the first faulty rows, and what was expected.
     """
-    documents, faults = [], []
+    documents, faults = [], dict[str, list[int]]()
     for number, row in enumerate(rows, 1):
         try:
             documents.append(_document(row, f"{stem}/{number}"))
         except DataError as error:
-            faults.append(f"row {number}: {error}")
+            faults.setdefault(str(error), []).append(number)
     if faults:
-        more = f"\n  ... and {len(faults) - 3} more rows" if len(faults) > 3 else ""
-        raise DataError("\n  ".join([f"{where}:", *faults[:3]]) + more)
+        told = [f"row {at[0]}{f' (and {len(at) - 1} others)' if len(at) > 1 else ''}: {why}" for why, at in faults.items()]
+        more = f"\n  ... and {sum(map(len, list(faults.values())[3:]))} more rows" if len(told) > 3 else ""
+        raise DataError("\n  ".join([f"{where}:", *told[:3]]) + more)
     return documents
 
 
@@ -179,7 +181,9 @@ def _document(row: Any, name: str) -> Document:
     is_line = middle.endswith("\n") and middle.count("\n") == 1
     if document["cut"] == "line" and not is_line:
         raise DataError("cut is 'line', but its middle is not one line that ends in a newline; expected 'none' or nothing.")
-    document["cut"] = document["cut"] or ("line" if is_line else "none")
+    # The body of a HumanEval function may be one line; another that is right may be longer.
+    is_body = "suffix" not in given and "middle" not in row
+    document["cut"] = document["cut"] or ("line" if is_line and not is_body else "none")
     document["language"] = document["language"].lower()
     if document["test"].strip():
         document["entry_point"] = document["entry_point"] or _entry_point(document)

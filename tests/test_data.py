@@ -11,7 +11,7 @@ import pytest
 
 from lm_eval_ensemble import data
 from lm_eval_ensemble.errors import DataError
-from lm_eval_ensemble.execution.files import Row, _documents
+from lm_eval_ensemble.execution.files import Row, _documents, sets_of
 
 
 @pytest.fixture
@@ -125,9 +125,8 @@ def test_ids_that_languages_share_are_judged_as_python(tmp_path: Path) -> None:
     java = {d["task_id"] for d in data.load_documents("santacoder-java")}
     shared = next(d for d in data.load_documents("santacoder-py") if d["task_id"] in java)
     row = Row(0, 1, shared["task_id"], shared["middle"])
-    assert _documents([row], tmp_path, None, None) == {row.task_id: shared}
-    with pytest.raises(DataError, match="has no tests"):
-        _documents([row], tmp_path, "santacoder_fim_java", None)
+    assert _documents([row], tmp_path, sets_of()) == {row.task_id: shared}
+    assert _documents([row], tmp_path, sets_of("santacoder_fim_java"))[row.task_id]["test"] == ""
 
 
 def test_toy_documents_are_whole(toy: list[dict[str, str]]) -> None:

@@ -1,19 +1,21 @@
 """``lm-eval-ensemble judge FILE``: judges a file of completions, as OpenAI's ``evaluate_infilling_functional_correctness``.
 
-Each line of the file is an object with ``task_id`` and ``completion``; repeated ids are samples of the same
-problem, a subset of a data set is fine. Completions are judged exactly as they stand. One line per completion
-is written to ``FILE.verdicts.jsonl``; a second run skips what is there.
+Each line of the file is an object with ``task_id`` and ``completion`` (or ``middle``, ``canonical_solution``, as problem files
+have them; or ``solution``, a whole program, as EvalPlus writes them); repeated ids are samples of the same problem, a subset
+of a data set is fine. The problems are those of our data sets, or of files of the user's own. Completions are judged exactly
+as they stand. One line per completion is written to ``FILE.verdicts.jsonl``; a second run skips what is there.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import gzip
 import hashlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +25,10 @@ from lm_eval_ensemble.errors import ConfigError, DataError, did_you_mean
 from lm_eval_ensemble.execution.jobs import LOST, Job
 from lm_eval_ensemble.execution.pool import JUDGES, SANDBOXES, Judge
 from lm_eval_ensemble.metrics.passk import pass_at_k
+from lm_eval_ensemble.problems import load_problems, title
 from lm_eval_ensemble.types import Cut, is_of_the_judge, normalise
 
-__all__ = ["TASKS", "Report", "Row", "add_arguments", "judge_file", "main", "read_completions"]
+__all__ = ["TASKS", "Report", "Row", "add_arguments", "judge_file", "main", "read_completions", "sets_of"]
 
 _CHUNK = 500  # completions between two writes: what an interrupted run may lose
 #: task -> data set.
@@ -39,29 +42,32 @@ TASKS = {
     "santacoder_fim_js": "santacoder-js",
     "infill_toy": "infill_toy",
 }
+#: where the text of an answer stands in a line; the first that it has is taken.
+_TEXTS = ("completion", "solution", "canonical_solution", "middle")
 
 
 @dataclass(frozen=True)
 class Row:
     """One completion of the file: ``index`` counts completions, ``line`` lines (both for messages and resuming). ``fields``
-    is the whole object it stands in."""
+    is the whole object it stands in. ``whole``: it is a program, not the text of a gap."""
 
     index: int
     line: int
     task_id: str
     completion: str
     fields: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    whole: bool = False
 
     @property
     def digest(self) -> str:
-        text = json.dumps([self.task_id, self.completion])
+        text = json.dumps([self.task_id, self.completion, *(["whole"] if self.whole else [])])
         return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Report:
     """What a run found. Rates are of completions; ``pass_at`` maps k to the mean over tasks (None: too few samples), those
-    left out that are ``unjudgeable``."""
+    left out that are ``unjudgeable``. ``untested``: completions of gaps that have no tests."""
 
     path: Path
     verdicts: Path
@@ -73,9 +79,12 @@ class Report:
     timeout_rate: float
     judge_error_rate: float
     sandbox: str
+    untested: int = 0
 
     def as_text(self) -> str:
         lines = [f"{self.completions} completions of {self.tasks} tasks ({self.resumed} verdicts were there already)"]
+        if self.untested:
+            lines.append(f"{self.untested} completions are of gaps without tests, and left out (`score` counts exact matches)")
         if self.unjudgeable:
             lines.append(f"{self.unjudgeable} tasks cannot be judged, and do not count: their own reference fails (see why)")
         for k, value in self.pass_at.items():
@@ -89,39 +98,45 @@ def judge_file(
     *,
     task: str | None = None,
     data_dir: str | None = None,
+    problems: Sequence[str] = (),
     k: Sequence[int] = (1, 10, 100),
     workers: int | None = None,
     timeout: float = 3.0,
     sandbox: str = "auto",
     sandbox_command: str | Sequence[str] | None = None,
-    judge: str = "split",
+    judge: str | None = None,
     overwrite: bool = False,
     progress: bool = True,
 ) -> Report:
     """Judge every completion of a file and write the verdicts beside it.
 
     :param task: the data set or task the ids belong to; default: every set that is found on disk.
+    :param problems: files of the user's own problems, in the place of our sets (see ``problems.load_problems``).
     :param k: which pass@k to compute.
-    :param judge: one of ``JUDGES``; ``auto`` takes the documents' own middles as references.
+    :param judge: one of ``JUDGES``; ``auto`` takes the documents' own middles as references. Default: ``auto`` for the
+        user's own problems, whose tests may be of any style, else ``split``.
     :param overwrite: judge everything again.
     :raises DataError: a line that is not of the expected form, an id that no set has.
     """
-    path = Path(path)
-    rows = list(read_completions(path))
-    documents = _documents(rows, path, task, data_dir)
+    path, judge = Path(path), judge or ("auto" if problems else "split")
+    given = list(read_completions(path))
+    documents = _documents(given, path, sets_of(task, data_dir, problems))
+    rows = [row for row in given if documents[row.task_id]["test"]]
+    if not rows:
+        raise DataError(f"{path}: the gaps of its {len(given)} completions have no tests to run; `score` counts exact matches.")
     target = path.with_name(path.name + ".verdicts.jsonl")
     settings = {"timeout": timeout, "documents": _digest_documents(documents)} | ({"asked": judge} if judge != "split" else {})
     done = [] if overwrite else _finished(target, rows, settings)
     with Judge(workers, timeout, sandbox, sandbox_command, progress=progress) as pool, _opened(target, done) as file:
         verdicts = list(done)
         for chunk in _chunks(rows[len(done) :]):
-            jobs = [_job(documents[row.task_id], row.completion) for row in chunk]
+            jobs = [_job(documents[row.task_id], row.completion, row.whole) for row in chunk]
             references = [_job(documents[row.task_id], documents[row.task_id]["middle"]) for row in chunk]
             for row, verdict in zip(chunk, pool.run_as(judge, jobs, references), strict=True):
                 verdicts.append(_line(row, verdict.status, verdict.why, verdict.mode, settings))
                 file.write(json.dumps(verdicts[-1]) + "\n")
             file.flush()
-        return _report(path, target, verdicts, len(done), k, pool.describe(judge))
+        return _report(path, target, verdicts, (len(done), len(given) - len(rows)), k, pool.describe(judge))
 
 
 def read_completions(path: Path) -> Iterator[Row]:
@@ -138,11 +153,12 @@ def read_completions(path: Path) -> Iterator[Row]:
         if not isinstance(row, dict):
             raise DataError(f"{where}: found {type(row).__name__}, expected an object with task_id and completion.")
         for answer in _answers(row):
-            for name in ("task_id", "completion"):
+            text = next((name for name in _TEXTS if name in answer), "completion")
+            for name in ("task_id", text):
                 if not isinstance(answer.get(name), str):
                     found = type(answer[name]).__name__ if name in answer else f"only {', '.join(sorted(row)) or 'nothing'}"
                     raise DataError(f"{where}: found {found}, expected a string {name!r}.")
-            yield Row(index, number, answer["task_id"], answer["completion"], row)
+            yield Row(index, number, answer["task_id"], answer[text], row, text == "solution")
             index += 1
 
 
@@ -170,40 +186,52 @@ def _lines(path: Path) -> Iterator[str]:
         raise DataError(f"{path}: cannot be read ({error}).") from None
 
 
-def _documents(rows: Iterable[Row], path: Path, task: str | None, data_dir: str | None) -> dict[str, Document]:
+def sets_of(
+    task: str | None = None, data_dir: str | None = None, problems: Sequence[str] = ()
+) -> dict[str, Callable[[], list[Document]]]:
+    """Where the ids of a file may belong: task -> what loads its documents.
+
+    :param task: a task or data set; None: every set with tests that is on disk (the languages of SantaCoder-FIM share ids).
+    :param problems: files of the user's own instead; they are the task ``infill_file`` of that file.
+    :raises ConfigError: no such set, or a set and files. :raises DataError: the files cannot be read.
+    """
+    if problems:
+        if task is not None:
+            raise ConfigError(f"--task {task} and --problems name two places for the same ids; give one.")
+        documents = load_problems(list(problems), "--problems")
+        return {f"infill_file_{title(list(problems))}": lambda: documents}
+    by_set = {name: task for task, name in TASKS.items()}
+    names = [name for name in by_set if (name not in SETS or SETS[name].executed) and on_disk(name, data_dir)]
+    if task is not None:
+        names = [TASKS.get(task, task)]
+        if names[0] not in by_set:
+            raise ConfigError(f"--task {task!r} is no data set.{did_you_mean(task, [*by_set, *TASKS])}")
+    return {by_set[name]: functools.partial(load_documents, name, data_dir) for name in names}
+
+
+def _documents(rows: Iterable[Row], path: Path, sets: Mapping[str, Callable[[], list[Document]]]) -> dict[str, Document]:
     """The documents of the ids in the file, by id."""
     wanted = {row.task_id: row for row in reversed(list(rows))}  # the first line of each
     if not wanted:
         raise DataError(f"{path}: holds no completion.")
-    # The languages of SantaCoder-FIM share ids; only sets with tests are asked.
-    executed = [name for name, data_set in SETS.items() if data_set.executed]
-    names = [_set_of(task)] if task else [name for name in (*executed, "infill_toy") if on_disk(name, data_dir)]
     found: dict[str, Document] = {}
-    for name in names:
+    for load in sets.values():
         if len(found) < len(wanted):
-            found |= {d["task_id"]: d for d in load_documents(name, data_dir) if d["task_id"] in wanted}
+            found |= {d["task_id"]: d for d in load() if d["task_id"] in wanted}
     for row in sorted(wanted.values(), key=lambda row: row.index):
         if row.task_id not in found:
-            places = ", ".join(names) or "no set at all (set LM_EVAL_ENSEMBLE_DATA, or give --task)"
+            places = ", ".join(sets) or "no set at all (set LM_EVAL_ENSEMBLE_DATA, give --task, or --problems FILE)"
             raise DataError(f"{path}, line {row.line}: task_id {row.task_id!r} is unknown. Looked in: {places}.")
-        if not found[row.task_id]["test"]:
-            raise DataError(f"{path}, line {row.line}: {row.task_id!r} has no tests to run.")
     return found
 
 
-def _set_of(task: str) -> str:
-    name = TASKS.get(task, task)
-    if name not in SETS and name != "infill_toy":
-        raise ConfigError(f"--task {task!r} is no data set.{did_you_mean(task, [*SETS, *TASKS])}")
-    return name
-
-
-def _job(document: Document, completion: str) -> Job:
-    return Job(document["prefix"], completion, document["suffix"], document["test"], document["entry_point"])
+def _job(document: Document, completion: str, whole: bool = False) -> Job:
+    return Job(document["prefix"], completion, document["suffix"], document["test"], document["entry_point"], whole)
 
 
 def _digest_documents(documents: Mapping[str, Document]) -> str:
-    content = json.dumps(sorted((d["task_id"], d["prefix"], d["suffix"], d["test"]) for d in documents.values()))
+    columns = ("task_id", "prefix", "suffix", "middle", "test", "entry_point")
+    content = json.dumps(sorted([d[column] for column in columns] for d in documents.values()))
     return hashlib.sha256(content.encode("ascii")).hexdigest()[:16]
 
 
@@ -249,7 +277,7 @@ def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
 
 
 def _report(
-    path: Path, target: Path, verdicts: Sequence[Mapping[str, Any]], resumed: int, k: Sequence[int], sandbox: str
+    path: Path, target: Path, verdicts: Sequence[Mapping[str, Any]], counts: tuple[int, int], k: Sequence[int], sandbox: str
 ) -> Report:
     judged = [line for line in verdicts if line["judge"] != "unjudgeable"]
     samples = Counter(line["task_id"] for line in judged)
@@ -267,11 +295,12 @@ def _report(
         tasks=len({line["task_id"] for line in verdicts}),
         unjudgeable=len({line["task_id"] for line in verdicts} - samples.keys()),
         completions=len(verdicts),
-        resumed=resumed,
+        resumed=counts[0],
         pass_at=pass_at,
         timeout_rate=sum(line["status"] == "timeout" for line in verdicts) / len(verdicts),
         judge_error_rate=sum(is_of_the_judge(line["why"]) for line in verdicts) / len(verdicts),
         sandbox=sandbox,
+        untested=counts[1],
     )
 
 
@@ -280,15 +309,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file",
         metavar="FILE",
-        help="JSONL (or .jsonl.gz) with task_id and completion on each line, or a samples file of lm_eval",
+        help="JSONL (or .jsonl.gz) with task_id and completion (or solution, a whole program) on each line, or a samples file "
+        "of lm_eval",
     )
     parser.add_argument("--task", help="data set the ids belong to (default: every set found on disk)")
+    parser.add_argument(
+        "--problems",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="your own problems (or HumanEval, EvalPlus) instead: a file or folder as for infill_file; may be repeated",
+    )
     parser.add_argument("--data_dir", help="folder with local data sets (default: $LM_EVAL_ENSEMBLE_DATA)")
     parser.add_argument("-k", default="1,10,100", help="which pass@k to print (default: %(default)s)")
     parser.add_argument("--workers", type=int, help="processes (default: the usable processors)")
     parser.add_argument("--timeout", type=float, default=3.0, help="seconds per completion (default: %(default)s)")
     parser.add_argument(
-        "--judge", choices=JUDGES, default="split", help="how tests are run; see docs/judge.md (default: %(default)s)"
+        "--judge", choices=JUDGES, help="how tests are run; see docs/judge.md (default: split; with --problems auto)"
     )
     parser.add_argument("--sandbox", choices=SANDBOXES, default="auto", help="which layers (default: %(default)s)")
     parser.add_argument("--sandbox_command", help="start workers under this command, e.g. 'bwrap ...'")
@@ -304,7 +341,7 @@ def main(arguments: argparse.Namespace) -> int:
     if min(k) < 1:
         raise ConfigError(f"-k {arguments.k!r}: expected numbers of at least 1, separated by commas, such as 1,10.")
     options = vars(arguments)
-    names = ("task", "data_dir", "workers", "timeout", "sandbox", "sandbox_command", "judge", "overwrite")
+    names = ("task", "data_dir", "problems", "workers", "timeout", "sandbox", "sandbox_command", "judge", "overwrite")
     report = judge_file(arguments.file, k=k, **{name: options[name] for name in names})
     sys.stdout.write(report.as_text() + "\n")
     return 0

@@ -26,7 +26,8 @@ class Job:
 
     ``test`` defines ``check(candidate)``, or calls ``entry_point`` itself, or both. What stands in ``prompt`` before the
     entry point (imports, helper functions) is trusted and available to the tests. An empty ``entry_point`` stands for the
-    last function that the prompt defines.
+    last function that the prompt defines. ``whole``: the completion is the program, and the prompt says only what the tests
+    may use.
     """
 
     prompt: str
@@ -34,9 +35,12 @@ class Job:
     suffix: str
     test: str
     entry_point: str
+    whole: bool = False
 
     @property
     def program(self) -> str:
+        if self.whole:
+            return self.completion + "\n"
         return self.prompt + self.completion + self.suffix + "\n"
 
     @property

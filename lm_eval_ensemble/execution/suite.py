@@ -71,7 +71,7 @@ def run(test: str, namespace: dict[str, Any], candidate: Any) -> bool:
     for method in _methods(namespace):
         done = True
         _call(method)
-    functions = [value for name, value in namespace.items() if name.startswith("test_") and _is_of_the_test(value)]
+    functions = [value for name, value in namespace.items() if _is_test(name) and _is_of_the_test(value)]
     for function in functions:
         if function.__name__ not in entered:
             _call(function)
@@ -96,7 +96,7 @@ def _methods(namespace: dict[str, Any]) -> Iterator[Callable[..., Any]]:
     for name, kind in list(namespace.items()):
         if name.startswith("Test") and isinstance(kind, type) and "__init__" not in vars(kind):
             for method, value in list(vars(kind).items()):
-                if method.startswith("test_") and _is_of_the_test(value):
+                if _is_test(method) and _is_of_the_test(value):
                     own = kind()
                     getattr(own, "setup_method", lambda: None)()
                     if value.__code__.co_argcount > 1 + len(value.__defaults__ or ()):
@@ -175,11 +175,16 @@ def compiled(source: str, name: str) -> types.CodeType:
 
 def _may_call_its_functions(test: str) -> bool:
     """Whether the text speaks of its functions anywhere but in their definition. (Parsing is dear, most do not.)"""
-    return "def test_" in test or len(re.findall(r"\bcheck\b", test)) > 1
+    return "def test" in test or len(re.findall(r"\bcheck\b", test)) > 1
 
 
 def _is_for_the_harness(name: str) -> bool:
-    return name == "check" or name.startswith("test_")
+    return name == "check" or _is_test(name)
+
+
+def _is_test(name: str) -> bool:
+    """pytest takes every name that begins with test; a helper ``tested(x)`` that nobody calls is no test."""
+    return name == "test" or name.startswith("test_")
 
 
 def _note_entry(function: ast.FunctionDef | ast.AsyncFunctionDef) -> None:

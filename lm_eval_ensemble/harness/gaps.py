@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lm_eval_ensemble.data import SETS, Document, load_documents, on_disk
-from lm_eval_ensemble.errors import ConfigError, DataError, did_you_mean
-from lm_eval_ensemble.execution.files import TASKS, Row, read_completions
+from lm_eval_ensemble.data import Document
+from lm_eval_ensemble.errors import DataError
+from lm_eval_ensemble.execution.files import Row, read_completions, sets_of
 from lm_eval_ensemble.harness.judging import JudgeSettings
 from lm_eval_ensemble.types import Candidate, Cut, InfillRequest, normalise
 
@@ -26,15 +26,17 @@ logger = logging.getLogger(__name__)
 class ScoreOptions:
     """What ``score_file`` does with a file.
 
-    ``task``: where the ids belong; None: every set on disk. ``member`` names the candidates' author, ``member_field`` a field
-    of the lines that does. ``cut``: None is the rule of each set, ``none`` scores the completions as they stand. ``limit``:
-    the first so many documents. ``judge``: None executes nothing. ``chunk``: documents between two writes.
+    ``task``: where the ids belong; None: every set on disk, or ``problems``, files of the user's own. ``member`` names the
+    candidates' author, ``member_field`` a field of the lines that does. ``cut``: None is the rule of each set, ``none`` scores
+    the completions as they stand. ``limit``: the first so many documents. ``judge``: None executes nothing. ``chunk``:
+    documents between two writes.
     """
 
     output: Path
     model_args: Mapping[str, Any]
     task: str | None = None
     data_dir: str | None = None
+    problems: tuple[str, ...] = ()
     member: str = "file"
     member_field: str | None = None
     cut: Cut | None = None
@@ -77,10 +79,10 @@ def read_gaps(path: Path, options: ScoreOptions) -> list[Gap]:
     if not by_id:
         raise DataError(f"{path}: holds no completion.")
     gaps: list[Gap] = []
-    names = _sets(options)
+    sets = sets_of(options.task, options.data_dir, options.problems)
     unknown = dict(by_id)
-    for task, name in names.items():
-        for number, document in enumerate(load_documents(name, options.data_dir) if unknown else ()):
+    for task, load in sets.items():
+        for number, document in enumerate(load() if unknown else ()):
             rows = unknown.pop(document["task_id"], None)
             if rows is not None:
                 chosen = document if options.cut is None else {**document, "cut": options.cut}
@@ -92,25 +94,12 @@ def read_gaps(path: Path, options: ScoreOptions) -> list[Gap]:
     elif unknown:
         rows = [rows[0] for rows in unknown.values()]
         first = ", ".join(f"{row.task_id!r} (line {row.line})" for row in rows[:3]) + (", ..." if len(rows) > 3 else "")
-        places = ", ".join(names.values()) or "no set at all (set LM_EVAL_ENSEMBLE_DATA, or give --task)"
+        places = ", ".join(sets) or "no set at all (set LM_EVAL_ENSEMBLE_DATA, give --task, or --problems FILE)"
         raise DataError(
             f"{path}: {len(unknown)} of {len(by_id)} task ids are unknown: {first}. Looked in: {places}. "
-            "Give the set they belong to with --task, or remove the lines."
+            "Give the set they belong to with --task or --problems, or remove the lines."
         )
     return gaps[: options.limit] if options.limit else gaps
-
-
-def _sets(options: ScoreOptions) -> dict[str, str]:
-    """task -> data set, for the sets to look in. The languages of SantaCoder-FIM share ids: only sets with tests are asked
-    unless one is named."""
-    by_set = {name: task for task, name in TASKS.items()}
-    if options.task is None:
-        executed = [name for name, data_set in SETS.items() if data_set.executed]
-        return {by_set[name]: name for name in (*executed, "infill_toy") if on_disk(name, options.data_dir)}
-    name = TASKS.get(options.task, options.task)
-    if name not in by_set:
-        raise ConfigError(f"--task {options.task!r} is no data set.{did_you_mean(options.task, [*by_set, *TASKS])}")
-    return {by_set[name]: name}
 
 
 def _candidates(rows: Sequence[Row], document: Document, path: Path, options: ScoreOptions) -> tuple[Candidate, ...]:
@@ -127,6 +116,22 @@ def _candidates(rows: Sequence[Row], document: Document, path: Path, options: Sc
                     f"{path}, line {row.line}: found no text under {options.member_field!r} (columns: "
                     f"{', '.join(sorted(row.fields))}); --member_field names the column that says whose completion it is."
                 )
-        found.append(Candidate(member, normalise(row.completion, cut), row.completion, sample=seen[member]))
+        text = _middle(row, document, path) if row.whole else row.completion
+        found.append(Candidate(member, normalise(text, cut), text, sample=seen[member]))
         seen[member] += 1
     return tuple(sorted(found, key=lambda candidate: (candidate.member, candidate.sample)))
+
+
+def _middle(row: Row, document: Document, path: Path) -> str:
+    """What a whole program has where the gap is; a score compares texts of one gap.
+
+    :raises DataError: the program is not the gap's prefix and suffix with something between them.
+    """
+    prefix, suffix, program = document["prefix"], document["suffix"].rstrip(), row.completion.rstrip()
+    if len(program) < len(prefix) + len(suffix) or not (program.startswith(prefix) and program.endswith(suffix)):
+        raise DataError(
+            f"{path}, line {row.line}: its solution does not begin with the prefix of {row.task_id!r} and end with its suffix, "
+            "so it fills no gap that could be scored. `judge` judges whole programs; `score` wants the text of the gap "
+            "(completion)."
+        )
+    return row.completion[len(prefix) :] if not suffix else program[len(prefix) : len(program) - len(suffix)]

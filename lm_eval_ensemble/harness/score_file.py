@@ -23,6 +23,7 @@ from lm_eval_ensemble.execution.pool import JUDGES
 from lm_eval_ensemble.harness.gaps import ScoreOptions, read_gaps
 from lm_eval_ensemble.harness.judging import JudgeSettings
 from lm_eval_ensemble.members.identity import identified
+from lm_eval_ensemble.problems import load_problems
 
 __all__ = ["add_arguments", "main", "score_file"]
 
@@ -95,7 +96,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file",
         metavar="FILE",
-        help="JSONL (or .jsonl.gz) with task_id and completion on each line, or a samples file of lm_eval",
+        help="JSONL (or .jsonl.gz) with task_id and completion (or solution, a whole program) on each line, or a samples file "
+        "of lm_eval",
     )
     parser.add_argument(
         "--model_args",
@@ -105,6 +107,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", help="folder to write to (default: FILE.scored beside the file)")
     parser.add_argument("--task", help="data set or task; lines of others are left out (default: every set found on disk)")
     parser.add_argument("--data_dir", help="folder with local data sets (default: $LM_EVAL_ENSEMBLE_DATA)")
+    parser.add_argument(
+        "--problems",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="your own problems (or HumanEval, EvalPlus) instead: a file or folder as for infill_file; may be repeated",
+    )
     parser.add_argument("--member", default="file", help="whose completions they are (default: %(default)s)")
     parser.add_argument("--member_field", help="column of the lines that says whose completion it is, instead")
     parser.add_argument("--cut", choices=["none"], help="none: as they stand (default: the cut rule of the set)")
@@ -113,7 +122,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU if there is one)")
     parser.add_argument("--no_judge", action="store_true", help="execute nothing; exact match only")
     parser.add_argument(
-        "--judge", choices=JUDGES, default="split", help="how tests are run; see docs/judge.md (default: %(default)s)"
+        "--judge", choices=JUDGES, help="how tests are run; see docs/judge.md (default: split; with --problems auto)"
     )
     parser.add_argument("--timeout", type=float, default=3.0, help="seconds per completion (default: %(default)s)")
     parser.add_argument("--workers", type=int, help="processes of the judge (default: the usable processors)")
@@ -126,25 +135,29 @@ def main(arguments: argparse.Namespace) -> int:
     """Run the command with parsed arguments; prints where the results are."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logger.setLevel(logging.INFO)
-    if not arguments.no_judge and not arguments.confirm_run_unsafe_code:
+    own = load_problems(arguments.problems, "--problems") if arguments.problems else []
+    runs_tests = not arguments.no_judge and (not own or any(document["test"] for document in own))
+    if runs_tests and not arguments.confirm_run_unsafe_code:
         raise ConfigError(
             "score runs the completions against their tests (in the judge's sandbox). Give --confirm_run_unsafe_code, or "
             "--no_judge to execute nothing."
         )
     if arguments.limit is not None and arguments.limit < 1:
         raise ConfigError(f"--limit {arguments.limit}: expected 1 or more.")
-    judge = {"judge": arguments.judge, "judge_timeout": arguments.timeout, "judge_workers": arguments.workers}
+    mode = arguments.judge or ("auto" if arguments.problems else "split")
+    judge = {"judge": mode, "judge_timeout": arguments.timeout, "judge_workers": arguments.workers}
     path = Path(arguments.file)
     options = ScoreOptions(
         output=Path(arguments.output) if arguments.output else path.with_name(path.name + ".scored"),
         model_args=dict(_model_args(arguments.model_args)),
         task=arguments.task,
         data_dir=arguments.data_dir,
+        problems=tuple(arguments.problems),
         member=arguments.member,
         member_field=arguments.member_field,
         cut=arguments.cut,
         limit=arguments.limit,
-        judge=None if arguments.no_judge else JudgeSettings.from_metadata(judge),
+        judge=None if not runs_tests else JudgeSettings.from_metadata(judge),
         batch_size=arguments.batch_size,
         device=arguments.device,
     )

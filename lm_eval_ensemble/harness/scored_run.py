@@ -13,8 +13,7 @@ from lm_eval.api.metrics import mean, mean_stderr
 from lm_eval.utils import hash_string, sanitize_model_name, sanitize_task_name
 
 from lm_eval_ensemble import ensemble
-from lm_eval_ensemble.data import load_documents
-from lm_eval_ensemble.execution.files import TASKS
+from lm_eval_ensemble.execution.files import TASKS, sets_of
 from lm_eval_ensemble.harness.ensemble_lm import EnsemblePPL
 from lm_eval_ensemble.harness.gaps import Gap, ScoreOptions
 from lm_eval_ensemble.harness.judging import judge_all
@@ -95,11 +94,11 @@ def write_run(path: Path, gaps: Sequence[Gap], samples: Sequence[dict[str, Any]]
         executed = [str(line["executed_in"]) for line in lines if line["executed_in"]]
         content["configs"][task] = {
             "task": task,
-            "dataset_name": TASKS[task],
+            "dataset_name": TASKS.get(task, task),
             "metadata": {"executed_in": infill.single_value(executed) if executed else None, "cut": options.cut},
         }
         content["versions"][task] = "scored"
-        original = len(load_documents(TASKS[task], options.data_dir))
+        original = len(sets_of(TASKS.get(task), options.data_dir, options.problems)[task]())
         content["n-samples"][task] = {"original": original, "effective": len(lines)}
         metrics = dict.fromkeys(metric for line in lines for metric in line["metrics"])
         content["higher_is_better"][task] = infill.directions(metrics)
@@ -119,13 +118,12 @@ def write_run(path: Path, gaps: Sequence[Gap], samples: Sequence[dict[str, Any]]
 
 
 def aggregate(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The rows of the table: those that every document has (one with a single completion has no oracle), or every one
-    that can be judged."""
+    """The rows of the table, each over the documents that have it (those with tests, those a member answered); where one with
+    a single completion has no oracle, there is no such row."""
     rows: dict[str, Any] = {}
     judged = [line for line in lines if not line.get("unjudgeable_rate")] or lines
-    for metric in judged[0]["metrics"]:
-        if not all(metric in line["metrics"] for line in judged):
-            continue
+    lone = [line for line in judged if len(line["selection"]["candidates"]) == 1]
+    for metric in dict.fromkeys(metric for line in lone or judged for metric in line["metrics"]):
         combine = row_aggregation(metric)
         values = [line[metric] for line in lines if metric in line["metrics"]]
         rows[f"{metric},none"] = combine(values)

@@ -109,6 +109,10 @@ class Replay:
     def notes(self) -> list[str]:
         """What a reader must know of the record beside its figures."""
         choices, notes = self.recorded.choices, []
+        if self.recorded.unmeasured:
+            notes.append(f"{self.recorded.unmeasured} documents have no {self.recorded.measure} and are left out.")
+        if not self.recorded.measure.startswith("pass@"):
+            notes.append(f"right is what {self.recorded.measure} says; nothing was executed for it.")
         if self.changed:
             notes.append(
                 f"replaying {self.primary.selector} chooses another candidate than the run in {self.changed} of {len(choices)} "

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -13,7 +14,7 @@ from typing import Any
 from lm_eval_ensemble.errors import ConfigError, DataError, did_you_mean
 from lm_eval_ensemble.runs import samples as files
 from lm_eval_ensemble.runs.load import TaskRun
-from lm_eval_ensemble.runs.samples import Sample, measures
+from lm_eval_ensemble.runs.samples import Measure, Sample, measures
 from lm_eval_ensemble.selection import Case
 from lm_eval_ensemble.selection.fit import Judged
 from lm_eval_ensemble.types import RUN, Candidate, Scored
@@ -41,7 +42,7 @@ class Decision(Judged):
 @dataclass(frozen=True)
 class Recorded:
     """One task of one run, with as many choices per document as it was completed times. ``selector``, ``rule`` and ``prefer``
-    are the run's own."""
+    are the run's own. ``unmeasured``: documents that do not have the measure (no tests), and are left out."""
 
     run: TaskRun
     choices: tuple[Decision, ...]
@@ -52,6 +53,7 @@ class Recorded:
     length_modes: tuple[str, ...]
     documents: int
     problems: tuple[str, ...] = field(default=())
+    unmeasured: int = 0
 
     @property
     def task(self) -> str:
@@ -91,20 +93,33 @@ def read_record(run: TaskRun, rule: str | None = None, measure: str | None = Non
     :raises NoRecordsError: the run has no records of candidates; ``DataError``: none of them can be used.
     """
     seed = _seed(run.config)
-    own: dict[str, tuple[str, str, str, str | None]] = {}
+    own: dict[str, tuple[str, str, str | None]] = {}
     modes: set[str] = set()
 
-    def keep(sample: Sample) -> list[Decision]:
+    def keep(sample: Sample) -> tuple[str, list[Decision]]:
         if not sample.choices:
-            return []
+            return "", []
         selection = sample.choices[0].selection
         settings = selection.settings
-        own.setdefault("", (sample.measure, str(settings.get("selector", "argmin")), selection.rule, settings.get("prefer")))
+        own.setdefault("", (str(settings.get("selector", "argmin")), selection.rule, settings.get("prefer")))
         modes.update(c.candidate.info["length_mode"] for c in selection.candidates if "length_mode" in c.candidate.info)
-        return _decisions(run, sample, rule, measure, seed)
+        if measure is None or measure == sample.measure:
+            return sample.measure, _decisions(run, sample, rule, seed)
+        known = measures(sample.doc)
+        if measure not in known:
+            names.update(known)
+            return "", []
+        return measure, _decisions(run, sample, rule, seed, known[measure])
 
+    names: dict[str, Any] = {}
     samples = files.read(run, keep)
-    decisions = tuple(decision for row in samples.rows for decision in row)
+    kinds = Counter(kind for kind, row in samples.rows if row)
+    if not kinds and names:
+        raise ConfigError(f"--measure {measure!r}: not a measure of this task.{did_you_mean(str(measure), names)}")
+    # Of gaps of which some have tests, those are compared; so do the other commands.
+    metric = samples.metric or ""
+    measured = metric if metric in kinds else next(iter(kinds), "")
+    decisions = tuple(decision for kind, row in samples.rows if kind == measured for decision in row)
     if not decisions:
         # A sound run of another kind has nothing to replay; it is no damaged one.
         raise (DataError if samples.problems else NoRecordsError)(
@@ -116,9 +131,18 @@ def read_record(run: TaskRun, rule: str | None = None, measure: str | None = Non
                 ]
             )
         )
-    measured, selector, used, prefer = own[""]
+    selector, used, prefer = own[""]
     return Recorded(
-        run, decisions, measure or measured, selector, used, prefer, tuple(sorted(modes)), len(samples.rows), samples.problems
+        run,
+        decisions,
+        measured,
+        selector,
+        used,
+        prefer,
+        tuple(sorted(modes)),
+        kinds[measured],
+        samples.problems,
+        len(samples.rows) - kinds[measured],
     )
 
 
@@ -130,7 +154,7 @@ def _seed(config: Mapping[str, Any]) -> int:
     return found if isinstance(found, int) else 0
 
 
-def _decisions(run: TaskRun, sample: Sample, rule: str | None, measure: str | None, seed: int) -> list[Decision]:
+def _decisions(run: TaskRun, sample: Sample, rule: str | None, seed: int, is_right: Measure | None = None) -> list[Decision]:
     doc = sample.doc
     prefix, suffix = str(doc.get("prefix", doc.get("prompt", ""))), str(doc.get("suffix", ""))
     name = str(doc.get("task_id", ""))
@@ -140,8 +164,8 @@ def _decisions(run: TaskRun, sample: Sample, rule: str | None, measure: str | No
     decisions = []
     for number, choice in enumerate(sample.choices):
         made, right = choice.selection, choice.right
-        if measure is not None and measure != sample.measure:
-            right = _by_measure(doc, measure, made.candidates)
+        if is_right is not None:
+            right = tuple(map(is_right, made.candidates))
         shown = tuple([_as_selectors_see(scored) for scored in made.candidates])
         # All runs of a repeat (length=fixed-mean) have the random stream of that repeat.
         key: tuple[Any, ...] = (run.task, sample.number, number // runs)
@@ -157,10 +181,3 @@ def _as_selectors_see(scored: Scored) -> Scored:
     raw = own.text if own.raw == own.text else own.raw
     run = {RUN: own.info[RUN]} if RUN in own.info else _NOTHING
     return Scored(Candidate(sys.intern(own.member), own.text, raw, own.sample, info=run), scored.scores, facts=_NOTHING)
-
-
-def _by_measure(doc: Mapping[str, Any], name: str, candidates: Sequence[Scored]) -> tuple[bool, ...]:
-    known = measures(doc)
-    if name not in known:
-        raise ConfigError(f"--measure {name!r}: not a measure of this task.{did_you_mean(name, known)}")
-    return tuple(known[name](scored) for scored in candidates)

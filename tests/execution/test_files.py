@@ -151,6 +151,50 @@ def test_the_command_prints_the_report(tmp_path: Path, toy: list[dict[str, Any]]
         files.main(parser.parse_args([str(path), "--task", "infil_toy"]))
 
 
+#: a test may use what stands before the function, also where the answer is a program that does without it.
+PROBLEM = {
+    "task_id": "Own/0",
+    "prompt": "def double(x):\n    return 2 * x\n\n\ndef half(x):\n",
+    "canonical_solution": "    return x / 2\n",
+    "entry_point": "half",
+    "test": "def check(candidate):\n    assert candidate(double(3)) == 3\n",
+}
+GAPS = [
+    {
+        "task_id": "pytest",
+        "prefix": "def two():\n",
+        "middle": "    return 2\n",
+        "suffix": "",
+        "test": "def test():\n    assert two() == 2\n",
+    },
+    {"task_id": "untested", "prefix": "f(1, ", "middle": "2", "suffix": ", 3)\n"},
+]
+
+
+def test_problems_of_the_users_own(tmp_path: Path) -> None:
+    problems = [str(_write(tmp_path / "own.jsonl", GAPS)), str(_write(tmp_path / "humaneval.jsonl", [PROBLEM]))]
+    answers = [
+        {"task_id": "pytest", "completion": "    return 2\n"},
+        {"task_id": "pytest", "completion": "    return 3\n"},
+        {"task_id": "untested", "completion": "2"},
+        {"task_id": "Own/0", "solution": "def half(x):\n    return x * 0.5\n"},
+        {"task_id": "Own/0", "solution": "    return x / 2\n"},  # no program
+        {"task_id": "Own/0", "completion": "    return x / 2\n"},
+    ]
+    path = _write(tmp_path / "answers.jsonl", answers)
+    report = judge_file(path, problems=problems, progress=False)
+    assert [line["passed"] for line in _verdicts(path)] == [True, False, True, False, True]
+    assert (report.tasks, report.untested) == (2, 1)
+    assert "1 completions are of gaps without tests" in report.as_text()
+    assert judge_file(path, problems=problems, progress=False).resumed == 5
+    # A file of problems is one of answers too: its references.
+    assert judge_file(problems[1], problems=problems, progress=False).pass_at == {1: 1.0}
+    with pytest.raises(DataError, match="1 completions have no tests to run"):
+        judge_file(_write(tmp_path / "no.jsonl", answers[2:3]), problems=problems)
+    with pytest.raises(ConfigError, match="two places"):
+        judge_file(path, problems=problems, task="infill_toy")
+
+
 @pytest.mark.data("replays/gpt-4o-mini_random-span.jsonl.gz")
 def test_all_recorded_verdicts_of_a_real_model(tmp_path: Path) -> None:
     """gpt-4o-mini, 2 x (1640 random-span + 164 light), judged with OpenAI's evaluator by others."""

@@ -141,13 +141,13 @@ def test_changed_data_are_scored_again(
     file: Path, tmp_path: Path, toy: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same ids and completions, but another program around the second gap: only that one is new."""
-    from lm_eval_ensemble.harness import gaps, scored_run
+    from lm_eval_ensemble.execution import files
+    from lm_eval_ensemble.harness import scored_run
 
     options = ScoreOptions(tmp_path / "out", TINY, task="infill_toy", judge=None)
     score_file(file, options)
     changed = [{**d, "suffix": d["suffix"] + "\n# more\n"} if i == 1 else d for i, d in enumerate(toy)]
-    for place in (gaps, scored_run):
-        monkeypatch.setattr(place, "load_documents", lambda name, folder: changed)
+    monkeypatch.setattr(files, "load_documents", lambda name, folder: changed)
     asked: list[int] = []
     original = scored_run.ScoredRun.samples
     monkeypatch.setattr(
@@ -205,3 +205,47 @@ def test_members_of_a_file_and_ids_of_other_sets(file: Path, tmp_path: Path, cap
     with caplog.at_level("WARNING", module.__name__):
         assert len(read_gaps(file, ScoreOptions(tmp_path, TINY, task="infill_toy"))) == 3
     assert "1 of 4 task ids do not belong to infill_toy" in caplog.text
+
+
+def test_problems_of_the_users_own(tmp_path: Path, capsys: Any) -> None:
+    """Gaps with and without tests: each row is over the gaps that have it, and `select` compares those with tests."""
+    own = {"prefix": "def two():\n", "middle": "    return 2\n", "suffix": ""}
+    problems, answers = tmp_path / "own.jsonl", tmp_path / "answers.jsonl"
+    gaps = [
+        {**own, "task_id": "a", "test": "def test():\n    assert two() == 2\n"},
+        {"prefix": "f(1, ", "middle": "2", "suffix": ", 3)\n", "task_id": "b"},
+    ]
+    texts = [("a", "    return 2\n"), ("a", "    return 1 + 1\n"), ("a", "    return\n"), ("b", "2"), ("b", "3")]
+    problems.write_text("".join(json.dumps(row) + "\n" for row in gaps))
+    answers.write_text("".join(json.dumps({"task_id": name, "completion": text}) + "\n" for name, text in texts))
+    command = ["score", str(answers), "--problems", str(problems), "--model_args", "preset=tiny"]
+    assert main(command) == 2
+    assert "--confirm_run_unsafe_code" in capsys.readouterr().err
+    assert main([*command, "--confirm_run_unsafe_code"]) == 0
+    (results,) = (tmp_path / "answers.jsonl.scored" / "file").glob("results_*.json")
+    rows = json.loads(results.read_text(encoding="utf-8"))["results"]["infill_file_own"]
+    assert rows["pass@1_file,none"] == pytest.approx(2 / 3)
+    assert rows["exact_match_file,none"] == pytest.approx((1 / 3 + 1 / 2) / 2)
+    capsys.readouterr()
+    assert main(["select", str(results.parent)]) == 0
+    told = capsys.readouterr().out
+    assert "1 documents of 1 programs, right by pass@1" in told
+    assert "1 documents have no pass@1 and are left out" in told
+    assert main(["select", str(results.parent), "--measure", "exact_match"]) == 0
+    told = capsys.readouterr().out
+    assert "2 documents of 2 programs, right by exact_match" in told
+    assert "right is what exact_match says; nothing was executed" in told
+
+
+def test_a_whole_program_is_the_text_of_its_gap_or_refused(tmp_path: Path) -> None:
+    problems, answers = tmp_path / "own.jsonl", tmp_path / "answers.jsonl"
+    problems.write_text(
+        json.dumps({"prefix": "def two():\n", "middle": "    return 2\n", "suffix": "\nx = 1\n", "task_id": "a"})
+    )
+    options = ScoreOptions(tmp_path, TINY, problems=(str(problems),))
+    answers.write_text(json.dumps({"task_id": "a", "solution": "def two():\n    return 1 + 1\n\nx = 1"}))
+    (gap,) = read_gaps(answers, options)
+    assert [(c.text, c.raw) for c in gap.candidates] == [("    return 1 + 1\n", "    return 1 + 1\n")]
+    answers.write_text(json.dumps({"task_id": "a", "solution": "def two(x):\n    return 2\n"}))
+    with pytest.raises(DataError, match="line 1: its solution does not begin with the prefix of 'a'"):
+        read_gaps(answers, options)
