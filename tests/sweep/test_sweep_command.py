@@ -251,6 +251,7 @@ def test_the_shipped_grids_are_listed(capsys: pytest.CaptureFixture[str]) -> Non
         "ensemble_steps_length": 48,
         "ensemble_temperature": 10,
         "paper_pair": 8,
+        "real_small": 8,
         "tiny": 6,
         "uncertainty_extended": 6,
         "uncertainty_families": 12,

@@ -1,0 +1,165 @@
+"""docs/real_models.md from result folders of real models; nothing stands there that a command of the package does not print.
+
+    python -m scripts.real_models out/pair out/smollm2 > docs/real_models.md
+
+Every folder was given to ``lm_eval --output_path`` with ``--log_samples``. Runs of ``ensemble-ppl`` are compared with their
+members and replayed with every selector, runs of uncertainty tasks are analysed; times are those of the results files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lm_eval_ensemble.cli import main as command
+from lm_eval_ensemble.errors import DataError
+from lm_eval_ensemble.runs.load import TaskRun, load_runs, short_label
+
+# The files that were measured: name of the checkpoint's folder here, what it is, where it is published, sha256.
+WEIGHTS = (
+    (
+        "qwen",
+        "Qwen2.5-Coder-0.5B-Instruct, Q4_K_M, Apache-2.0",
+        "Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
+        "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+    ),
+    (
+        "smollm2",
+        "SmolLM2-135M-Instruct, Q4_1, Apache-2.0",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
+    (
+        "gemma",
+        "Gemma 3 270M, Q4_K_M, Gemma terms of use",
+        "google/gemma-3-270m",
+        "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+    ),
+)
+BEGINNING = """# Real models
+
+Language models of 0.1 to 0.5 billion parameters on a CPU. **All weights are 4-bit files, dequantised**: other models than
+those published in full precision, whose figures are not to be set beside these. `dllm` is the embedded diffusion model of 4
+million parameters, and is told no length: `length=ar` gives it the length of its partner's answer.
+
+| checkpoint | what | published as | sha256 of the file |
+|---|---|---|---|
+"""
+MADE = """
+This page is what the commands below print, put together by `python -m scripts.real_models` from the folders of the runs.
+The grid that runs all of it is `lm-eval-ensemble sweep real_small`.
+"""
+
+
+def page(folders: Sequence[str]) -> str:
+    """The page in Markdown. What cannot be read in the folders, or no run that belongs here, is a :class:`DataError`."""
+    runs, problems = load_runs(folders)
+    if problems:
+        raise DataError("\n".join(problems))
+    pairs = [run for run in runs if run.model_source == "ensemble-ppl"]
+    questions = [run for run in runs if run.task.endswith("_uncertainty")]
+    if not pairs and not questions:
+        raise DataError(f"{', '.join(folders)}: found no run of ensemble-ppl or of an uncertainty task, expected one of them.")
+    rows = "".join(f"| `{name}` | {what} | {place} | `{digest}` |\n" for name, what, place, digest in WEIGHTS)
+    parts = [BEGINNING + rows + MADE, *map(gaps, pairs)]
+    if questions:
+        parts.append("## Does a real model know when it is wrong?\n\n" + labels_table(questions))
+        parts += [known(run) for run in questions]
+    return "\n".join(parts)
+
+
+def gaps(run: TaskRun) -> str:
+    """A run of the ensemble: how it was made, beside its members, and by every selector."""
+    folder = str(run.results_path)
+    return (
+        f"## {run.task}: {short_label(run)}\n\n{made(run)}"
+        f"\n`lm-eval-ensemble compare out --members`:\n\n{printed('compare', folder, '--members', '--task', run.task)}"
+        f"\n`lm-eval-ensemble select out`:\n\n{lowered(printed('select', folder, '--task', run.task))}"
+    )
+
+
+def known(run: TaskRun) -> str:
+    """A run of questions: how it was made, and every score with its interval."""
+    told = printed("uncertainty", str(run.results_path))
+    mine = told[told.index(f"{run.task},") :].split("\n\n")[0].rstrip().replace(run.model_name, _shown(run.model_name))
+    return f"### {run.task}: {short_label(run)}\n\n{made(run)}\n```text\n{mine}\n```\n"
+
+
+def labels_table(runs: Sequence[TaskRun]) -> str:
+    """AUROC of G-NLL and of its mean per token by what counts as right: token F1 of at least 0.5, or exact match."""
+    rows = []
+    for run in runs:
+        cells = []
+        for label in ("f1", "em"):
+            found = analysed(run, label)
+            cells += [f"{100 * found['accuracy']['value']:.1f}", auroc(found, "g_nll"), auroc(found, "ln_nll")]
+        rows.append(f"| {short_label(run)} | {run.task} | {' | '.join(cells)} |\n")
+    heads = [f"{what} by {label}" for label in ("F1", "exact match") for what in ("right (%)", "G-NLL", "length-normalised")]
+    return (
+        "AUROC (higher is better, 0.5 is chance) with 95 % intervals, by what counts as a right answer, "
+        "`lm-eval-ensemble uncertainty out --label f1` and `--label em`:\n\n"
+        f"| model | task | {' | '.join(heads)} |\n|{'---|' * (2 + len(heads))}\n{''.join(rows)}"
+    )
+
+
+def analysed(run: TaskRun, label: str) -> Any:
+    """What ``uncertainty --json`` says of one run."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "found.json"
+        printed("uncertainty", str(run.results_path), "--label", label, "--json", str(file))
+        found = json.loads(file.read_text(encoding="utf-8"))
+    return next(entry for entry in found["runs"] if entry["dataset"] == run.task)
+
+
+def auroc(found: Any, score: str) -> str:
+    """The area with its interval; a dash where every answer is right or every one is wrong."""
+    value = found["scores"][score]["metrics"]["auroc"]
+    return "-" if value["value"] is None else f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+def made(run: TaskRun) -> str:
+    """The command without its folders, its date and its time."""
+    model_args = ",".join(f"{name}={_shown(value)}" for name, value in run.config["model_args"].items() if name != "store")
+    seconds = "" if run.run_seconds is None else f"; {run.run_seconds:.0f} s in all, loading and judging included"
+    return (
+        f"```sh\nlm_eval --model {run.model_source} --model_args {model_args} --tasks {run.task} "
+        f"--batch_size {run.config.get('batch_size')} --output_path out --log_samples\n```\n\n"
+        f"{run.date[:10]}, {run.n_samples} documents{seconds}.\n"
+    )
+
+
+def _shown(value: Any) -> str:
+    """A path of the machine that ran it is shortened to its last part."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return Path(text).name if text.startswith("/") else text
+
+
+def printed(*words: str) -> str:
+    """What ``lm-eval-ensemble`` prints with these arguments; its failure is raised."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        status = command(list(words))
+    if status:
+        raise DataError(f"lm-eval-ensemble {' '.join(words)}: ended with status {status}, expected 0.")
+    return out.getvalue()
+
+
+def lowered(text: str) -> str:
+    """Without headings: those of this page say the same."""
+
+    def lines() -> Iterator[str]:
+        yield from (line for line in text.strip().split("\n") if not line.startswith("#"))
+
+    return "\n".join(lines()).strip() + "\n"
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("usage: python -m scripts.real_models OUT [OUT ...]")
+    sys.stdout.write(page(sys.argv[1:]))

@@ -1,0 +1,30 @@
+"""The page of real models is what the commands print, from the folders of runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lm_eval_ensemble.errors import DataError
+from scripts.real_models import page, printed
+
+RUNS = Path(__file__).parents[1] / "fixtures" / "runs"
+
+
+def test_the_page_holds_what_the_commands_print() -> None:
+    text = page([str(RUNS / "ensemble"), str(RUNS / "questions")])
+    assert printed("compare", str(RUNS / "ensemble"), "--members") in text
+    told = printed("uncertainty", str(RUNS / "questions"))
+    assert next(line for line in told.splitlines() if "g_nll " in line) in text
+    # 12 answers, 6 right by both rules, every wrong one less certain than every right one.
+    assert "| tiny_qa | triviaqa_uncertainty | 50.0 | 1.000 [0.541, 1.000] |" in text
+    assert "15 documents; 63 s in all" in text
+    assert str(RUNS) not in text
+
+
+def test_folders_without_such_runs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="found no run of ensemble-ppl"):
+        page([str(RUNS / "stock")])
+    with pytest.raises(DataError):
+        page([str(tmp_path)])
