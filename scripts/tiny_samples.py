@@ -58,15 +58,16 @@ class Sample:
 
 
 class Batch(NamedTuple):
-    """Samples padded on the right: ``inputs``, ``targets`` (B, T) int64, ``weights`` (B, T) float32."""
+    """Samples padded on the right with ``pad``: ``inputs``, ``targets`` (B, T) int64, ``weights`` (B, T) float32."""
 
     inputs: torch.Tensor
     targets: torch.Tensor
     weights: torch.Tensor
+    pad: int
 
     @property
     def tokens(self) -> int:
-        return int((self.inputs != PAD).sum())
+        return int((self.inputs != self.pad).sum())
 
 
 def encode(tokenizer: Any, gap: Gap) -> tuple[list[int], list[int], list[int]]:
@@ -97,7 +98,9 @@ def fim_sample(tokenizer: Any, gap: Gap, window: int) -> Sample | None:
     return Sample(inputs, targets, weights)
 
 
-def mdm_sample(tokenizer: Any, gap: Gap, window: int, rng: random.Random, *, middle_only: bool = False) -> Sample | None:
+def mdm_sample(
+    tokenizer: Any, gap: Gap, window: int, rng: random.Random, *, middle_only: bool = False, mask: int = MASK
+) -> Sample | None:
     """Mask some tokens of the window; the loss is on these alone, each counting once."""
     prefix, middle, suffix = encode(tokenizer, gap)
     if not middle or not prefix or len(middle) > window // 2:
@@ -107,7 +110,7 @@ def mdm_sample(tokenizer: Any, gap: Gap, window: int, rng: random.Random, *, mid
     span = (len(prefix), len(prefix) + len(middle))
     masked = _span_mask(len(tokens), [span], rng) if middle_only else _random_mask(len(tokens), span, rng)
     masked = masked or {len(prefix)}
-    inputs = [MASK if i in masked else token for i, token in enumerate(tokens)]
+    inputs = [mask if i in masked else token for i, token in enumerate(tokens)]
     targets = [token if i in masked else IGNORED for i, token in enumerate(tokens)]
     return Sample(inputs, targets, [1.0] * len(tokens))
 
@@ -154,11 +157,11 @@ def _span_mask(length: int, spans: Sequence[tuple[int, int]], rng: random.Random
     return {i for start, end in spans for i in range(max(1, start), min(end, length)) if rng.random() < ratio}
 
 
-def _make(kind: Kind, tokenizer: Any, gap: Gap, window: int, rng: random.Random) -> Sample | None:
+def _make(kind: Kind, tokenizer: Any, gap: Gap, window: int, rng: random.Random, mask: int) -> Sample | None:
     if kind == "grow":
         sample = grow_sample(tokenizer, gap, window, rng)
     else:
-        sample = fim_sample(tokenizer, gap, window) if kind == "fim" else mdm_sample(tokenizer, gap, window, rng)
+        sample = fim_sample(tokenizer, gap, window) if kind == "fim" else mdm_sample(tokenizer, gap, window, rng, mask=mask)
     return sample if sample is not None and len(sample.inputs) >= _MIN_TOKENS else None
 
 
@@ -166,10 +169,10 @@ def _width(tokens: int) -> int:
     return -(-tokens // _ROUNDING) * _ROUNDING
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
+def collate(samples: Sequence[Sample], pad: int = PAD) -> Batch:
     """Pad to the longest sample, rounded up."""
     shape = (len(samples), _width(max(len(sample.inputs) for sample in samples)))
-    batch = Batch(torch.full(shape, PAD), torch.full(shape, IGNORED), torch.ones(shape))
+    batch = Batch(torch.full(shape, pad), torch.full(shape, IGNORED), torch.ones(shape), pad)
     for row, sample in enumerate(samples):
         length = len(sample.inputs)
         batch.inputs[row, :length] = torch.tensor(sample.inputs)
@@ -178,13 +181,23 @@ def collate(samples: Sequence[Sample]) -> Batch:
     return batch
 
 
-def batches(corpus: Corpus, tokenizer: Any, kind: Kind, *, window: int, batch_tokens: int, seed: int) -> Iterator[Batch]:
+def batches(
+    corpus: Corpus,
+    tokenizer: Any,
+    kind: Kind,
+    *,
+    window: int,
+    batch_tokens: int,
+    seed: int,
+    mask: int = MASK,
+    pad: int = PAD,
+) -> Iterator[Batch]:
     """Endless batches of at most ``batch_tokens`` (padding included), of samples of similar length."""
     rng = random.Random(f"{kind}/{seed}")
     while True:
         pool: list[Sample] = []
         while len(pool) < _POOL:
-            if (sample := _make(kind, tokenizer, corpus.gap(rng), window, rng)) is not None:
+            if (sample := _make(kind, tokenizer, corpus.gap(rng), window, rng, mask)) is not None:
                 pool.append(sample)
         pool.sort(key=lambda sample: len(sample.inputs))
         groups: list[list[Sample]] = [[]]
@@ -193,10 +206,12 @@ def batches(corpus: Corpus, tokenizer: Any, kind: Kind, *, window: int, batch_to
                 groups.append([])
             groups[-1].append(sample)
         rng.shuffle(groups)
-        yield from map(collate, groups)
+        yield from (collate(group, pad) for group in groups)
 
 
-def validation(corpus: Corpus, tokenizer: Any, kind: Kind, *, window: int, count: int = 96) -> list[Batch]:
+def validation(
+    corpus: Corpus, tokenizer: Any, kind: Kind, *, window: int, count: int = 96, mask: int = MASK, pad: int = PAD
+) -> list[Batch]:
     """A fixed set of held-out gaps, mostly single lines; for mdm only the middle is masked."""
     rng = random.Random(7)
     samples: list[Sample] = []
@@ -205,8 +220,9 @@ def validation(corpus: Corpus, tokenizer: Any, kind: Kind, *, window: int, count
         if kind == "fim":
             sample = fim_sample(tokenizer, gap, window)
         else:
-            sample = mdm_sample(tokenizer, gap, window, random.Random(len(samples)), middle_only=True)
+            rng_of_sample = random.Random(len(samples))
+            sample = mdm_sample(tokenizer, gap, window, rng_of_sample, middle_only=True, mask=mask)
         if sample is not None and len(sample.inputs) >= _MIN_TOKENS:
             samples.append(sample)
     samples.sort(key=lambda sample: len(sample.inputs))
-    return [collate(samples[start : start + 16]) for start in range(0, count, 16)]
+    return [collate(samples[start : start + 16], pad) for start in range(0, count, 16)]

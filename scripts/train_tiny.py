@@ -175,12 +175,12 @@ def new_model(vocabulary: int, shape: Shape, seed: int) -> Qwen2ForCausalLM:
     return model
 
 
-def forward(model: Any, inputs: torch.Tensor, *, causal: bool) -> torch.Tensor:
+def forward(model: Any, inputs: torch.Tensor, *, causal: bool, pad: int = PAD) -> torch.Tensor:
     """Hidden states (B, T, H). Attention is causal or goes both ways; pads, on the right, are never seen.
 
     In transformers 5 the argument alone decides about mask and kernel; ``probe_attention`` checks that it does.
     """
-    mask = None if causal else (inputs != PAD).long()
+    mask = None if causal else (inputs != pad).long()
     hidden: torch.Tensor = model.model(
         input_ids=inputs, attention_mask=mask, use_cache=False, is_causal=causal
     ).last_hidden_state
@@ -188,14 +188,14 @@ def forward(model: Any, inputs: torch.Tensor, *, causal: bool) -> torch.Tensor:
 
 
 @torch.no_grad()
-def probe_attention(model: Any, *, causal: bool) -> None:
+def probe_attention(model: Any, *, causal: bool, pad: int = PAD) -> None:
     """Refuse a model whose first position sees the last one when it must not, or does not when it must."""
     model.eval()
     for padding in (0, 3):
-        inputs = torch.tensor([[10, 11, 12, 13, 14, 15] + [PAD] * padding, list(range(10, 16 + padding))])
+        inputs = torch.tensor([[10, 11, 12, 13, 14, 15] + [pad] * padding, list(range(10, 16 + padding))])
         changed = inputs.clone()
         changed[0, 5] = 16
-        first = [forward(model, tokens, causal=causal)[0, 0] for tokens in (inputs, changed)]
+        first = [forward(model, tokens, causal=causal, pad=pad)[0, 0] for tokens in (inputs, changed)]
         if torch.equal(*first) != causal:
             found, expected = ("bidirectional", "causal") if causal else ("causal", "bidirectional")
             raise ModelError(
@@ -208,7 +208,7 @@ def probe_attention(model: Any, *, causal: bool) -> None:
 def token_losses(model: Any, batch: Batch, *, causal: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss in nats and weight of each token that has a target, both (N,)."""
     with torch.autocast("cpu", torch.bfloat16):
-        hidden = forward(model, batch.inputs, causal=causal)[:, :-1].flatten(0, 1)
+        hidden = forward(model, batch.inputs, causal=causal, pad=batch.pad)[:, :-1].flatten(0, 1)
         targets = batch.targets[:, 1:].flatten()
         kept = (targets != IGNORED).nonzero()[:, 0]
         logits = functional.linear(hidden[kept], model.lm_head.weight)

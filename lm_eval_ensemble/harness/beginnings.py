@@ -54,7 +54,8 @@ def find_beginnings(rows: Sequence[Sequence[int]]) -> list[Beginning]:
     shares most with all others, among three: for the lines of one program that is the one with the longest prefix.
     """
     ids = [np.asarray(row, dtype=np.int32) for row in rows]
-    order = sorted(range(len(rows)), key=lambda i: ids[i].tolist())
+    # Big-endian bytes of numbers from 0 on stand in the order of the numbers, in four bytes a token where a list takes forty.
+    order = sorted(range(len(rows)), key=lambda i: ids[i].astype(">i4").tobytes())
     groups: list[list[int]] = []
     for before, i in zip([-1, *order], order, strict=False):
         alike = before >= 0 and _common(ids[before], ids[i]) >= max(_LEAST, min(len(ids[before]), len(ids[i])) // 4)

@@ -165,7 +165,9 @@ def test_padding_changes_nothing(kind: Kind, tokenizer: Any) -> None:
 def test_attention_of_the_wrong_kind_is_refused(causal: bool, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = new_model(len(tokenizer), SHAPE, seed=0)
     probe_attention(model, causal=causal)
-    monkeypatch.setattr(train_tiny, "forward", lambda model, inputs, causal: forward(model, inputs, causal=not causal))
+    monkeypatch.setattr(
+        train_tiny, "forward", lambda model, inputs, causal, pad: forward(model, inputs, causal=not causal, pad=pad)
+    )
     with pytest.raises(ModelError, match="Attention of Qwen2ForCausalLM"):
         probe_attention(model, causal=causal)
 
