@@ -158,7 +158,8 @@ def _licences(files: Sequence[CorpusFile]) -> dict[str, str]:
             continue
         told = importlib.metadata.metadata(package)
         named = [line.rsplit(" :: ", 1)[-1] for line in told.get_all("Classifier") or [] if line.startswith("License ::")]
-        found[package] = told.get("License-Expression") or ", ".join(named) or told.get("License") or "not stated"
+        stated = [told[field] for field in ("License-Expression", "License") if field in told]
+        found[package] = (stated[:1] or [", ".join(named) or "not stated"])[0]
     return found
 
 

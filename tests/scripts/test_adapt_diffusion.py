@@ -1,4 +1,4 @@
-"""An autoregressive checkpoint continued as a diffusion infiller: what comes out fills gaps, and an ended run goes on exactly."""
+"""An autoregressive checkpoint continued as a diffusion infiller fills gaps, and an ended run goes on exactly."""
 
 from __future__ import annotations
 
