@@ -39,3 +39,6 @@ def hide_deprecations() -> None:
     if not sys.warnoptions:
         for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", category)
+        # The same, said through logging: transformers imports torchao where it is installed, quantised model or not.
+        for name in ("torchao", "torch.utils._pytree"):
+            logging.getLogger(name).setLevel(logging.ERROR)
