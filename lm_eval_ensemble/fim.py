@@ -263,9 +263,9 @@ def _choose(model: str, known: Callable[[str], bool]) -> FimLayout | None:
     return max(usable(LAYOUTS.values()), key=lambda layout: sum(map(known, layout.stops)), default=None)
 
 
-def parse_prompt(context: str, layouts: Iterable[FimLayout] | None = None) -> tuple[str, str] | None:
+def parse_prompt(context: str) -> tuple[str, str] | None:
     """Prefix and suffix out of a rendered prompt, for tasks that carry no such columns."""
-    return next((found for layout in layouts or LAYOUTS.values() if (found := layout.parse(context))), None)
+    return next((found for layout in LAYOUTS.values() if (found := layout.parse(context))), None)
 
 
 def leftovers(text: str) -> tuple[str, ...]:

@@ -280,9 +280,9 @@ def read(
     )
 
 
-def again(samples: Samples[Any], lines: Iterable[Line] | None = None) -> Iterator[Sample]:
+def again(samples: Samples[Any]) -> Iterator[Sample]:
     """The documents of ``samples`` once more, whole and in the order of the file, for a reader that cannot keep them all."""
-    for line, raw in samples.run.lines({}) if lines is None else lines:
+    for line, raw in samples.run.lines({}):
         if line in samples.lines:
             sample = _sample(line, raw, pieces=True)
             sample.score = None if samples.metric is None else sample.value(samples.metric)
