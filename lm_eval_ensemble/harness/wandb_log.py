@@ -198,7 +198,7 @@ def _images(
     import wandb
     from PIL import Image
 
-    from lm_eval_ensemble.plots.gallery import draw_run
+    from lm_eval_ensemble.plots.gallery import draw_answers, draw_run
     from lm_eval_ensemble.plots.infill import accuracy_bars
     from lm_eval_ensemble.plots.profiles import reliability
     from lm_eval_ensemble.plots.style import Missing
@@ -211,6 +211,7 @@ def _images(
             answers = answers_of(report.run, [], lines)
             found = [analyse(answers, AnalysisSettings(draws=0))] if answers is not None else []
             plots = [("reliability", lambda: reliability(found))] if found else []
+            plots += [plot for analysis in found for plot in draw_answers(analysis, str(report.content["run"]))]
         except DataError as error:
             problems.append(str(error))
     elif report.rows:

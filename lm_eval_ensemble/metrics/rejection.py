@@ -10,7 +10,7 @@ Everything is computed from counts per group of equal scores, so one call does a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ __all__ = [
     "higher_is_better",
     "oracle_aurc",
     "prr",
+    "risks",
+    "roc",
 ]
 
 Floats = NDArray[np.float64]
@@ -52,6 +54,23 @@ def areas(total: Floats, wrong: Floats) -> Floats:
     with np.errstate(invalid="ignore", divide="ignore"):
         value: Floats = (wrong * (below + right / 2)).sum(1) / (wrong.sum(1) * right.sum(1))
     return value
+
+
+def roc(total: Floats, wrong: Floats, rates: Floats) -> Floats:
+    """Share of the wrong answers (b, r) whose score is above a threshold that flags the share ``rates`` (r,) of the right ones.
+
+    Higher is better. The curve joins its points by straight lines, as ties ask (the area under it is :func:`areas`); of a
+    vertical piece the upper end counts. NaN where a resample has one class.
+    """
+    right = total - wrong
+    flagged, found = (
+        np.concatenate([np.zeros((len(part), 1)), np.cumsum(part[:, ::-1], axis=1)], axis=1) for part in (right, wrong)
+    )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        x, y = flagged / flagged[:, -1:], found / found[:, -1:]
+    # Equal x in a row: np.interp takes the last of them, which is the upper end.
+    value: Floats = np.stack([np.interp(rates, a, b) for a, b in zip(x, y, strict=True)])
+    return np.where((wrong.sum(1) > 0)[:, None] & (right.sum(1) > 0)[:, None], value, np.nan)
 
 
 def auprc(total: Floats, wrong: Floats) -> Floats:
@@ -103,13 +122,22 @@ def prr(total: Floats, wrong: Floats, rejected: float = 1.0) -> Floats:
     return value
 
 
+def risks(total: Floats, wrong: Floats, coverages: Sequence[float]) -> Floats:
+    """Share of wrong ones (b, r) among the ceil(coverage * n) most certain answers, at r coverages. Lower is better."""
+    n = total.sum(1)
+    start = np.cumsum(total, axis=1) - total
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rate = np.where(total > 0, wrong / total, 0.0)
+    found = np.empty((len(total), len(coverages)))
+    for i, coverage in enumerate(coverages):
+        kept = np.ceil(np.round(coverage * n, 9))
+        found[:, i] = (rate * np.clip(kept[:, None] - start, 0, total)).sum(1) / kept
+    return found
+
+
 def accuracy_at(total: Floats, wrong: Floats, coverage: float) -> Floats:
     """Accuracy (b,) of the ceil(coverage * n) most certain answers. Higher is better."""
-    n = total.sum(1, keepdims=True)
-    kept = np.ceil(np.round(coverage * n, 9))
-    taken = np.clip(kept - (np.cumsum(total, axis=1) - total), 0, total)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        value: Floats = 1.0 - np.where(total > 0, wrong * taken / total, 0.0).sum(1) / kept[:, 0]
+    value: Floats = 1.0 - risks(total, wrong, (coverage,))[:, 0]
     return value
 
 

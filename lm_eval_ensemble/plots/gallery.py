@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from lm_eval_ensemble.errors import DataError
 from lm_eval_ensemble.plots import infill, uncertainty
+from lm_eval_ensemble.plots.curves import CURVES_OF_A_RUN
 from lm_eval_ensemble.plots.findings import compared, infill_findings, uncertainty_findings, uncertainty_table
+from lm_eval_ensemble.plots.models import models_of
 from lm_eval_ensemble.plots.style import Missing
 from lm_eval_ensemble.report.run import RunReport, report_of
 from lm_eval_ensemble.runs.load import TaskRun, labels, load_runs
@@ -22,7 +24,7 @@ from lm_eval_ensemble.uncertainty.legacy import FILE_NAME
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Found", "Plot", "draw", "draw_run", "read", "summary"]
+__all__ = ["Found", "Plot", "draw", "draw_answers", "draw_run", "read", "summary"]
 
 _PAIRS = 6
 
@@ -98,6 +100,10 @@ def draw(found: Found, seed: int = 0) -> tuple[list[Plot], dict[str, str]]:
     if found.analyses:
         for kind in uncertainty.PLOTS:
             _try(f"uncertainty-{kind}", lambda kind=kind: uncertainty.PLOTS[kind](found.analyses), drawn, missing)  # type: ignore[misc]
+    named = [(run, analysis) for run, own in models_of(found.analyses).items() for analysis in own]
+    for name, (run, analysis) in zip(_distinct([f"{a.answers.dataset}-{run}" for run, a in named]), named, strict=True):
+        for kind, make in draw_answers(analysis, run, seed):
+            _try(f"{name}-{kind}", make, drawn, missing)
     return drawn, missing
 
 
@@ -112,6 +118,12 @@ def draw_run(report: RunReport, seed: int = 0) -> Iterator[tuple[str, Callable[[
     yield "margin", lambda: infill.selection_by_margin(content)
     yield "risk-coverage", lambda: infill.risk_coverage(content, rows, seed)
     yield "lengths", lambda: infill.length_histogram(content)
+
+
+def draw_answers(analysis: Analysis, run: str, seed: int = 0) -> Iterator[tuple[str, Callable[[], Figure]]]:
+    """(kind, how to draw it) of the plots of one run that answers questions, which is called ``run``."""
+    for kind, make in CURVES_OF_A_RUN.items():
+        yield kind, lambda make=make: make(analysis, run, seed)  # type: ignore[misc]
 
 
 def summary(found: Found, drawn: Sequence[Plot], missing: Mapping[str, str], kind: str = "png") -> str:

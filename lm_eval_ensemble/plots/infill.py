@@ -13,7 +13,7 @@ import numpy as np
 
 from lm_eval_ensemble.metrics.bootstrap import percentile
 from lm_eval_ensemble.metrics.clustered import wilson
-from lm_eval_ensemble.metrics.rejection import accuracy_at, grouped
+from lm_eval_ensemble.metrics.rejection import grouped, risks
 from lm_eval_ensemble.plots.style import (
     COLOURS,
     GREY,
@@ -26,6 +26,7 @@ from lm_eval_ensemble.plots.style import (
     label,
     percent,
     short,
+    titled,
     unit_of,
 )
 from lm_eval_ensemble.report.records import Measured, own_score
@@ -65,7 +66,9 @@ def accuracy_bars(reports: Sequence[Report]) -> Figure:
         rows.append((f"{name}floor", _BOUND, figures["floor"]))
     metric, share = reports[0]["metric"], all(0 <= row[2]["value"] <= 1 for row in rows)
     scale = 100.0 if share else 1.0
-    figure, axes = blank(f"{reports[0]['task']}: {metric}", height=1.5 + 0.34 * len(rows))
+    task = reports[0]["task"]
+    title = f"{task}: {metric}" if len(reports) > 1 else titled(metric, task, reports[0]["run"])
+    figure, axes = blank(title, height=1.7 + 0.34 * len(rows))
     furthest = max(scale * (entry["high"] if entry["high"] is not None else entry["value"]) for _, _, entry in rows)
     for place, (_, colour, entry) in enumerate(rows):
         look = {"color": "white", "edgecolor": GREY, "hatch": "////"} if colour == _BOUND else {"color": colour}
@@ -118,7 +121,7 @@ def score_scatter(report: Report, rows: Sequence[Measured], pair: tuple[str, str
     if not classes:
         raise Missing(f"no gap has the score {rule} for both {first} and {second}")
     used = sum(map(len, classes.values()))
-    figure, axes = blank(f"{report['task']}: which text is likelier, and which is right", 6.4, 5.6)
+    figure, axes = blank(_title("Which text is likelier, and which is right", report), 6.4, 5.8)
     styles = {
         (False, False): ("neither", GREY, ".", 0.35),
         (True, True): ("both", INK, "x", 0.7),
@@ -172,7 +175,7 @@ def selection_by_margin(report: Report) -> Figure:
     bins = (figures.get("risk_coverage") or {}).get("selection_accuracy_by_margin")
     if not bins:
         raise Missing("no choice between a right and a wrong candidate has a margin")
-    figure, axes = blank(f"{report['task']}: does a clear decision mean a right one?", height=4.0)
+    figure, axes = blank(_title("Does a clear decision mean a right one?", report), height=4.2)
     for place, part in enumerate(bins):
         value, n = part["accuracy"], part["n"]
         low, high = (100 * end for end in wilson(round(value * n), n))
@@ -213,7 +216,7 @@ def risk_coverage(report: Report, rows: Sequence[Measured], seed: int = 0) -> Fi
         raise Missing(f"all answers are {'wrong' if found['risk'] else 'right'}: every order is as good")
     x = [point["coverage"] for point in found["points"]]
     y = [100 * point["risk"] for point in found["points"]]
-    figure, axes = blank(f"{report['task']}: what leaving out uncertain answers gains", height=4.2)
+    figure, axes = blank(_title("What leaving out uncertain answers gains", report), height=4.4)
     band = _band(rows, found["by"] == "margin", seed)
     if band is not None:
         axes.fill_between([100 * value for value in x], 100 * band[0], 100 * band[1], color=_ENSEMBLE, alpha=0.15, lw=0)
@@ -250,8 +253,8 @@ def length_histogram(report: Report) -> Figure:
     if not all(0 <= part["score"] <= 1 for part in bins):
         raise Missing(f"{report['metric']} is no share of documents")
     members = list(bins[0].get("members", {}))
-    title = f"{report['task']}: by length of the {found['of']}"
-    figure, (top, bottom) = blank(title, 6.4, 5.4, 2, sharex=True, height_ratios=[1.1, 1])
+    title = _title(f"By length of the {found['of']}", report)
+    figure, (top, bottom) = blank(title, 6.4, 5.6, 2, sharex=True, height_ratios=[1.1, 1])
     places = np.arange(len(bins))
     n = np.array([part["n"] for part in bins])
     right = np.array([part["n"] * part["score"] for part in bins])
@@ -305,12 +308,12 @@ def _band(rows: Sequence[Measured], by_margin: bool, seed: int) -> Any:
     cluster = np.array([names[entry[2]] for entry in known])
     score, wrong = np.array([entry[0] for entry in known]), np.array([entry[1] for entry in known])
     generator = np.random.default_rng(seed)
-    risks = []
+    drawn_risks = []
     for _ in range(_DRAWS // _BLOCK):
         drawn = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=_BLOCK)
         total, mistakes = grouped(score, wrong, drawn[:, cluster])
-        risks.append([1 - accuracy_at(total, mistakes, coverage) for coverage in COVERAGES])
-    return np.array([percentile(column) for column in np.concatenate(risks, axis=1)]).T
+        drawn_risks.append(risks(total, mistakes, COVERAGES))
+    return np.array([percentile(column) for column in np.concatenate(drawn_risks).T]).T
 
 
 def _uncertainty(choice: Choice, by_margin: bool) -> float | None:
@@ -318,6 +321,10 @@ def _uncertainty(choice: Choice, by_margin: bool) -> float | None:
         return own_score(choice.chosen)
     found = margin(choice)
     return None if found is None else -found
+
+
+def _title(what: str, report: Report) -> str:
+    return titled(what, report["task"], report["run"])
 
 
 def _pair(report: Report) -> tuple[str, str]:

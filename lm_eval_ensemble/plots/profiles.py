@@ -8,19 +8,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lm_eval_ensemble.metrics.clustered import wilson
+from lm_eval_ensemble.metrics.uncertainty import FEW
 from lm_eval_ensemble.plots.models import area_of, cells, datasets_of, models_of
-from lm_eval_ensemble.plots.style import COLOURS, GREY, MARKERS, Missing, blank, caption, errors, label, plain, short
+from lm_eval_ensemble.plots.style import COLOURS, GREY, MARKERS, Missing, blank, caption, errors, label, listed, plain, short
 from lm_eval_ensemble.uncertainty.analysis import PRIMARY, Analysis
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["RADAR", "count", "documents", "radar", "reliability", "with_area"]
+    from lm_eval_ensemble.metrics.calibration import Calibration
+
+__all__ = ["RADAR", "RELIABLE", "count", "documents", "radar", "reliability", "runs_named", "with_area"]
 
 #: spokes of the radar: metric -> its name on the plot. All are better when higher and 1 at best.
 RADAR = {"accuracy": "accuracy", "auroc": "AUROC", "auprc": "AUPRC", "prr": "PRR", "aurac": "AURAC", "acc@80": "acc@80"}
 _MOST = 8
+#: answers from which reliability is drawn: thirty a bin, whose share is then known to about 18 points either way.
+RELIABLE = 300
 
 
 def radar(analyses: Sequence[Analysis], score: str = PRIMARY) -> Figure:
@@ -71,30 +75,30 @@ def radar(analyses: Sequence[Analysis], score: str = PRIMARY) -> Figure:
 def reliability(analyses: Sequence[Analysis], method: str = "isotonic", score: str = PRIMARY) -> Figure:
     """Does the probability of being right, made of a score by a cross-fitted calibration, come true? One panel per run.
 
-    :raises Missing: no run could be calibrated.
+    :raises Missing: no run has enough answers: :data:`RELIABLE`, and :data:`~lm_eval_ensemble.metrics.uncertainty.FEW` of a
+        class.
     """
-    known = [a for a in analyses if score in a.reports and a.reports[score].calibrations[method].bins]
+    rule = f"drawn from {RELIABLE} answers on, {FEW} of them right and {FEW} wrong"
+    known = [a for a in analyses if score in a.reports and _enough(a, a.reports[score].calibrations[method])]
     if not known:
-        raise Missing("no run has two right and two wrong answers")
+        raise Missing(f"too few answers for a reliability diagram ({rule})")
     names = {id(a): name for name, own in models_of(analyses).items() for a in own}
     columns = min(3, len(known))
     rows = math.ceil(len(known) / columns)
     figure, panels = blank(
-        f"Reliability of {score}, {method}", 0.8 + 2.5 * columns, 1.4 + 2.6 * rows, rows, columns, squeeze=False,
+        f"Reliability of {score}, {method}", max(5.0, 0.8 + 2.5 * columns), 1.4 + 2.6 * rows, rows, columns, squeeze=False,
         sharex=True, sharey=True,
     )  # fmt: skip
     for axes, analysis in zip(panels.flat, known, strict=False):
         found = analysis.reports[score].calibrations[method]
         axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--")
-        for probability, share, n in found.bins:
-            low, high = wilson(round(share * n), n)
-            axes.errorbar(
-                probability, share, yerr=errors(share, low, high), color=COLOURS[0], marker="o", ms=4, lw=1, capsize=2
-            )
+        for part in found.bins:
+            ends = errors(part.right, part.low, part.high)
+            axes.errorbar(part.probability, part.right, yerr=ends, color=COLOURS[0], marker="o", ms=4, lw=1, capsize=2)
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
         brier = f"Brier {found.brier.value:.2f}, base rate's {found.base:.2f}"
         title = f"{names[id(analysis)]}\n{short(analysis.answers.dataset, 30)}, n = {found.ece.n}"
-        label(axes, title=f"{title}\nECE {found.ece.value:.2f}; {brier}")
+        label(axes, title=f"{title}\nECE {found.ece.value:.2f} ({found.expected:.2f} if calibrated)\n{brier}")
         axes.title.set_fontsize(7.5)
     for axes in panels.flat[len(known) :]:
         axes.set_visible(False)
@@ -108,10 +112,16 @@ def reliability(analyses: Sequence[Analysis], method: str = "isotonic", score: s
     caption(
         figure,
         f"{analyses[0].label} decides what is right. Probabilities from a fit on the other folds, equal-mass bins.",
-        "95 % Wilson intervals. ECE is biased upwards in small samples.",
-        f"{count(left, 'run')} could not be calibrated." if left else "",
+        "Intervals: 95 %, as those of an accuracy. In brackets: the ECE that these bins would show on average if the "
+        "probabilities were true and answers independent.",
+        f"{rule.capitalize()}" + (f": {count(left, 'run')} left out." if left else "."),
     )
     return figure
+
+
+def _enough(analysis: Analysis, found: Calibration) -> bool:
+    wrong = int(analysis.wrong.sum())
+    return found.ece.n >= RELIABLE and min(wrong, len(analysis.wrong) - wrong) >= FEW and bool(found.bins)
 
 
 def _spoke(analysis: Analysis, score: str, metric: str) -> float | None:
@@ -135,6 +145,13 @@ def documents(analyses: Sequence[Analysis]) -> str:
     counts = sorted({analysis.accuracy.n for analysis in analyses})
     n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
     return f"{n} answers per run; wrong by rule {analyses[0].label}."
+
+
+def runs_named(analyses: Sequence[Analysis]) -> str:
+    """Whose points these are, for plots that have no room for names."""
+    names = list(models_of(analyses))
+    more = [count(len(names) - _MOST, "more run")] if len(names) > _MOST else []
+    return f"Runs: {listed([*names[:_MOST], *more])}."
 
 
 def count(n: int, what: str) -> str:

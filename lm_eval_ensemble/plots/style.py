@@ -32,6 +32,7 @@ __all__ = [
     "render",
     "require",
     "short",
+    "titled",
     "unit_of",
 ]
 
@@ -75,6 +76,11 @@ def blank(
             axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=_SMALL, colors=INK)
     return figure, axes
+
+
+def titled(what: str, task: str, run: str) -> str:
+    """The title of a plot of one run: what it shows, and below it whose it is."""
+    return f"{what}\n{short(task, 40)}, run {short(run, 40)}"
 
 
 def label(axes: Axes, x: str = "", y: str = "", title: str = "") -> None:

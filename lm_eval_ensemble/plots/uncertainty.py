@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lm_eval_ensemble.plots.models import aliasing, area_of, by_size, cells, datasets_of, models_of, size_pairs
-from lm_eval_ensemble.plots.profiles import count, documents, radar, reliability, with_area
+from lm_eval_ensemble.plots.profiles import count, documents, radar, reliability, runs_named, with_area
 from lm_eval_ensemble.plots.style import (
     COLOURS,
     INK,
@@ -112,6 +112,7 @@ def family_bars(analyses: Sequence[Analysis], score: str = PRIMARY) -> Figure:
         "Points: models with 95 % intervals (DeLong). Bars: their mean; it has no interval, because the models are no sample "
         "of a family.",
         "Dashed: chance.",
+        runs_named(known),
     )
     return figure
 
@@ -178,6 +179,7 @@ def size_effect(analyses: Sequence[Analysis], score: str = PRIMARY) -> Figure:
         _DELONG,
         "Dotted: chance. Models that would hide each other are moved to the right.",
         left,
+        runs_named(known),
         warning=aliasing(known).caveat,
     )
     return figure

@@ -51,7 +51,7 @@ def _score(rows: Sequence[Measured], name: str) -> dict[str, Any]:
     score, wrong = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     area = auroc(score, wrong, [row.cluster for row in having])
     more = curves(score, wrong) or {}
-    kept = {key: more.get(key) for key in ("aurc", "eaurc", "prr", "points")}
+    kept = {key: more.get(key) for key in ("aurc", "eaurc", "prr", "risk", "points", "roc")}
     return {**area.as_json(), "wrong": sum(wrong), **kept}
 
 

@@ -177,7 +177,7 @@ def curves(uncertainty: Sequence[float | None], wrong: Sequence[bool]) -> dict[s
         return number if math.isfinite(number) else None
 
     base: NDArray[np.float64] = errors.sum(1) / total.sum(1)
-    area = value(rejection.aurc)
+    area, rates = value(rejection.aurc), (0.0, *COVERAGES)
     return {
         "n": n,
         "excluded": pairs.excluded,
@@ -186,7 +186,16 @@ def curves(uncertainty: Sequence[float | None], wrong: Sequence[bool]) -> dict[s
         "eaurc": None if area is None else area - float(rejection.oracle_aurc(total, errors)[0]),
         "prr": value(rejection.prr),
         "auroc": value(rejection.areas),
-        "points": [{"coverage": c, "risk": 1.0 - (value(rejection.accuracy_at, c) or 0.0)} for c in COVERAGES],
+        "points": [
+            {"coverage": c, "risk": float(risk)}
+            for c, risk in zip(COVERAGES, rejection.risks(total, errors, COVERAGES)[0], strict=True)
+        ],
+        # Of one class only there is no curve.
+        "roc": [
+            {"false_alarms": rate, "found": float(found)}
+            for rate, found in zip(rates, rejection.roc(total, errors, np.array(rates))[0], strict=True)
+            if 0 < base[0] < 1
+        ],
     }
 
 

@@ -245,7 +245,7 @@ def _report(
         name=name,
         discrimination=discriminate(column, wrong, settings.draws, settings.seed, clusters),
         by_label={rule: auroc(column, other, clusters) for rule, other in rules.items()},
-        calibrations={method: calibrate(column, wrong, method, seed=settings.seed) for method in METHODS},
+        calibrations={method: calibrate(column, wrong, method, seed=settings.seed, clusters=clusters) for method in METHODS},
         over_primary=None,
         over_length=None,
         # told only where the task asks some questions that have no answer

@@ -93,7 +93,11 @@ def _calibration_line(analysis: Analysis) -> str:
     parts = []
     for method, found in analysis.reports[PRIMARY].calibrations.items():
         if found.brier.value is not None and found.ece.value is not None:
-            parts.append(f"{method} ECE {found.ece.value:.3f}, Brier {found.brier.value:.3f} (base rate {found.base:.3f})")
+            parts.append(
+                f"{method} ECE {found.ece.value:.3f} ({_three(found.expected)} if calibrated), Brier {found.brier.value:.3f} "
+                f"{_interval(found.brier)}".rstrip()
+                + f" (base rate {found.base:.3f})"
+            )
     return f"{PRIMARY} as a probability, cross-fitted: {'; '.join(parts)}" if parts else ""
 
 
@@ -164,7 +168,13 @@ def _score_json(report: ScoreReport) -> dict[str, Any]:
         "over_g_nll": _test_json(report.over_primary) if report.over_primary else None,
         "over_length": _test_json(report.over_length) if report.over_length else None,
         "calibration": {
-            method: {"ece": c.ece.as_json(), "brier": c.brier.as_json(), "base": c.base, "bins": [list(row) for row in c.bins]}
+            method: {
+                "ece": c.ece.as_json(),
+                "expected_ece": c.expected,
+                "brier": c.brier.as_json(),
+                "base": c.base,
+                "bins": [list(row) for row in c.bins],
+            }
             for method, c in report.calibrations.items()
         },
     }

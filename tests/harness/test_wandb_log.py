@@ -208,7 +208,7 @@ def test_questions_and_odd_names(offline: tuple[Path, str]) -> None:
     seldom = [line[theirs["columns"].index("seldom")] for line in theirs["data"]]
     assert [value for value in seldom if isinstance(value, float) and value == value] == [1.0]
     assert history["odd/triviaqa_uncertainty/f1"] == pytest.approx(0.5)
-    assert history[f"{place}/reliability"]["_type"] == "image-file"
+    assert history[f"{place}/roc"]["_type"] == "image-file"
 
 
 def test_extending_twice_is_once() -> None:

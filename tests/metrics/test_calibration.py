@@ -12,7 +12,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss
 
 from lm_eval_ensemble.metrics.abstention import GRID, abstain, clopper_pearson
-from lm_eval_ensemble.metrics.calibration import METHODS, brier, calibrate, equal_mass_ece, folds_of, platt
+from lm_eval_ensemble.metrics.calibration import METHODS, brier, calibrate, equal_mass_ece, expected_ece, folds_of, platt
+from lm_eval_ensemble.metrics.clustered import clustered_share
 from lm_eval_ensemble.metrics.multiple import holm
 
 
@@ -29,7 +30,9 @@ def test_ece_and_brier_by_hand() -> None:
     # two bins of two: |0.2 - 0.5| and |0.8 - 0.5|
     ece, bins = equal_mass_ece(probability, right, bins=2)
     assert ece == pytest.approx(0.3)
-    assert bins == [(pytest.approx(0.2), 0.5, 2), (0.8, 0.5, 2)]
+    assert [found[:3] for found in bins] == [(pytest.approx(0.2), 0.5, 2), (0.8, 0.5, 2)]
+    # If the probabilities were true, E|X/2 - 0.2| = 0.64 * 0.2 + 0.32 * 0.3 + 0.04 * 0.8 = 0.256, and the same for 0.8.
+    assert expected_ece(bins) == pytest.approx(0.256)
     assert brier(probability, right) == pytest.approx((0.01 + 0.49 + 0.36 + 0) / 4)
     assert brier(probability, right) == pytest.approx(brier_score_loss(right, probability))
 
@@ -58,7 +61,11 @@ def test_cross_fitting_finds_the_probabilities(method: str) -> None:
     assert found.base is not None
     assert best - 0.01 < found.brier.value < best + 0.01 < found.base
     assert found.ece.value < 0.035
-    assert sum(size for _, _, size in found.bins) == 3000
+    assert sum(part.n for part in found.bins) == 3000
+    # Nearly true probabilities: the ECE is what true ones would show, 0.4 sqrt(4 p (1 - p) / 300) at most.
+    assert found.expected is not None
+    assert found.ece.value < found.expected + 0.02
+    assert 0.005 < found.expected < 0.4 / 300**0.5
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -83,6 +90,33 @@ def test_folds_spread_each_class() -> None:
     right = np.arange(50) < 20
     assigned = folds_of(right, 5)
     assert [(int((assigned[right] == f).sum()), int((assigned[~right] == f).sum())) for f in range(5)] == [(4, 6)] * 5
+
+
+def test_a_cluster_is_in_one_fold() -> None:
+    """Ten texts of six answers, all of one text alike: as sixty of their own the Brier score seems known 2.4 times as well."""
+    texts, right = np.repeat(np.arange(10), 6), np.repeat(np.arange(10) % 2 == 0, 6)
+    assigned = folds_of(right, 5, codes=texts)
+    assert all(len(np.unique(assigned[texts == text])) == 1 for text in range(10))
+    assert [(int(right[assigned == f].sum()), int((~right)[assigned == f].sum())) for f in range(5)] == [(6, 6)] * 5
+    generator = np.random.default_rng(0)
+    score = (~right) + np.repeat(generator.normal(size=10), 6)
+    alone, together = calibrate(score, ~right, "platt"), calibrate(score, ~right, "platt", clusters=texts)
+    widths = [
+        found.brier.high - found.brier.low for found in (alone, together) if found.brier.high and found.brier.low is not None
+    ]
+    assert widths[1] > 2 * widths[0]
+    assert (together.brier.clusters, alone.brier.clusters) == (10, None)
+    assert together.brier.df is not None
+    assert together.brier.df < 10
+    # A bin that is one text has no interval; of two texts it is theirs, not that of twelve answers.
+    assert all((part.low is None) == (part.n == 6) for part in together.bins)
+    for part in together.bins:
+        if part.n == 12 and part.right == 0.5:
+            two = clustered_share([1.0, 0.0], [0, 1])
+            assert two is not None
+            assert [part.low, part.high] == pytest.approx([two.low, two.high])
+    one_side = calibrate(score, np.repeat(np.arange(10) == 0, 6), clusters=texts)
+    assert "are in one cluster: no cross-fitting" in str(one_side.ece.reason)
 
 
 def test_exact_interval_against_scipy() -> None:
@@ -141,13 +175,14 @@ def test_clusters_abstain_by_their_number() -> None:
 def test_equal_probabilities_share_a_bin() -> None:
     """All 0.5, half of them right: perfect, in whatever order the lines stand."""
     for right in ([True] * 50 + [False] * 50, [True, False] * 50):
-        assert equal_mass_ece(np.full(100, 0.5), np.array(right)) == (0.0, [(0.5, 0.5, 100)])
+        ece, (one,) = equal_mass_ece(np.full(100, 0.5), np.array(right))
+        assert (ece, *one[:3]) == (0.0, 0.5, 0.5, 100)
     generator = np.random.default_rng(0)
     probability, outcome = generator.integers(0, 5, 101) / 4, generator.random(101) < 0.6
     other = generator.permutation(101)
     assert equal_mass_ece(probability, outcome) == equal_mass_ece(probability[other], outcome[other])
     # without ties: ten, ten, ...
-    assert [n for *_, n in equal_mass_ece(np.arange(95) / 95, np.ones(95, bool))[1]] == [10] * 5 + [9] * 5
+    assert [found.n for found in equal_mass_ece(np.arange(95) / 95, np.ones(95, bool))[1]] == [10] * 5 + [9] * 5
 
 
 def test_ties_abstain_together() -> None:

@@ -10,7 +10,18 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from lm_eval_ensemble.metrics import rejection
 from lm_eval_ensemble.metrics.bootstrap import percentile, resamples
-from lm_eval_ensemble.metrics.rejection import CURVES, accuracy_at, auprc, aurac_quantiles, aurc, grouped, oracle_aurc, prr
+from lm_eval_ensemble.metrics.rejection import (
+    CURVES,
+    accuracy_at,
+    auprc,
+    aurac_quantiles,
+    aurc,
+    grouped,
+    oracle_aurc,
+    prr,
+    risks,
+    roc,
+)
 
 
 def only(values: np.ndarray) -> float:
@@ -33,6 +44,30 @@ def test_by_hand() -> None:
     # 80 % of 4 documents are 4 (rounded up), 75 % are 3
     assert only(accuracy_at(*counts, 0.8)) == pytest.approx(1 / 2)
     assert only(accuracy_at(*counts, 0.75)) == pytest.approx(2 / 3)
+
+
+def test_roc_by_hand() -> None:
+    # As above: the highest score is wrong, the next right. No right one flagged: half of the wrong ones found; one of two: all.
+    counts = grouped(np.array([1.0, 2.0, 3.0, 4.0]), np.array([False, True, False, True]))
+    assert roc(*counts, np.array([0, 0.49, 0.5, 1])).tolist() == [[0.5, 0.5, 1.0, 1.0]]
+    assert risks(*counts, (0.25, 0.5, 0.75, 1)).tolist() == [[0, 0.5, pytest.approx(1 / 3), 0.5]]
+    # all scores equal: the diagonal
+    tied = grouped(np.zeros(4), np.array([False, True, False, True]))
+    assert roc(*tied, np.array([0, 0.3, 1])).tolist() == [[0, pytest.approx(0.3), 1]]
+    assert np.isnan(roc(*grouped(np.arange(3.0), np.ones(3, bool)), np.array([0.5]))).all()
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=2, max_size=30))
+def test_the_area_under_the_roc_is_the_auroc(drawn: list[tuple[int, bool]]) -> None:
+    score, wrong = np.array([float(s) for s, _ in drawn]), np.array([w for _, w in drawn])
+    if wrong.all() or not wrong.any():
+        return
+    # Steps at multiples of 1 / n0: on either side of them, and in the middle, straight pieces are met exactly.
+    n0 = int((~wrong).sum())
+    rates = np.sort(np.concatenate([k / n0 + np.array([0.0, 1 - 1e-9]) / n0 for k in range(n0)]))
+    curve = roc(*grouped(score, wrong), rates)[0]
+    assert np.trapezoid(curve, rates) == pytest.approx(roc_auc_score(wrong, score), abs=1e-6)
+    assert (np.diff(curve) >= 0).all()
 
 
 def test_a_perfect_model_by_both_definitions_of_aurac() -> None:

@@ -61,6 +61,18 @@ def test_bars_are_the_figures(made: Run) -> None:
     assert axes.get_xlabel() == "pass@1, %"
 
 
+def test_every_plot_names_its_run(made: Run) -> None:
+    report, rows = made
+    named = [
+        infill.accuracy_bars([report]),
+        infill.score_scatter(report, rows),
+        infill.selection_by_margin(report),
+        infill.risk_coverage(report, rows),
+        infill.length_histogram(report),
+    ]
+    assert {figure.get_suptitle().splitlines()[1] for figure in named} == {f"{report['task']}, run {report['run']}"}
+
+
 def test_bars_of_several_runs_say_whose_they_are(made: Run) -> None:
     runs = [run_of(FIXTURES / name) for name in ("ensemble", "dllm", "repeats")]
     figure: Any = infill.accuracy_bars([report for report, _ in runs])

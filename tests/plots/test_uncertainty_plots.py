@@ -33,6 +33,12 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> list[Analysis]:
 
 
 @pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> list[Analysis]:
+    one = {"synthetic-alpha-1B": MODELS["synthetic-alpha-1B"]}
+    return analyses_of(write_grid(tmp_path_factory.mktemp("large"), profiles.RELIABLE, one, ["d"]) / "runs")
+
+
+@pytest.fixture(scope="module")
 def real() -> list[Analysis]:
     return analyses_of(REAL)
 
@@ -136,14 +142,19 @@ def test_the_radar_closes_and_stays_inside(grid: list[Analysis]) -> None:
     assert figure.axes[0].lines[0].get_ydata()[1] == pytest.approx(area(first))
 
 
-def test_reliability_shows_the_bins(grid: list[Analysis]) -> None:
-    figure: Any = profiles.reliability(grid)
+def test_reliability_shows_the_bins(grid: list[Analysis], large: list[Analysis]) -> None:
+    figure: Any = profiles.reliability([*large, *grid])
     visible = [panel for panel in figure.axes if panel.get_visible()]
-    assert len(visible) == 12
-    bins = grid[0].reports["g_nll"].calibrations["isotonic"].bins
+    assert len(visible) == len(large)
+    assert "12 runs left out" in figure.get_supxlabel().replace("\n", " ")
+    found = large[0].reports["g_nll"].calibrations["isotonic"]
     drawn = [tuple(float(v[0]) for v in container.lines[0].get_data()) for container in visible[0].containers]
-    assert drawn == [pytest.approx((probability, share)) for probability, share, _ in bins]
-    assert sum(n for *_, n in bins) == 80
+    assert drawn == [pytest.approx((part.probability, part.right)) for part in found.bins]
+    assert [ends(container) for container in visible[0].containers] == [[part.low, part.high] for part in found.bins]
+    assert sum(part.n for part in found.bins) == profiles.RELIABLE
+    assert f"({found.expected:.2f} if calibrated)" in visible[0].get_title(loc="left")
+    with pytest.raises(Missing, match="drawn from 300 answers on, 40 of them right and 40 wrong"):
+        profiles.reliability(grid)
 
 
 def test_one_name_at_two_precisions_is_two_models(real: list[Analysis]) -> None:
@@ -153,10 +164,16 @@ def test_one_name_at_two_precisions_is_two_models(real: list[Analysis]) -> None:
 
 
 @pytest.mark.parametrize("name", list(plots.PLOTS))
-def test_every_plot_is_drawn_without_a_warning(name: str, grid: list[Analysis]) -> None:
+def test_every_plot_is_drawn_without_a_warning(name: str, grid: list[Analysis], large: list[Analysis]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert render(plots.PLOTS[name](grid), "png", 40).startswith(b"\x89PNG")
+        assert render(plots.PLOTS[name]([*grid, *large]), "png", 40).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("draw", [plots.family_bars, plots.size_effect])
+def test_points_without_names_have_them_below(draw: Any, grid: list[Analysis]) -> None:
+    told = draw(grid).get_supxlabel().replace("\n", " ")
+    assert all(name in told.replace("- ", "-") for name in MODELS)
 
 
 def test_findings_are_computed(grid: list[Analysis]) -> None:

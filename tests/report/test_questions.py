@@ -8,6 +8,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from lm_eval_ensemble.report.figures import figures
+from lm_eval_ensemble.report.page.charts import charts
 from lm_eval_ensemble.report.text import as_text
 from tests.report.helpers import read_lines, sample
 
@@ -42,6 +43,19 @@ def test_figures_of_questions() -> None:
     entry = found["uncertainty"]["g_nll"]
     assert entry["value"] == pytest.approx(roc_auc_score([f < 0.5 for f in f1], scores), abs=1e-6)
     assert (entry["n"], entry["excluded"], entry["wrong"]) == (6, 1, 4)
+    # From the least certain: wrong, wrong, right, wrong, wrong, right. Before the first right one half of the wrong are found.
+    assert [entry["roc"][k] for k in (0, 20)] == [{"false_alarms": 0.0, "found": 0.5}, {"false_alarms": 1.0, "found": 1.0}]
+    assert next(point["found"] for point in entry["roc"] if point["false_alarms"] == 0.5) == 1.0
+    drawn = charts(found)
+    (roc,), (risk,) = drawn["roc"], drawn["risk"]
+    assert roc.text == f"g_nll {entry['value']:.3f}"
+    assert roc.points.startswith("0.0,100.0 0.0,50.0 ")
+    assert roc.points.endswith(" 100.0,0.0")
+    assert roc.marks == ["0,100 100,0"]
+    # Four of six wrong by chance; the perfect order has none wrong while a third is answered.
+    assert risk.marks[0] == "0,33.3 100,33.3"
+    assert risk.marks[1].split()[5:7] == ["30.0,100.0", "35.0,95.2"]
+    assert risk.points.endswith(" 100.0,33.3")
     facts = {"run": "m", "task": "t", "metric": "accuracy", "model": "hf-scored", "date": ""}
     text = as_text({**facts, "figures": found})
     assert "| g_nll" in text

@@ -9,7 +9,7 @@ from typing import Any
 
 from lm_eval_ensemble.report.failures import CATEGORIES
 
-__all__ = ["Axis", "Bar", "Curve", "Mosaic", "Share", "Stack", "charts"]
+__all__ = ["Axis", "Bar", "Curve", "Mosaic", "Share", "Square", "Stack", "charts"]
 
 _MOST_TILES = 400
 
@@ -61,6 +61,16 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Square:
+    """A curve in a square of 100 by 100, the origin at the top left, with its references: ``marks`` are point lists, chance
+    first."""
+
+    text: str
+    points: str
+    marks: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Mosaic:
     """One tile per problem: name, number of documents, step 0 (none solved) to 4 (all), text."""
 
@@ -91,6 +101,9 @@ def charts(figures: Mapping[str, Any]) -> dict[str, Any]:
         known = [(name, "chosen", e["value"], e["low"], e["high"]) for name, e in scores.items() if e["value"] is not None]
         if known:
             found["questions"] = _bars(known, 1.0, 1.0, (0.5, "chance"), ".3f")
+            curves = {name: entry for name, entry in scores.items() if entry["roc"]}
+            found["roc"] = [_roc(name, entry) for name, entry in curves.items()]
+            found["risk"] = [_risk(name, entry) for name, entry in curves.items()]
     problems = figures["by_problem"]
     shares = all(0.0 <= entry["score"] <= 1.0 for entry in problems)
     if 1 < len(problems) <= _MOST_TILES and len(problems) < figures["n"] and shares:
@@ -157,6 +170,24 @@ def _curve(points: Sequence[Mapping[str, float]]) -> Curve:
     places = [(100 * point["coverage"], 100 - 100 * point["risk"] / top) for point in points]
     drawn = " ".join(f"{x:.1f},{y:.1f}" for x, y in places if math.isfinite(y))
     return Curve(drawn, places[-1][1], f"{100 * top:.0f} %")
+
+
+def _roc(name: str, entry: Mapping[str, Any]) -> Square:
+    drawn = _polyline([(0.0, 0.0), *((point["false_alarms"], point["found"]) for point in entry["roc"])])
+    return Square(f"{name} {entry['value']:.3f}", drawn, ["0,100 100,0"])
+
+
+def _risk(name: str, entry: Mapping[str, Any]) -> Square:
+    """Axis to 100 %, the same in all; the perfect order keeps every right answer before the first wrong one."""
+    right = 1 - entry["risk"]
+    ideal = [(point["coverage"], max(0.0, 1 - right / point["coverage"])) for point in entry["points"]]
+    level = 100 - 100 * entry["risk"]
+    drawn = _polyline([(point["coverage"], point["risk"]) for point in entry["points"]])
+    return Square(f"{name} {entry['aurc']:.3f}", drawn, [f"0,{level:.1f} 100,{level:.1f}", _polyline(ideal)])
+
+
+def _polyline(places: Iterable[tuple[float, float]]) -> str:
+    return " ".join(f"{100 * x:.1f},{100 - 100 * y:.1f}" for x, y in places)
 
 
 def _tile(entry: Mapping[str, Any]) -> tuple[str, int, int, str]:
