@@ -53,6 +53,14 @@ COMMANDS = (
         "that length=ar:K and length=search use (length_bias=FILE). Never give it what you evaluate on.",
     ),
     Command(
+        "gaps",
+        "gaps.command",
+        "cut gaps out of your own code, for `infill_file`",
+        "Cut lines, statements, bodies, expressions and arguments out of code of your own and write them as a file for the "
+        "task infill_file: which model completes your code best? Copies, generated and vendored files and those that may hold "
+        "a secret are left out.",
+    ),
+    Command(
         "score",
         "harness.score_file",
         "score a file of completions with given models, for `select`",

@@ -30,7 +30,7 @@ LEVELS = [
     {"store", "plots"},
     {"ensemble", "replay"},
     {"harness"},
-    {"doctor", "fit_length", "sweep"},
+    {"doctor", "fit_length", "gaps", "sweep"},
     {"cli"},
     {"__main__"},
 ]
