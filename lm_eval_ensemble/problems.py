@@ -37,6 +37,12 @@ _ALSO = {
     "test": ("test", "tests"),
 }
 _ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
+#: runs a test that is the text of doctests.
+_DOCTEST = """import doctest
+examples = doctest.DocTestParser().get_doctest({text!r}, globals(), "test", None, 0)
+told = []
+assert not doctest.DocTestRunner(verbose=False).run(examples, out=told.append).failed, "".join(told)
+"""
 _DEFINED = re.compile(r"^(?:(?:async\s+)?def|class)\s+(\w+)", re.MULTILINE)
 
 
@@ -187,6 +193,8 @@ def _document(row: Any, name: str) -> Document:
     document["language"] = document["language"].lower()
     if document["test"].strip():
         document["entry_point"] = document["entry_point"] or _entry_point(document)
+        if document["test"].lstrip().startswith(">>> "):
+            document["test"] = _DOCTEST.format(text=document["test"])
     else:
         document["test"] = document["entry_point"] = ""
     return document

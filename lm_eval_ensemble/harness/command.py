@@ -15,6 +15,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,10 @@ def checked(from_cli: Callable[..., Any]) -> Callable[..., Any]:
         SAVED.ours = config.model in (ENSEMBLE, DIFFUSION, SCORED) or bool(own)
         if SAVED.ours:
             _refuse_unsafe(own, config.confirm_run_unsafe_code)
+            # lm_eval has put the arguments of the model among the metadata; those are not meant.
+            typed = [str(name) for name in config.metadata or {} if name not in (config.model_args or {})]
+            if typed and own.keys() >= set(names):  # a task from elsewhere may read anything
+                _check_metadata(typed, own)
             _check_settings(str(config.model), config.model_args or {})
             if config.output_path and os.environ.get("RANK", _FIRST) == _FIRST:
                 check_output(Path(config.output_path))
@@ -75,30 +80,58 @@ def checked(from_cli: Callable[..., Any]) -> Callable[..., Any]:
     return method
 
 
-def _own_tasks(names: Iterable[str]) -> dict[str, bool]:
-    """The tasks and groups of ours among these, and whether they execute what models wrote."""
-    import yaml
+@dataclass(frozen=True)
+class _OwnYaml:
+    """Whether a task or group of ours executes what models wrote, and the classes of its tasks, as ``module.Class``."""
 
+    executes: bool
+    kinds: frozenset[str]
+
+
+def _own_tasks(names: Iterable[str]) -> dict[str, _OwnYaml]:
+    """The tasks and groups of ours among these."""
     from lm_eval_ensemble.data import tasks_folder
 
-    found: dict[str, bool] = {}
+    found: dict[str, _OwnYaml] = {}
     folder = Path(str(tasks_folder()))
     for name in names:
         file = folder / name / f"{name}.yaml"
         if not file.is_file():
             continue
-        # Tags are functions and classes, which are not called here.
-        text = re.sub(r"!function\s+\S+", "null", file.read_text(encoding="utf-8"))
-        content = yaml.safe_load(text)
-        parts = [part for part in content.get("task", ()) if isinstance(part, str)] if "group" in content else []
-        include = str(content.get("include", ""))
-        found[name] = any(_own_tasks(parts).values()) if parts else "executed" in include or bool(content.get("unsafe_code"))
+        content = _with_includes(file)
+        if "group" in content:
+            parts = _own_tasks(part for part in content.get("task", ()) if isinstance(part, str)).values()
+            found[name] = _OwnYaml(any(part.executes for part in parts), frozenset().union(*(part.kinds for part in parts)))
+        else:
+            found[name] = _OwnYaml(bool(content.get("unsafe_code")), frozenset([str(content["class"])]))
     return found
 
 
-def _refuse_unsafe(own: Mapping[str, bool], confirmed: bool) -> None:
+def _with_includes(file: Path) -> dict[str, Any]:
+    import yaml
+
+    # Tags are functions and classes, which are not called here.
+    content = dict(yaml.safe_load(re.sub(r"!function\s+", "", file.read_text(encoding="utf-8"))))
+    include = content.pop("include", None)
+    return content if include is None else {**_with_includes(file.parent / str(include)), **content}
+
+
+def _check_metadata(typed: Sequence[str], own: Mapping[str, _OwnYaml]) -> None:
+    """:raises ConfigError: a name in ``--metadata`` that none of these tasks reads."""
+    import importlib
+
+    from lm_eval_ensemble.harness import file_task, question_task  # noqa: F401 (all that read metadata must be known)
+    from lm_eval_ensemble.harness.own_task import refuse_misspelt, refuse_unread
+
+    paths = [path.rpartition(".") for task in own.values() for path in task.kinds]
+    kinds = [getattr(importlib.import_module(module), name) for module, _, name in paths]
+    refuse_unread(typed, kinds)
+    refuse_misspelt(typed, frozenset[str]().union(*(kind.known for kind in kinds)))
+
+
+def _refuse_unsafe(own: Mapping[str, _OwnYaml], confirmed: bool) -> None:
     """:raises HostError: a task executes what models wrote, and nobody said that it may."""
-    if (unsafe := [name for name, executes in own.items() if executes]) and not confirmed:
+    if (unsafe := [name for name, task in own.items() if task.executes]) and not confirmed:
         raise HostError(
             f"{', '.join(unsafe)}: executes code that models wrote (in a sandbox, docs/judge.md). If you want that, add "
             "--confirm_run_unsafe_code."

@@ -18,7 +18,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval_ensemble import config as settings_of_models
 from lm_eval_ensemble.errors import ConfigError, HostError, did_you_mean
 
-__all__ = ["OwnTask", "check_counts", "refuse_unread", "tell_misspelt"]
+__all__ = ["OwnTask", "check_counts", "refuse_misspelt", "refuse_unread", "tell_misspelt"]
 
 logger = logging.getLogger(__name__)
 
@@ -174,7 +174,21 @@ def tell_misspelt(given: Iterable[str], known: Collection[str]) -> None:
     They cannot be refused: lm_eval puts the arguments of the model, whatever it is, among the metadata of the task.
     """
     for name in map(str, given):
-        alike = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1, cutoff=_ALIKE)
-        if name not in known and alike and (place := (name, tuple(sorted(known)))) not in _told:
+        if _is_misspelt(name, known) and (place := (name, tuple(sorted(known)))) not in _told:
             _told.add(place)
             logger.warning("--metadata %s: not a setting of the task, and without effect.%s", name, did_you_mean(name, known))
+
+
+def refuse_misspelt(typed: Iterable[str], known: Collection[str]) -> None:
+    """The same of names that were typed, no argument of a model among them.
+
+    :raises ConfigError: one looks like a known one and is none.
+    """
+    for name in typed:
+        if _is_misspelt(name, known):
+            raise ConfigError(f"--metadata {name}: not a setting of the tasks of this run.{did_you_mean(name, known)}")
+
+
+def _is_misspelt(name: str, known: Collection[str]) -> bool:
+    alike = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1, cutoff=_ALIKE)
+    return name not in known and bool(alike)

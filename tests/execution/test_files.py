@@ -167,6 +167,7 @@ GAPS = [
         "suffix": "",
         "test": "def test():\n    assert two() == 2\n",
     },
+    {"task_id": "doctest", "prefix": "def one():\n", "middle": "    return 1\n", "suffix": "", "test": ">>> one()\n1\n"},
     {"task_id": "untested", "prefix": "f(1, ", "middle": "2", "suffix": ", 3)\n"},
 ]
 
@@ -177,16 +178,18 @@ def test_problems_of_the_users_own(tmp_path: Path) -> None:
         {"task_id": "pytest", "completion": "    return 2\n"},
         {"task_id": "pytest", "completion": "    return 3\n"},
         {"task_id": "untested", "completion": "2"},
+        {"task_id": "doctest", "completion": "    return 2\n"},
+        {"task_id": "doctest", "completion": "    return 2 - 1\n"},
         {"task_id": "Own/0", "solution": "def half(x):\n    return x * 0.5\n"},
         {"task_id": "Own/0", "solution": "    return x / 2\n"},  # no program
         {"task_id": "Own/0", "completion": "    return x / 2\n"},
     ]
     path = _write(tmp_path / "answers.jsonl", answers)
     report = judge_file(path, problems=problems, progress=False)
-    assert [line["passed"] for line in _verdicts(path)] == [True, False, True, False, True]
-    assert (report.tasks, report.untested) == (2, 1)
+    assert [line["passed"] for line in _verdicts(path)] == [*(True, False), *(False, True), *(True, False, True)]
+    assert (report.tasks, report.untested) == (3, 1)
     assert "1 completions are of gaps without tests" in report.as_text()
-    assert judge_file(path, problems=problems, progress=False).resumed == 5
+    assert judge_file(path, problems=problems, progress=False).resumed == 7
     # A file of problems is one of answers too: its references.
     assert judge_file(problems[1], problems=problems, progress=False).pass_at == {1: 1.0}
     with pytest.raises(DataError, match="1 completions have no tests to run"):

@@ -48,6 +48,9 @@ def test_a_sound_command_is_taken_as_it_is(tmp_path: Path) -> None:
         ({"confirm_run_unsafe_code": False}, HostError, "infill_toy: executes code.*--confirm_run_unsafe_code"),
         ({"confirm_run_unsafe_code": False, "tasks": ["humaneval_infill_all"]}, HostError, "--confirm_run_unsafe_code"),
         ({"confirm_run_unsafe_code": False, "model": "hf", "model_args": {"pretrained": "x"}}, HostError, "infill_toy"),
+        ({"metadata": {"file": "gaps.jsonl"}}, ConfigError, "--metadata file: only infill_file and question tasks read it"),
+        ({"metadata": {"judge_timout": 5}}, ConfigError, "--metadata judge_timout: .*Did you mean 'judge_timeout'"),
+        ({"metadata": {"cut": "none"}, "tasks": ["squad_uncertainty_all"]}, ConfigError, "cut: only infilling tasks read it"),
         ({"output_path": "/proc/nope"}, HostError, "--output_path /proc/nope: nothing can be written"),
     ],
 )
@@ -65,6 +68,12 @@ def test_runs_without_a_model_or_task_of_ours_are_left_alone(tmp_path: Path) -> 
     taken = str(tmp_path / "file" / "out")
     config = typed(model="hf", model_args={"pretrained": "/nope"}, tasks=["hellaswag"], output_path=taken)
     assert config.model == "hf"
+
+
+def test_metadata_that_may_be_meant_for_another_task_or_a_model_are_left_to_them() -> None:
+    typed(metadata={"file": "gaps.jsonl"}, tasks=["infill_toy", "gsm8k"])
+    typed(metadata={"note": "of mine", "judge_timeout": 5, "pretrained": "x"})
+    typed(metadata={"file": "gaps.jsonl"}, tasks=["infill_toy", "infill_file"])
 
 
 def test_output_in_the_place_of_a_file(tmp_path: Path) -> None:
