@@ -168,6 +168,19 @@ def measure(name: str, samples: int, workers: int) -> dict[str, Any]:
     }
 
 
+def seconds_for_loops(count: int, workers: int) -> float:
+    """Wall time for programs that never end; each is run once more before it is called a timeout."""
+    document = load_documents("single-line")[0]
+    jobs = [
+        Job(document["prefix"], "    while True: pass\n", f"\n# sample {number}", document["test"], document["entry_point"])
+        for number in range(count)
+    ]
+    with Judge(workers, TIMEOUT, progress=False) as judge:
+        start = time.monotonic()
+        assert all(verdict.status == "timeout" for verdict in judge.run(jobs))
+        return round(time.monotonic() - start, 1)
+
+
 def canonical_jobs(samples: int) -> list[Job]:
     documents = load_documents("single-line")
     chosen = [documents[number * len(documents) // samples] for number in range(samples)]
@@ -189,6 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--samples", type=int, default=1033)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--loops", type=int, default=20, help="programs that never end (default: %(default)s)")
     parser.add_argument("--runner", choices=RUNNERS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.runner:
@@ -204,7 +218,11 @@ def main() -> None:
         print(f"{name:28}{row['cpu_ms']:>8}{row['per_second']:>11}{passed:>12}   {row['description']}", flush=True)
     ours, reference = rows[0], next(row for row in rows if row["runner"].startswith("(a)"))
     ratio = round(ours["per_second"] / reference["per_second"], 2)
-    print(json.dumps({"workers": arguments.workers, "load": os.getloadavg()[0], "times_reference": ratio, "rows": rows}))
+    load = os.getloadavg()[0]
+    loops = seconds_for_loops(arguments.loops, arguments.workers)
+    print(f"{arguments.loops} programs that never end, {TIMEOUT:.0f} s each: {loops} s")
+    figures = {"workers": arguments.workers, "load": load, "times_reference": ratio, "loops_s": loops, "rows": rows}
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":
