@@ -27,6 +27,15 @@ _BENEATH = (
     *("numpy", "pandas", "scipy.stats", "sklearn.metrics", "datasets", "evaluate", "accelerate.commands.launch"),
     *("torch", "torch.distributed.run", "torch.utils.collect_env", "transformers"),
     *("transformers.models.llama.modeling_llama", "transformers.models.qwen2.modeling_qwen2"),
+    *(
+        "transformers.models.qwen2.tokenization_qwen2",
+        "aiohttp",
+        "pydantic",
+        "pytablewriter",
+        "sacrebleu",
+        "sqlite3",
+        "tenacity",
+    ),
 )
 #: What a run reads itself, not a library while it is imported, and what libraries set: a program may have others of these.
 _READ_LATE = (
