@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta, binom
+from scipy.special import bdtr, betaincinv
 
 from lm_eval_ensemble.metrics.clustered import Clusters, clustered_share
 from lm_eval_ensemble.metrics.uncertainty import usable
@@ -42,8 +42,8 @@ class Abstention:
 def clopper_pearson(errors: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Exact two-sided interval of a share (Clopper and Pearson 1934)."""
     tail = (1 - level) / 2
-    low = float(beta.ppf(tail, errors, n - errors + 1)) if errors else 0.0
-    high = float(beta.ppf(1 - tail, errors + 1, n - errors)) if errors < n else 1.0
+    low = float(betaincinv(errors, n - errors + 1, tail)) if errors else 0.0
+    high = float(betaincinv(errors + 1, n - errors, 1 - tail)) if errors < n else 1.0
     return low, high
 
 
@@ -106,9 +106,9 @@ def _bound(wrong: NDArray[np.bool_], codes: NDArray[np.intp] | None, alpha: floa
     """The bound that the error stays under but for a chance of ``level``, if it is at most ``alpha``; else None."""
     n, errors = len(wrong), int(wrong.sum())
     if codes is None:
-        if binom.cdf(errors, n, alpha) > level:
+        if bdtr(errors, n, alpha) > level:
             return None
-        return float(beta.ppf(1 - level, errors + 1, n - errors)) if errors < n else 1.0
+        return float(betaincinv(errors + 1, n - errors, 1 - level)) if errors < n else 1.0
     if len(np.unique(codes)) < ENOUGH:
         return None
     found = clustered_share(wrong.astype(float), codes, level=1 - 2 * level)

@@ -134,7 +134,10 @@ def test_paired_scores_of_one_run() -> None:
     areas, covariance = delong(np.stack([first, second]), wrong)
     error = math.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
     assert found.value == pytest.approx(areas[0] - areas[1])
-    assert found.low == pytest.approx(areas[0] - areas[1] - 1.959964 * error, abs=1e-6)
+    assert found.df is not None
+    assert 50 < found.df < 199
+    assert found.low == pytest.approx(areas[0] - areas[1] - stdtrit(found.df, 0.975) * error, abs=1e-9)
+    assert found.p == pytest.approx(2 * stdtr(found.df, -abs(areas[0] - areas[1]) / error))
     # the same documents make the test sharper than two independent sets would
     loose = unpaired(first, second, wrong, wrong)
     assert found.p is not None
