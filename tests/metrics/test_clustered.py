@@ -61,6 +61,24 @@ def test_degrees_of_freedom_are_bell_and_mccaffreys() -> None:
         assert _satterthwaite(sizes / n, np.asarray(float(n)), np.asarray(rho)) == pytest.approx(expected)
 
 
+def test_a_mean_is_that_of_clubsandwich() -> None:
+    """R's clubSandwich (Pustejovsky and Tipton 2018) has no data for a mean in its examples; its tests state the closed forms of
+    a model with an intercept only: the variance CR3, and the degrees of freedom of independent documents, which are CR2's."""
+    from lm_eval_ensemble.metrics.clustered import _satterthwaite
+
+    random = np.random.default_rng(2)
+    size = random.integers(1, 12, size=14)
+    values, n = random.normal(size=int(size.sum())), float(size.sum())
+    codes = np.repeat(np.arange(14), size)
+    means = np.array([values[codes == c].mean() for c in range(14)])
+    variance = float((size**2 * (means - values.mean()) ** 2 / (1 - size / n) ** 2).sum()) / n**2
+    alone = float((((values - values.mean()) / (1 - 1 / n)) ** 2).sum()) / n**2
+    assert clustered_se(values, codes) == pytest.approx(math.sqrt(max(variance, alone)))
+    rest = n - size
+    df = n**2 / (n**2 * (size**2 / rest**2).sum() - 2 * n * (size**3 / rest**2).sum() + (size**2 / rest).sum() ** 2)
+    assert _satterthwaite(size / n, np.asarray(n), np.asarray(0.0)) == pytest.approx(df)
+
+
 def test_the_variance_is_that_of_leaving_clusters_out() -> None:
     """CR3 of a mean is sum over c of (mean without c - mean)^2, the jackknife around the estimate and without (C - 1) / C."""
     random = np.random.default_rng(1)
