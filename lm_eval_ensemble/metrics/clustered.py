@@ -10,9 +10,9 @@ residuals of a cluster::
 
 Its quantiles are Student's with Satterthwaite's degrees of freedom, the smaller of two: those of the model that the design
 effect suggests (equal correlation within clusters; Bell and McCaffrey, also Pustejovsky and Tipton 2018; those of CR2, as R's
-clubSandwich has them, which at ten programs are a twentieth more than CR3's), and those that the fourth moment of the r_c allows, 2 S^2 / (sum of g^2 - S^2 / C) with g_c = (r_c / (1 - h_c))^2 and S their sum: where a few
-clusters hold all the errors, the variance is known no better than from these few. What this covers is measured by
-``benchmarks/coverage.py``.
+clubSandwich has them, which at ten programs are a twentieth more than CR3's), and those that the fourth moment of the r_c
+allows, 2 S^2 / (sum of g^2 - S^2 / C) with g_c = (r_c / (1 - h_c))^2 and S their sum: where a few clusters hold all the errors,
+the variance is known no better than from these few. What this covers is measured by ``benchmarks/coverage.py``.
 """
 
 from __future__ import annotations

@@ -62,8 +62,8 @@ def test_degrees_of_freedom_are_bell_and_mccaffreys() -> None:
 
 
 def test_a_mean_is_that_of_clubsandwich() -> None:
-    """R's clubSandwich (Pustejovsky and Tipton 2018) has no data for a mean in its examples; its tests state the closed forms of
-    a model with an intercept only: the variance CR3, and the degrees of freedom of independent documents, which are CR2's."""
+    """R's clubSandwich (Pustejovsky and Tipton 2018) has no data for a mean in its examples. Its tests state the closed forms
+    of a model with an intercept only: the variance CR3, and the degrees of freedom of independent documents, CR2's."""
     from lm_eval_ensemble.metrics.clustered import _satterthwaite
 
     random = np.random.default_rng(2)
