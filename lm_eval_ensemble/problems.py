@@ -26,7 +26,7 @@ from typing import Any
 from lm_eval_ensemble.data import Document, check_document, read_rows
 from lm_eval_ensemble.errors import ConfigError, DataError
 
-__all__ = ["COLUMNS", "compiles", "documents_of", "files_of", "load_problems", "title"]
+__all__ = ["COLUMNS", "compiles", "documents_of", "files_of", "load_problems", "name_problems", "title"]
 
 COLUMNS = ("prefix", "suffix", "middle", "test", "entry_point", "problem", "cut", "language", "task_id")
 #: names of other formats -> ours; the first that a row has is taken.
@@ -67,7 +67,7 @@ def load_problems(file: Any, setting: str = "--metadata file") -> list[Document]
     documents = [document for own in found.values() for document in own]
     if not documents:
         raise DataError(f"{', '.join(map(str, paths))}: holds no gap.")
-    _name_problems(documents)
+    name_problems(documents)
     return documents
 
 
@@ -212,8 +212,8 @@ def _entry_point(document: Document) -> str:
     return ""
 
 
-def _name_problems(documents: Sequence[Document]) -> None:
-    """Gaps of one program are one problem."""
+def name_problems(documents: Sequence[Document]) -> None:
+    """Gaps of one program that name no problem are one, in place."""
     first: dict[tuple[str, str], str] = {}
     for document in documents:
         if not document["problem"]:

@@ -3,7 +3,8 @@
 ``--metadata`` (a JSON object) sets: ``data_dir``; ``cut`` (``none`` turns the single-line cut off); ``layout`` (of the
 prompt text for stock models: a name, or a file of your own); ``repeats`` and ``k`` (pass@k); ``judge_timeout`` (seconds),
 ``judge_workers``, ``sandbox`` (strict, auto, off), ``sandbox_command``, ``judge`` (``split``; ``together`` and ``auto`` for
-tests that need more than plain values; ``reference`` runs OpenAI's own checker).
+tests that need more than plain values; ``reference`` runs OpenAI's own checker), and of documents of the user's own
+``strict`` (stop where the reference of a gap fails its own tests, which else leaves the gap out).
 """
 
 from __future__ import annotations
@@ -18,28 +19,32 @@ import datasets
 from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean
 
-from lm_eval_ensemble.data import Document, check_document, load_documents
+from lm_eval_ensemble.data import SETS, Document, check_document, load_documents
 from lm_eval_ensemble.errors import ConfigError, HostError
 from lm_eval_ensemble.fim import LAYOUTS, MOVED, FimLayout, find_layout, is_layout, layout_named, leftovers
 from lm_eval_ensemble.harness.base import NO_CHAT
 from lm_eval_ensemble.harness.judging import JudgeSettings, check_judge, judge_all
 from lm_eval_ensemble.harness.own_task import OwnTask
 from lm_eval_ensemble.harness.ranks import HOST_RUN
+from lm_eval_ensemble.harness.references import failing
+from lm_eval_ensemble.problems import documents_of, load_problems, name_problems
 from lm_eval_ensemble.runs import rows as infill
 from lm_eval_ensemble.types import Candidate, Completion, Cut, Scored, Selection, normalise
 
-__all__ = ["InfillTask", "row_aggregation"]
+__all__ = ["InfillTask", "own_judge", "row_aggregation"]
 
 logger = logging.getLogger(__name__)
 
 
 class InfillTask(OwnTask):
-    """``dataset_name`` in the YAML names the set in ``lm_eval_ensemble.data``."""
+    """``dataset_name`` in the YAML names the set in ``lm_eval_ensemble.data``. A YAML with ``dataset_path`` (or
+    ``dataset_kwargs: {data_files: ...}``) brings documents of its own, with the columns of ``problems``; ``process_docs``
+    may make these of others."""
 
     known = frozenset(
         (
             *("data_dir", "cut", "layout", "repeats", "k"),
-            *("judge", "judge_timeout", "judge_workers", "sandbox", "sandbox_command"),
+            *("judge", "judge_timeout", "judge_workers", "sandbox", "sandbox_command", "strict"),
         )
     )
     what = "infilling tasks"
@@ -53,24 +58,51 @@ class InfillTask(OwnTask):
 
     def prepare(self, settings: dict[str, Any]) -> None:
         self.layout, self._guessed = self._find_layout()
-        self.judge = JudgeSettings.from_metadata(self.meta)
+        # Documents of the user's own, whose tests may be of any style, and wrong.
+        self.brings_own = type(self).own_documents is not InfillTask.own_documents or _names_own(settings)
+        self.judge = own_judge(self.meta) if self.brings_own else JudgeSettings.from_metadata(self.meta)
+        if not isinstance(self.meta.get("strict", False), bool):
+            raise ConfigError(f"--metadata strict={self.meta['strict']!r}: expected true or false.")
         settings["repeats"] = self._repeats(settings)
         settings["generation_kwargs"] = {"until": list(self.layout.stops), **settings.get("generation_kwargs", {})}
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        documents = self.own_documents()
-        if documents is None:
-            documents = load_documents(self.config.dataset_name, self.meta.get("data_dir"))
+        if not self.brings_own and not self.config.dataset_name:
+            raise ConfigError(
+                f"{self.config.task}: names no documents. Its YAML wants dataset_name (a set of ours: {', '.join(SETS)}), or "
+                "dataset_path and dataset_kwargs, as load_dataset of the library datasets takes them."
+            )
+        own = self.own_documents() if self.brings_own else None
+        documents = load_documents(self.config.dataset_name, self.meta.get("data_dir")) if own is None else own
         cut = self.meta.get("cut", "auto")
         if cut not in ("auto", "none"):
             raise ConfigError(f"--metadata cut={cut!r}: expected 'none' (off) or nothing (the rule of each set).")
         if cut == "none":
             documents = [{**document, "cut": "none"} for document in documents]
-        self.dataset = {"test": datasets.Dataset.from_list(documents)}
+        self.dataset = {self.config.test_split: datasets.Dataset.from_list(documents)}
 
-    def own_documents(self) -> list[Document] | None:
-        """The documents of a task that brings its own; None: those of a set of ours, by ``dataset_name``."""
-        return None
+    def own_documents(self) -> list[Document]:
+        """The documents of a task that brings its own.
+
+        :raises DataError: a row lacks what a gap needs.
+        """
+        name, split, kwargs = self.config.task, self.config.test_split, dict(self.config.dataset_kwargs or {})
+        if self.config.dataset_path or callable(self.config.custom_dataset):
+            super().download(kwargs)
+            if split not in self.dataset:
+                raise ConfigError(f"{name}: test_split {split!r} is not there; found {', '.join(map(repr, self.dataset))}.")
+            rows = self.dataset[split] if self.config.process_docs is None else self.config.process_docs(self.dataset[split])
+            self.config.process_docs = None  # lm_eval would do it again
+            documents = documents_of(rows, f"{name} ({self.config.dataset_path})", name)
+            name_problems(documents)
+        else:
+            files = kwargs["data_files"]
+            files = files.get(split) if isinstance(files, Mapping) else files
+            documents = load_problems(files, f"{name}: dataset_kwargs.data_files")
+        if not self.config.unsafe_code and any(document["test"] for document in documents):
+            logger.warning("%s: its tests are not run; a YAML that includes executed_yaml runs them.", name)
+            documents = [{**document, "test": "", "entry_point": ""} for document in documents]
+        return documents
 
     def doc_to_text(self, doc: Mapping[str, Any], doc_to_text: Any = None) -> str:
         """The prompt for models that are given text; ours build theirs from the document."""
@@ -96,6 +128,8 @@ class InfillTask(OwnTask):
                 self.config.task,
                 self.layout.name,
             )
+        if self.brings_own and self.config.unsafe_code and not self.predicts_only:
+            self._leave_out_failing()
         super().build_all_requests(**arguments)
         if self.config.unsafe_code and not self.predicts_only:
             check_judge(self.judge)  # now, not when hours of generation are done
@@ -108,6 +142,17 @@ class InfillTask(OwnTask):
                 self.layout.name,
                 ", ".join(LAYOUTS),
             )
+
+    def _leave_out_failing(self) -> None:
+        """Ask only gaps whose own reference passes their tests; the others are counted in the results."""
+        split = self.config.test_split
+        documents = list(self.dataset[split])
+        failed = failing(self.config.task, documents, self.judge, self.meta.get("strict", False))
+        if HOST_RUN.lm is not None:  # a reference that passes here and fails there is asked in no process
+            failed = {name: why for told in HOST_RUN.lm.all_told(failed) for name, why in told.items()}
+        kept = [document for document in documents if document["task_id"] not in failed]
+        self.dataset = datasets.DatasetDict({split: datasets.Dataset.from_list(kept)})
+        self.config.metadata = {**(self.config.metadata or {}), "references_that_fail": len(failed)}
 
     def filter_answers(self) -> list[Instance] | None:
         """Judge all candidates of all documents together, and put the verdicts into the completions' traces."""
@@ -186,6 +231,16 @@ class InfillTask(OwnTask):
         if not all(isinstance(k, int) and k >= 1 for k in values):
             raise ConfigError(f"--metadata k={asked!r}: expected a whole number of at least 1, or a list of them.")
         return sorted(set(values))
+
+
+def own_judge(meta: Mapping[str, Any]) -> JudgeSettings:
+    """The judge of the user's own documents, whose tests may be of any style."""
+    return JudgeSettings.from_metadata({"judge": "auto", **meta})
+
+
+def _names_own(settings: Mapping[str, Any]) -> bool:
+    files = (settings.get("dataset_kwargs") or {}).get("data_files")
+    return bool(settings.get("dataset_path") or settings.get("custom_dataset") or files)
 
 
 def _as_selections(answer: str, doc: Mapping[str, Any], layout: FimLayout) -> Sequence[Selection]:

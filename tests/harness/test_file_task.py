@@ -10,7 +10,7 @@ import pytest
 from lm_eval.tasks import TaskManager
 
 from lm_eval_ensemble.errors import ConfigError, DataError, HostError
-from lm_eval_ensemble.harness import file_task
+from lm_eval_ensemble.harness import references
 from lm_eval_ensemble.harness.file_task import judged_first
 
 RIGHT = {"prefix": "def mean(v):\n", "middle": "    return sum(v) / len(v)\n", "suffix": ""}
@@ -32,7 +32,7 @@ ROWS = [
 
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_task, "_FOUND", {})
+    monkeypatch.setattr(references, "_FOUND", {})
 
 
 def write(path: Path, *rows: Any) -> str:
@@ -91,7 +91,7 @@ def test_gaps_without_tests_execute_nothing(tmp_path: Path) -> None:
     task = task_of(file=write(tmp_path / "own.jsonl", ROWS[4]))
     assert not getattr(task, "UNSAFE_CODE", False)
     task.build_all_requests(limit=None)
-    assert file_task._FOUND == {}
+    assert references._FOUND == {}
 
 
 def test_without_a_file_it_says_what_to_give() -> None:
