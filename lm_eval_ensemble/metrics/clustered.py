@@ -218,8 +218,14 @@ def clustered_share(
     return Clustered(share, math.sqrt(float(sure.variance)), float(low), float(high), level, n, count, deff, df)
 
 
-def few_clusters(count: int | None, of: str = "problems") -> str:
-    """What is said beside an interval from few clusters; empty from :data:`FEW_CLUSTERS` on."""
+def few_clusters(count: int | None, of: str = "problems", df: float | None = None) -> str:
+    """What is said beside an interval from few clusters; empty from :data:`FEW_CLUSTERS` on, unless its degrees of freedom
+    ``df`` tell that a few of them make the variance."""
+    if count is not None and count >= FEW_CLUSTERS and df is not None and df < FEW_CLUSTERS / 4:
+        return (
+            f"A few of the {count} {of} carry most of the variance ({df:.1f} effective degrees of freedom): the interval is "
+            "wide because others in their place would give another score."
+        )
     if count is None or count >= FEW_CLUSTERS:
         return ""
     return (

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from lm_eval_ensemble.metrics.clustered import Clustered, Clusters, clustered_mean, clustered_share, wilson
 
-__all__ = ["Standing", "standing"]
+__all__ = ["Repeated", "Standing", "repeated", "standing"]
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,39 @@ class Standing:
 
     clustered: Clustered
     wilson: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """The standard error ``se`` of a mean over documents that were answered several times, apart: se^2 = within^2 + between^2.
+    ``within`` comes of drawing the answers, and more repeats lessen it; ``between`` of drawing the documents."""
+
+    se: float
+    within: float
+    between: float
+
+
+def repeated(values: ArrayLike, documents: ArrayLike, clusters: Clusters) -> Repeated | None:
+    """:param values: one per answer (m,); ``documents`` (m,) the number of its document, 0 to n - 1; ``clusters``: (n,).
+
+    The mean of a document's R answers has the variance s^2 / R within (Miller 2024, arXiv:2411.00640, section 3.1), s^2 being
+    theirs, or where there is one answer only the mean of all others'. What is left of the clustered variance is between
+    documents; 0 where it is less, which chance can do.
+
+    :returns: None where no document has two answers, or there is no standard error.
+    """
+    x, codes = np.asarray(values, dtype=np.float64), np.asarray(documents, dtype=np.intp)
+    count = np.bincount(codes).astype(np.float64)
+    means = np.bincount(codes, x) / count
+    squares = np.bincount(codes, (x - means[codes]) ** 2)
+    several = count > 1
+    se = standing(means, clusters).clustered.se
+    if not several.any() or not se:
+        return None
+    own = np.full(len(count), (squares[several] / (count[several] - 1)).mean())
+    own[several] = squares[several] / (count[several] - 1)
+    within = float((own / count).sum()) / len(count) ** 2
+    return Repeated(se, within**0.5, max(0.0, se**2 - within) ** 0.5)
 
 
 def standing(values: ArrayLike, clusters: Clusters) -> Standing:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,14 @@ from numpy.typing import ArrayLike, NDArray
 from lm_eval_ensemble.metrics.clustered import Clusters, cluster_codes, clustered_share, wilson
 from lm_eval_ensemble.metrics.paired import compare_paired
 from lm_eval_ensemble.metrics.recovered import recovered_interval
-from lm_eval_ensemble.metrics.standing import standing
+from lm_eval_ensemble.metrics.standing import repeated, standing
 from lm_eval_ensemble.report.candidates import Candidates
 from lm_eval_ensemble.report.failures import failures
 from lm_eval_ensemble.report.questions import question_figures
 from lm_eval_ensemble.report.records import Measured
 from lm_eval_ensemble.report.signals import diversity, risk_coverage, scorers
 from lm_eval_ensemble.runs.samples import as_number
+from lm_eval_ensemble.types import RUN
 
 __all__ = ["LENGTHS", "figures", "score_figures"]
 
@@ -48,6 +50,8 @@ def figures(rows: Sequence[Measured], seed: int = 0) -> dict[str, Any]:
     if not members:
         return found | _breakdowns(rows, None) | question_figures(rows)
     documents = _Documents(rows, Candidates(choices, members), clusters)
+    if (apart := _repeats(documents)) is not None:
+        found["repeats"] = apart
     single = len(members) < 2 and all(len(choice.right) == 1 for choice in choices)
     if not single:
         found |= _ensemble(documents, seed)
@@ -57,6 +61,16 @@ def figures(rows: Sequence[Measured], seed: int = 0) -> dict[str, Any]:
     found["failures"] = failures(choices, members)
     found["row_forwards"] = _forwards(documents)
     return found | question_figures(rows)
+
+
+def _repeats(documents: _Documents) -> dict[str, float] | None:
+    """The standard error of the score within and between documents; None without repeats. The runs of ``length=fixed-mean`` are
+    none: they differ in more than chance."""
+    candidates = documents.candidates
+    if any(candidates.every[place].candidate.info.get(RUN) is not None for place in candidates.winner.tolist()):
+        return None
+    apart = repeated(candidates.is_right, documents.document, documents.clusters)
+    return None if apart is None else asdict(apart)
 
 
 def score_figures(values: ArrayLike, clusters: Clusters) -> dict[str, Any]:

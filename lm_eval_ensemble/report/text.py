@@ -170,8 +170,18 @@ def _scores(figures: Mapping[str, Any]) -> list[str | Table]:
             [name, *_score_cells(entry, partial), _share(entry["selected"]), mean, gain_text, _plain(gain["p"], ".2g"), counts]
         )
     rows += [[name, *_score_cells(entry, partial), *[_NONE] * 5] for name, entry in named.items() if entry]
-    few = few_clusters(figures["problems"])
-    return [_table(header, rows), *([few] if few else [])]
+    told = [few_clusters(figures["problems"], df=figures["score"]["df"]), _repeats(figures)]
+    return [_table(header, rows), *(line for line in told if line)]
+
+
+def _repeats(figures: Mapping[str, Any]) -> str:
+    if (found := figures.get("repeats")) is None:
+        return ""
+    return (
+        f"Standard error of the score {100 * found['se']:.2f} points: {100 * found['within']:.2f} within documents, from "
+        f"drawing {figures['completions_per_document']} completions each, which more repeats would lessen, and "
+        f"{100 * found['between']:.2f} between documents, which only more problems would (the squares add up)."
+    )
 
 
 def _selection(figures: Mapping[str, Any]) -> list[str | Table]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lm_eval_ensemble.metrics.clustered import clustered_mean, clustered_share, wilson
-from lm_eval_ensemble.metrics.standing import standing
+from lm_eval_ensemble.metrics.standing import repeated, standing
 
 
 def test_shares_have_the_interval_of_a_share() -> None:
@@ -29,6 +29,35 @@ def test_all_right_has_an_interval_and_one_problem_has_none() -> None:
     assert found.low is not None
     assert found.low < wilson(3, 3)[0]
     assert standing(np.ones(3), "aaa").clustered.low is None
+
+
+def test_repeats_are_told_apart() -> None:
+    """Two documents answered four times, right in 4 and in 2: means 1 and 1/2. Within: s^2 = 0 and (4 / 4) / 3 = 1/3, so
+    (0 + 1/3 / 4) / 2^2 = 1/48. In all: residuals 1/4 doubled by 1 - h, 2 (1/2)^2 / 4 = 1/8."""
+    found = repeated([1, 1, 1, 1, 1, 0, 1, 0], [0] * 4 + [1] * 4, "ab")
+    assert found is not None
+    assert found.within**2 == pytest.approx(1 / 48)
+    assert found.se**2 == pytest.approx(1 / 8)
+    assert found.between**2 == pytest.approx(1 / 8 - 1 / 48)
+    # a document answered once has the variance of the others
+    more = repeated([1, 1, 0, 0], [0, 0, 0, 1], "ab")
+    assert more is not None
+    assert more.within**2 == pytest.approx((1 / 3 / 3 + 1 / 3) / 4)
+    assert repeated([1, 0], [0, 1], "ab") is None
+
+
+def test_within_documents_is_what_drawing_again_does() -> None:
+    """A hundred documents of known chances, three answers each: the mean moves by ``within`` from draw to draw."""
+    random = np.random.default_rng(0)
+    chance, codes = random.random(100), np.repeat(np.arange(100), 3)
+    scores, told = [], []
+    for _ in range(300):
+        right = random.random(300) < chance[codes]
+        found = repeated(right, codes, np.arange(100))
+        assert found is not None
+        scores.append(right.mean())
+        told.append(found.within)
+    assert np.mean(told) == pytest.approx(np.std(scores), rel=0.12)
 
 
 def test_numbers_for_clusters_are_clusters() -> None:
