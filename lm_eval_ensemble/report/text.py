@@ -345,6 +345,8 @@ def _questions(figures: Mapping[str, Any]) -> list[str | Table]:
         parts.append(_table(header, rows))
         if reasons := sorted({entry["reason"] for entry in scores.values() if entry["reason"]}):
             parts.append(f"Without AUROC or interval: {'; '.join(reasons)}.")
+        if gone := [f"{entry['excluded']} of {name}" for name, entry in scores.items() if entry["excluded"]]:
+            parts.append(f"Left out, as the record gives no finite number: {', '.join(gone)}.")
     return parts
 
 

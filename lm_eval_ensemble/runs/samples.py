@@ -176,7 +176,7 @@ class Sample:
 
     def areas(self) -> dict[str, tuple[float | None, bool]]:
         """Uncertainty score -> (its value, whether the answer is wrong), for the scores whose AUROC the run reports. The values
-        are computed from the record of the answer, as its rows were."""
+        are computed from the record of the answer, as its rows were; None where that gives no finite number."""
         rows = (name for name in self.raw if name.startswith("auroc_") and not name.endswith(("_low", "_high")))
         names = [name.removeprefix("auroc_") for name in rows]
         if self.answer is None:
@@ -188,7 +188,8 @@ class Sample:
             if name.removeprefix("unanswerable_") in scores:
                 unanswerable = self.answer.get("answerable") is False
                 positive = unanswerable if name.startswith("unanswerable_") else wrong
-                areas[name] = (None if score is None else round(score, 7), positive)
+                number = as_number(score)
+                areas[name] = (None if number is None else round(number, 7), positive)
         return areas
 
 

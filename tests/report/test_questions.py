@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from lm_eval_ensemble.report.figures import figures
+from lm_eval_ensemble.report.page.build import page
 from lm_eval_ensemble.report.page.charts import charts
+from lm_eval_ensemble.report.run import report_of
 from lm_eval_ensemble.report.text import as_text
-from tests.report.helpers import read_lines, sample
+from lm_eval_ensemble.runs.load import load_runs
+from lm_eval_ensemble.uncertainty.analysis import AnalysisSettings, analyse
+from lm_eval_ensemble.uncertainty.answers import load_answers
+from tests.report.helpers import read_lines, sample, write_run
 
 
 def question(doc_id: int, score: float | None, f1: float) -> dict[str, Any]:
@@ -60,6 +67,30 @@ def test_figures_of_questions() -> None:
     text = as_text({**facts, "figures": found})
     assert "| g_nll" in text
     assert "42.9 % by f1>=0.5" in text
+    assert "Left out, as the record gives no finite number: 1 of g_nll." in text
+
+
+@pytest.mark.parametrize("odd", [float("nan"), -float("inf")])
+def test_numbers_that_are_not_finite_are_left_out_everywhere(odd: float, tmp_path: Path) -> None:
+    """Files of other programs hold them: the same AUROC as without, a page that opens, JSON that any reader takes."""
+    scores, f1 = [3.0, 2.0, 2.5, 1.0], [0.0, 0.0, 0.6, 1.0]
+    data = [question(i, s, f) for i, (s, f) in enumerate(zip(scores, f1, strict=True))]
+    spoilt = question(4, 1.5, 0.4)
+    spoilt["uncertainty"]["logprobs"][0] = odd
+    spoilt["auroc_g_nll"] = [odd, 1.0]
+    folder = write_run(tmp_path / "run", [*data, spoilt], metric="accuracy")
+    (run,), _ = load_runs([folder])
+    report = report_of(run)
+    entry = report.figures["uncertainty"]["g_nll"]
+    expected = roc_auc_score([f < 0.5 for f in f1], scores)
+    assert (entry["value"], entry["n"], entry["excluded"]) == (pytest.approx(expected, abs=1e-6), 4, 1)
+    json.dumps(report.content, allow_nan=False, default=str)
+    assert "1 of g_nll." in as_text(report.content)
+    assert "Samples" in page([report])
+    (answers,), _ = load_answers([folder])
+    found = analyse(answers, AnalysisSettings(draws=0))
+    area = found.reports["g_nll"].discrimination.metrics["auroc"]
+    assert (area.value, area.excluded) == (pytest.approx(entry["value"], abs=1e-6), 1)
 
 
 def test_nothing_is_said_of_other_runs() -> None:
