@@ -40,10 +40,11 @@ COMMANDS = (
     ),
     Command(
         "judge",
-        "execution.files",
+        "harness.complete",
         "execute a file of completions and print pass@k",
         "Judge a file of completions (one JSON object a line: task_id, completion). The lines of one task_id are its samples. "
-        "Verdicts are written beside the file; a second run goes on where the first stopped.",
+        "Verdicts are written beside the file; a second run goes on where the first stopped. Of a folder, the runs made with "
+        "--predict_only are judged, and completed beside their files.",
     ),
     Command(
         "fit-length",

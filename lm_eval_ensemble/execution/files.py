@@ -309,8 +309,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file",
         metavar="FILE",
-        help="JSONL (or .jsonl.gz) with task_id and completion (or solution, a whole program) on each line, or a samples file "
-        "of lm_eval",
+        help="JSONL (or .jsonl.gz) with task_id and completion (or solution, a whole program) on each line, a samples file of "
+        "lm_eval, or the folder of a run made with --predict_only and --log_samples",
     )
     parser.add_argument("--task", help="data set the ids belong to (default: every set found on disk)")
     parser.add_argument(

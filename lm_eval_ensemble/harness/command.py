@@ -271,7 +271,9 @@ def _last_lines() -> Iterator[str]:
             continue
         lines = [(number, _plain(sample)) for number, sample in enumerate(own, 1)]
         yield from closing(report_of(replace(run, samples_path=Path("samples")), lines=lines).content)
-    if SAVED.folder is not None and SAVED.samples is not None:
+    if SAVED.folder is not None and any("bypass,none" in rows for rows in results.get("results", {}).values()):
+        yield f"Nothing was judged (--predict_only). To do so: lm-eval-ensemble judge {_quoted(SAVED.folder)}"
+    elif SAVED.folder is not None and SAVED.samples is not None:
         yield f"More: lm-eval-ensemble report {_quoted(SAVED.folder)}"
     elif SAVED.samples is None:
         yield "For intervals, tests and every sample: --output_path FOLDER --log_samples, then lm-eval-ensemble report FOLDER"

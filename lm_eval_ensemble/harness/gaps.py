@@ -6,8 +6,8 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from lm_eval_ensemble.data import Document
 from lm_eval_ensemble.errors import DataError
 from lm_eval_ensemble.execution.files import Row, read_completions, sets_of
 from lm_eval_ensemble.harness.judging import JudgeSettings
+from lm_eval_ensemble.runs.load import load_runs
 from lm_eval_ensemble.types import Candidate, Cut, InfillRequest, normalise
 
 __all__ = ["Gap", "ScoreOptions", "read_gaps"]
@@ -69,16 +70,22 @@ class Gap:
 
 
 def read_gaps(path: Path, options: ScoreOptions) -> list[Gap]:
-    """The documents of a file with their candidates, in the order of the data sets.
+    """The documents of a file with their candidates, in the order of the data sets; or those of the runs in a folder, judged
+    or not (``--predict_only``), with the candidates of their records.
 
     :raises DataError: an unreadable line; ids that no set has (counted, the first ones named); no completion at all.
     """
+    if path.is_dir():
+        gaps = [gap for gap in _of_runs(path, options) if options.task in (None, gap.task)]
+        if not gaps:
+            raise DataError(f"{path}: holds no run of {options.task or 'an infilling task'} with samples.")
+        return gaps[: options.limit] if options.limit else gaps
     by_id: dict[str, list[Row]] = {}
     for row in read_completions(path):
         by_id.setdefault(row.task_id, []).append(row)
     if not by_id:
         raise DataError(f"{path}: holds no completion.")
-    gaps: list[Gap] = []
+    gaps = []
     sets = sets_of(options.task, options.data_dir, options.problems)
     unknown = dict(by_id)
     for task, load in sets.items():
@@ -100,6 +107,32 @@ def read_gaps(path: Path, options: ScoreOptions) -> list[Gap]:
             "Give the set they belong to with --task or --problems, or remove the lines."
         )
     return gaps[: options.limit] if options.limit else gaps
+
+
+def _of_runs(path: Path, options: ScoreOptions) -> Iterator[Gap]:
+    """:raises DataError: several runs of one task; a line is damaged or of another kind of task."""
+    from lm_eval_ensemble.harness.answered import selections_of  # lm_eval: only the work needs it
+
+    runs, problems = load_runs([path])
+    wanted = [run for run in runs if run.samples_path and options.task in (None, run.task)]
+    for task, count in Counter(run.task for run in wanted).items():
+        if count > 1:
+            raise DataError(f"{path}: holds {count} runs of {task}; give the folder of one of them.")
+    for run in wanted:
+        told: dict[int, str] = {}
+        for line, raw in sorted(run.lines(told), key=lambda pair: int(pair[1]["doc_id"])):
+            found = [scored.candidate for selection in selections_of(run, line, raw) for scored in selection.candidates]
+            seen: Counter[str] = Counter()
+            candidates = []
+            for candidate in found:
+                member = candidate.member or options.member
+                candidates.append(replace(candidate, member=member, sample=seen[member]))
+                seen[member] += 1
+            document = raw["doc"] if options.cut is None else {**raw["doc"], "cut": options.cut}
+            yield Gap(run.task, int(raw["doc_id"]), document, tuple(candidates))
+        problems += told.values()
+    for problem in problems:
+        logger.warning("%s", problem)
 
 
 def _candidates(rows: Sequence[Row], document: Document, path: Path, options: ScoreOptions) -> tuple[Candidate, ...]:

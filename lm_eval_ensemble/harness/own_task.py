@@ -17,6 +17,7 @@ from lm_eval.api.task import ConfigurableTask
 
 from lm_eval_ensemble import config as settings_of_models
 from lm_eval_ensemble.errors import ConfigError, HostError, did_you_mean
+from lm_eval_ensemble.runs.samples import UNMEASURED
 
 __all__ = ["OwnTask", "check_counts", "refuse_misspelt", "refuse_unread", "tell_misspelt"]
 
@@ -58,7 +59,7 @@ class OwnTask(ConfigurableTask):  # type: ignore[misc]
     @property
     def predicts_only(self) -> bool:
         """Whether nothing is measured (``--predict_only``)."""
-        return "bypass" in self._metric_fn_list
+        return UNMEASURED in self._metric_fn_list
 
     def build_all_requests(self, **arguments: Any) -> None:
         refuse_unread(self.meta, [type(task) for task in _tasks])
@@ -85,11 +86,14 @@ class OwnTask(ConfigurableTask):  # type: ignore[misc]
         return filtered
 
     def process_results(self, doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, Any]:
-        if self.predicts_only:
-            return {"bypass": None}
-        rows = self.rows_of(doc, results[0])
-        self._rows.update(dict.fromkeys(rows))
+        # lm_eval's mark of a run that measures nothing.
+        rows = {UNMEASURED: None, **self.kept_of(doc, results[0])} if self.predicts_only else self.rows_of(doc, results[0])
+        self._rows.update(dict.fromkeys(name for name in rows if name != UNMEASURED))
         return rows
+
+    def kept_of(self, doc: Mapping[str, Any], answer: Any) -> dict[str, Any]:
+        """What is kept of a document's answer beside its text where nothing is measured, to measure it later."""
+        return {}
 
     def rows_of(self, doc: Mapping[str, Any], answer: Any) -> dict[str, Any]:
         """The rows of a document."""

@@ -25,7 +25,7 @@ from lm_eval_ensemble.harness.judging import JudgeSettings
 from lm_eval_ensemble.members.identity import identified
 from lm_eval_ensemble.problems import load_problems
 
-__all__ = ["add_arguments", "main", "score_file"]
+__all__ = ["add_arguments", "as_text", "main", "score_file"]
 
 logger = logging.getLogger(__name__)
 
@@ -96,8 +96,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file",
         metavar="FILE",
-        help="JSONL (or .jsonl.gz) with task_id and completion (or solution, a whole program) on each line, or a samples file "
-        "of lm_eval",
+        help="JSONL (or .jsonl.gz) with task_id and completion (or solution, a whole program) on each line, a samples file of "
+        "lm_eval, or the folder of a run with --log_samples (with --predict_only, too)",
     )
     parser.add_argument(
         "--model_args",
@@ -135,6 +135,8 @@ def main(arguments: argparse.Namespace) -> int:
     """Run the command with parsed arguments; prints where the results are."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logger.setLevel(logging.INFO)
+    if arguments.problems and Path(arguments.file).is_dir():
+        raise ConfigError("--problems: the lines of a run hold their documents; leave it out.")
     own = load_problems(arguments.problems, "--problems") if arguments.problems else []
     runs_tests = not arguments.no_judge and (not own or any(document["test"] for document in own))
     if runs_tests and not arguments.confirm_run_unsafe_code:
@@ -162,16 +164,21 @@ def main(arguments: argparse.Namespace) -> int:
         device=arguments.device,
     )
     results = score_file(path, options)
-    content = json.loads(results.read_text(encoding="utf-8"))
+    sys.stdout.write(as_text(results) + f"next: lm-eval-ensemble select {results.parent}\n")
+    return 0
+
+
+def as_text(results: Path) -> str:
+    """The rows of a results file, and where it is."""
+    content, text = json.loads(results.read_text(encoding="utf-8")), ""
     for task, rows in content["results"].items():
-        sys.stdout.write(f"{task}: {content['n-samples'][task]['effective']} documents\n")
+        text += f"{task}: {content['n-samples'][task]['effective']} documents\n"
         for name, value in rows.items():
             metric, comma, _ = name.partition(",")
             if comma and not metric.endswith("_stderr"):
                 error = rows.get(f"{metric}_stderr,none")
-                sys.stdout.write(f"  {metric:36}{_shown(value)}{f' ± {error:.5f}' if isinstance(error, float) else ''}\n")
-    sys.stdout.write(f"results: {results}\nnext: lm-eval-ensemble select {results.parent}\n")
-    return 0
+                text += f"  {metric:36}{_shown(value)}{f' ± {error:.5f}' if isinstance(error, float) else ''}\n"
+    return text + f"results: {results}\n"
 
 
 def _shown(value: Any) -> str:

@@ -98,7 +98,8 @@ def write_run(path: Path, gaps: Sequence[Gap], samples: Sequence[dict[str, Any]]
             "metadata": {"executed_in": infill.single_value(executed) if executed else None, "cut": options.cut},
         }
         content["versions"][task] = "scored"
-        original = len(sets_of(TASKS.get(task), options.data_dir, options.problems)[task]())
+        sets = {} if path.is_dir() else sets_of(TASKS.get(task), options.data_dir, options.problems)
+        original = len(sets[task]()) if task in sets else len(lines)
         content["n-samples"][task] = {"original": original, "effective": len(lines)}
         metrics = dict.fromkeys(metric for line in lines for metric in line["metrics"])
         content["higher_is_better"][task] = infill.directions(metrics)
@@ -122,7 +123,7 @@ def aggregate(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     a single completion has no oracle, there is no such row."""
     rows: dict[str, Any] = {}
     judged = [line for line in lines if not line.get("unjudgeable_rate")] or lines
-    lone = [line for line in judged if len(line["selection"]["candidates"]) == 1]
+    lone = [line for line in judged if "selection" in line and len(line["selection"]["candidates"]) == 1]
     for metric in dict.fromkeys(metric for line in lone or judged for metric in line["metrics"]):
         combine = row_aggregation(metric)
         values = [line[metric] for line in lines if metric in line["metrics"]]

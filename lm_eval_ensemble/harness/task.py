@@ -29,9 +29,10 @@ from lm_eval_ensemble.harness.ranks import HOST_RUN
 from lm_eval_ensemble.harness.references import failing
 from lm_eval_ensemble.problems import documents_of, load_problems, name_problems
 from lm_eval_ensemble.runs import rows as infill
+from lm_eval_ensemble.runs.samples import unjudged_record
 from lm_eval_ensemble.types import Candidate, Completion, Cut, Scored, Selection, normalise
 
-__all__ = ["InfillTask", "own_judge", "row_aggregation"]
+__all__ = ["InfillTask", "as_selections", "ks_of", "own_judge", "row_aggregation"]
 
 logger = logging.getLogger(__name__)
 
@@ -155,10 +156,9 @@ class InfillTask(OwnTask):
         self.config.metadata = {**(self.config.metadata or {}), "references_that_fail": len(failed)}
 
     def filter_answers(self) -> list[Instance] | None:
-        """Judge all candidates of all documents together, and put the verdicts into the completions' traces."""
-        if self.predicts_only:
-            return super().filter_answers()
-        kept = [[s for r in i.resps for s in _as_selections(r, i.doc, self.layout)] for i in self._instances]
+        """Judge all candidates of all documents together (with ``--predict_only`` none), and put the verdicts into the
+        completions' traces."""
+        kept = [[s for r in i.resps for s in as_selections(r, i.doc, self.layout)] for i in self._instances]
         candidates = [
             (instance.doc, scored)
             for instance, selections in zip(self._instances, kept, strict=True)
@@ -166,9 +166,11 @@ class InfillTask(OwnTask):
             for scored in selection.candidates
         ]
         _tell_leftovers(self.config.task, [scored.candidate for _, scored in candidates])
-        judged, sandbox = judge_all(candidates, self.judge, self.config.task)
+        judged = [scored for _, scored in candidates]
         # The task's metadata is saved with the results.
-        self.config.metadata = {**(self.config.metadata or {}), "executed_in": sandbox, "prompt_layout": self.layout.name}
+        self.config.metadata = {**(self.config.metadata or {}), "prompt_layout": self.layout.name}
+        if not self.predicts_only:
+            judged, self.config.metadata["executed_in"] = judge_all(candidates, self.judge, self.config.task)
         verdicts = iter(judged)
         kinds: set[frozenset[str]] = set()
         for instance, selections in zip(self._instances, kept, strict=True):
@@ -179,8 +181,10 @@ class InfillTask(OwnTask):
             instance.resps = list(map(str, instance.resps))
             instance.filtered_resps["none"] = answer = completions[0] if len(completions) == 1 else completions
             self._judged[id(answer)] = instance
-            kinds.add(frozenset(infill.document_rows(instance.doc, found, self._ks())))
-        self._agree_on_rows(kinds)
+            if not self.predicts_only:
+                kinds.add(frozenset(infill.document_rows(instance.doc, found, self._ks())))
+        if kinds:
+            self._agree_on_rows(kinds)
         return None
 
     def _agree_on_rows(self, kinds: set[frozenset[str]]) -> None:
@@ -191,15 +195,22 @@ class InfillTask(OwnTask):
         self._partial = frozenset[str]().union(*kinds).difference(frozenset.intersection(*kinds))
 
     def rows_of(self, doc: Mapping[str, Any], answer: Any) -> dict[str, Any]:
+        rows = infill.document_rows(doc, self._selections(doc, answer), self._ks())
+        return rows | dict.fromkeys(sorted(self._partial - rows.keys()))
+
+    def kept_of(self, doc: Mapping[str, Any], answer: Any) -> dict[str, Any]:
+        """All candidates, for ``lm-eval-ensemble judge`` and ``score``; plain text stands in the line anyway."""
+        selections = self._selections(doc, answer)
+        return {} if selections[0].members == ("",) else unjudged_record(selections)
+
+    def _selections(self, doc: Mapping[str, Any], answer: Any) -> list[Selection]:
+        """The traces of an answer, which is plain text from here on: lm_eval keeps it to the end."""
         completions = [answer] if isinstance(answer, Completion) else answer
-        rows = infill.document_rows(
-            doc, [s for completion in completions for s in _as_selections(completion, doc, self.layout)], self._ks()
-        )
-        rows |= dict.fromkeys(sorted(self._partial - rows.keys()))
+        found = [s for completion in completions for s in as_selections(completion, doc, self.layout)]
         if (instance := self._judged.pop(id(answer), None)) is not None:
             texts = list(map(str, completions))
             instance.filtered_resps["none"] = texts[0] if isinstance(answer, Completion) else texts
-        return rows
+        return found
 
     def aggregation_of(self, name: str) -> Callable[..., Any]:
         return row_aggregation(name, name in self._partial)
@@ -225,12 +236,19 @@ class InfillTask(OwnTask):
         return repeats
 
     def _ks(self) -> list[int]:
-        """k of the pass@k rows, beside 1: those asked for, else the usual ones and the number of repeats."""
-        asked = self.meta.get("k", [10, 100, self.config.repeats, self.meta.get("samples", 1)])
-        values = asked if isinstance(asked, list | tuple) else [asked]
-        if not all(isinstance(k, int) and k >= 1 for k in values):
-            raise ConfigError(f"--metadata k={asked!r}: expected a whole number of at least 1, or a list of them.")
-        return sorted(set(values))
+        return ks_of(self.meta, self.config.repeats)
+
+
+def ks_of(meta: Mapping[str, Any], repeats: int) -> list[int]:
+    """k of the pass@k rows, beside 1: those asked for, else the usual ones and the number of repeats.
+
+    :raises ConfigError: no such number.
+    """
+    asked = meta.get("k", [10, 100, repeats, meta.get("samples", 1)])
+    values = asked if isinstance(asked, list | tuple) else [asked]
+    if not all(isinstance(k, int) and k >= 1 for k in values):
+        raise ConfigError(f"--metadata k={asked!r}: expected a whole number of at least 1, or a list of them.")
+    return sorted(set(values))
 
 
 def own_judge(meta: Mapping[str, Any]) -> JudgeSettings:
@@ -243,7 +261,7 @@ def _names_own(settings: Mapping[str, Any]) -> bool:
     return bool(settings.get("dataset_path") or settings.get("custom_dataset") or files)
 
 
-def _as_selections(answer: str, doc: Mapping[str, Any], layout: FimLayout) -> Sequence[Selection]:
+def as_selections(answer: str, doc: Mapping[str, Any], layout: FimLayout) -> Sequence[Selection]:
     """The trace of one of our completions (of every run, if it has several), or a record of a plain string, cut by the
     same rule.
 
@@ -290,6 +308,8 @@ def row_aggregation(name: str, partial: bool = False) -> Callable[..., Any]:
     """
     if name == "selection":
         return infill.selection_accuracy
+    if name == "unjudged":
+        return len
     if name in ("length_mode", "layout", "judge"):
         return infill.single_value
     # lm_eval gives a standard error to its own mean only.

@@ -31,6 +31,8 @@ from lm_eval_ensemble.types import Candidate, Scored, Selection
 
 __all__ = [
     "BOUNDS",
+    "UNJUDGED",
+    "UNMEASURED",
     "Choice",
     "NotMeasuredError",
     "Sample",
@@ -45,7 +47,9 @@ __all__ = [
     "problem_of",
     "read",
     "record",
+    "recorded",
     "text_of",
+    "unjudged_record",
 ]
 
 
@@ -59,8 +63,9 @@ Line = tuple[int, Mapping[str, Any]]
 
 #: rows of an ensemble that no selector can reach on purpose.
 BOUNDS = ("oracle", "floor")
-#: what stands among the results and is no metric.
-_NO_METRICS = ("alias", "selection", "uncertainty", "bypass")
+#: what stands among the results and is no metric: of ``--predict_only`` its mark, and the record of what is to be judged.
+UNMEASURED, UNJUDGED = "bypass", "unjudged"
+_NO_METRICS = ("alias", "selection", "uncertainty", UNMEASURED, UNJUDGED)
 _CANDIDATE = frozenset(("member", "sample", "text", "raw", "tokens", "logprobs", "scores", "verdict", "why", "right"))
 _CHOICE = frozenset(("winner", "winner_index", "reason", "rule", "candidates", "measure", "problem", "completions"))
 # HumanEval's number within the names of the sets that are cut from it.
@@ -228,10 +233,12 @@ def choose_metric(run: TaskRun, asked: str | None = None, filter_name: str | Non
         first = next((name for name in names if as_number(values[name]) is not None), None)
         if first is not None:
             return first
-        if "bypass" in values:
-            raise NotMeasuredError(f"{run.results_path}: {run.task} was run with --predict_only, so nothing was measured.")
+        if UNMEASURED in values:
+            raise NotMeasuredError(_not_measured(run))
         raise DataError(f"{run.results_path}: {run.task} has no metric with a number; found {', '.join(names) or 'none'}.")
     if asked not in names:
+        if UNMEASURED in values:
+            raise NotMeasuredError(_not_measured(run))
         shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
         raise DataError(
             f"{run.results_path}: {run.task} has no metric {asked!r}; found {shown or 'none'}.{did_you_mean(asked, names)}"
@@ -334,6 +341,25 @@ def record(doc: Mapping[str, Any], selections: Sequence[Selection]) -> dict[str,
     main, is_right_candidate = next(iter(judged_measures(doc, selections).items()))
     rows = [_as_json(selection, is_right_candidate) for selection in selections]
     return {"measure": main, "problem": doc.get("problem"), **rows[0], **({"completions": rows} if len(rows) > 1 else {})}
+
+
+def unjudged_record(selections: Sequence[Selection]) -> dict[str, Any]:
+    """The same where nothing was judged (``--predict_only``): nobody is right or wrong yet."""
+    rows = [_as_json(selection, None) for selection in selections]
+    return {UNJUDGED: {**rows[0], **({"completions": rows} if len(rows) > 1 else {})}}
+
+
+def recorded(raw: Mapping[str, Any]) -> tuple[Selection, ...]:
+    """What :func:`unjudged_record` or :func:`record` wrote into a line; empty where it holds neither.
+
+    :raises DataError: it is damaged.
+    """
+    if (kept := raw.get(UNJUDGED, raw.get("selection"))) is None:
+        return ()
+    try:
+        return tuple(_selection(entry, pieces=True) for entry in kept.get("completions") or [kept])
+    except _DAMAGE as error:
+        raise DataError(f"the record is damaged ({type(error).__name__}: {error})") from None
 
 
 def as_number(value: Any) -> float | None:
@@ -461,18 +487,22 @@ def _choices(kept: Mapping[str, Any], pieces: bool) -> tuple[Choice, ...]:
     """The record as the values it was made of."""
     choices = []
     for entry in kept.get("completions") or [kept]:
-        rows, winner = entry["candidates"], entry["winner_index"]
-        candidates = tuple([_scored(row, pieces) for row in rows])
-        if not isinstance(winner, int) or not 0 <= winner < len(candidates):
-            raise ValueError(f"winner_index is {winner!r}, there are {len(candidates)} candidates")
-        right = tuple(row["right"] for row in rows)
+        selection = _selection(entry, pieces)
+        right = tuple(row["right"] for row in entry["candidates"])
         if not all(isinstance(value, bool) for value in right):
             raise ValueError("right is neither true nor false")
-        if not isinstance(entry["rule"], str) or not isinstance(entry["reason"], str):
-            raise TypeError("rule or reason is no text")
-        settings = {name: value for name, value in entry.items() if name not in _CHOICE}
-        choices.append(Choice(Selection(candidates, winner, entry["reason"], entry["rule"], settings), right))
+        choices.append(Choice(selection, right))
     return tuple(choices)
+
+
+def _selection(entry: Mapping[str, Any], pieces: bool) -> Selection:
+    winner, candidates = entry["winner_index"], tuple([_scored(row, pieces) for row in entry["candidates"]])
+    if not isinstance(winner, int) or not 0 <= winner < len(candidates):
+        raise ValueError(f"winner_index is {winner!r}, there are {len(candidates)} candidates")
+    if not isinstance(entry["rule"], str) or not isinstance(entry["reason"], str):
+        raise TypeError("rule or reason is no text")
+    settings = {name: value for name, value in entry.items() if name not in _CHOICE}
+    return Selection(candidates, winner, entry["reason"], entry["rule"], settings)
 
 
 def _scored(row: Mapping[str, Any], pieces: bool) -> Scored:
@@ -520,7 +550,14 @@ def _contradiction(sample: Sample) -> str | None:
     return None
 
 
-def _as_json(selection: Selection, is_right_candidate: Measure) -> dict[str, Any]:
+def _not_measured(run: TaskRun) -> str:
+    return (
+        f"{run.results_path}: {run.task} was run with --predict_only, so nothing was measured. `lm-eval-ensemble judge FOLDER` "
+        "judges its answers."
+    )
+
+
+def _as_json(selection: Selection, is_right_candidate: Measure | None) -> dict[str, Any]:
     return {
         "winner": selection.chosen.member,
         "winner_index": selection.winner,
@@ -536,9 +573,11 @@ def _as_json(selection: Selection, is_right_candidate: Measure) -> dict[str, Any
                 "tokens": None if s.candidate.tokens is None else list(s.candidate.tokens),
                 "logprobs": _plain(s.candidate.logprobs),
                 "scores": _plain(s.scores),
-                "verdict": s.verdict,
-                "why": s.why,
-                "right": is_right_candidate(s),
+                **(
+                    {"verdict": s.verdict, "why": s.why, "right": is_right_candidate(s)}
+                    if is_right_candidate is not None
+                    else {}
+                ),
                 **{name: _plain(value) for name, value in {**s.facts, **s.candidate.info}.items()},
             }
             for s in selection.candidates

@@ -21,7 +21,9 @@ import yaml
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.tasks import TaskManager
 
+from lm_eval_ensemble.cli import main
 from lm_eval_ensemble.errors import ConfigError, HostError
+from lm_eval_ensemble.harness.complete import complete
 from lm_eval_ensemble.harness.ensemble_lm import EnsemblePPL
 
 Run = Callable[..., Any]
@@ -135,6 +137,54 @@ def test_predict_only_writes_answers_and_judges_nothing(cli: Run) -> None:
     assert results["results"]["infill_toy"]["bypass,none"] == 999
     assert "executed_in" not in results["configs"]["infill_toy"]["metadata"]
     assert all(isinstance(sample["resps"][0][0], str) for sample in samples)
+
+
+def test_what_was_predicted_is_judged_later(cli: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows, records and table are those of a run that judged at once."""
+    metadata = ["--metadata", '{"repeats": 2}', "--limit", "3"]
+    at_once, expected = cli(*ENSEMBLE, *metadata)
+    for file in [*tmp_path.rglob("*.json*")]:
+        file.unlink()
+    cli(*ENSEMBLE, *metadata, "--predict_only")
+    assert f"lm-eval-ensemble judge {tmp_path}/tiny" in capsys.readouterr().out
+    assert main(["judge", str(tmp_path), "--workers", "1"]) == 0
+    assert f"{'pass@2_fim':36}" in capsys.readouterr().out
+    results = json.loads(max(tmp_path.rglob("results_*.json")).read_text())
+    later = [json.loads(line) for line in max(tmp_path.rglob("samples_*.jsonl")).read_text().splitlines()]
+    for one, other in zip(later, expected, strict=True):
+        differ = {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)}
+        assert differ <= {"log_ppl_dllm", "log_ppl_fim"}  # records have five decimals
+        assert [one[name] for name in differ] == pytest.approx([other[name] for name in differ], abs=1e-5)
+    rows = {name: value for name, value in at_once["results"]["infill_toy"].items() if isinstance(value, int | float)}
+    assert {name: results["results"]["infill_toy"][name] for name in rows} == pytest.approx(rows, abs=1e-5)
+    assert "split judge" in results["configs"]["infill_toy"]["metadata"]["executed_in"]
+    assert main(["judge", str(tmp_path)]) == 2
+    assert "no run made with --predict_only" in capsys.readouterr().err
+
+
+def test_what_was_predicted_is_scored_later(cli: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli(*ENSEMBLE, "--limit", "2", "--predict_only")
+    command = ["score", str(tmp_path), "--model_args", "preset=tiny,extra_scores=chain", "--output", str(tmp_path / "scored")]
+    assert main([*command, "--confirm_run_unsafe_code"]) == 0
+    (file,) = (tmp_path / "scored").rglob("samples_*.jsonl")
+    for sample in map(json.loads, file.read_text().splitlines()):
+        assert [candidate["member"] for candidate in sample["selection"]["candidates"]] == ["dllm", "fim"]
+        assert all({"fim", "chain"} <= set(candidate["scores"]) for candidate in sample["selection"]["candidates"])
+        assert sample["pass@1"] in (0.0, 1.0)
+
+
+def test_text_of_a_stock_model_is_judged_later(evaluate: Run, scripted: Run, tmp_path: Path) -> None:
+    """Its lines hold nothing but text."""
+    found = evaluate(scripted(lambda doc: doc["middle"] if doc["cut"] == "line" else ""), limit=5, predict_only=True)
+    lines = [json.dumps({**s, "arguments": {}}) + "\n" for s in found["samples"]["infill_toy"]]
+    (tmp_path / "samples_infill_toy_2026-01-01T00-00-00.000001.jsonl").write_text("".join(lines))
+    content = {name: found[name] for name in ("results", "n-samples")} | {"configs": {"infill_toy": {}}, "config": {}}
+    (tmp_path / "results_2026-01-01T00-00-00.000001.json").write_text(json.dumps(content, default=str))
+    (results,) = complete(tmp_path, {"judge_workers": 1})
+    rows = json.loads(results.read_text())["results"]["infill_toy"]
+    right = sum(sample["doc"]["cut"] == "line" for sample in found["samples"]["infill_toy"])
+    assert 0 < right < 5
+    assert rows["pass@1,none"] == right / 5
 
 
 def test_samples_are_the_rows_of_the_whole_run(evaluate: Run) -> None:

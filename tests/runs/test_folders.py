@@ -101,6 +101,8 @@ def test_a_run_that_measured_nothing_is_no_baseline(tmp_path: Path, capsys: pyte
     (table,) = found.tasks
     assert (table.metric, table.baseline, [r.label for r in table.rows]) == ("acc", "judged", ["judged"])
     assert (found.problems, "--predict_only" in found.notes[-1]) == ([], True)
+    asked = compared(judged, predicted)
+    assert (asked.problems, "--predict_only" in asked.notes[-1]) == ([], True)
     assert main(["report", str(predicted), "--no_html"]) == 0
     assert "nothing was measured" in capsys.readouterr().err
 
