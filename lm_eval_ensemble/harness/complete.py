@@ -87,7 +87,8 @@ def _complete(results: Path, runs: Sequence[TaskRun], judge: Mapping[str, Any]) 
     for run in runs:
         lines, sandbox = _judged(run, judge)
         rows = {name: value for name, value in aggregate(lines).items() if value is not None}
-        content["results"][run.task] = {"alias": run.task, **rows}
+        before = {name: value for name, value in content["results"][run.task].items() if "," not in name}
+        content["results"][run.task] = {**before, **rows}
         own = content["configs"][run.task] or {}
         own["metadata"] = {**(own.get("metadata") or {}), "executed_in": sandbox, "judged_later": date}
         content["configs"][run.task] = own
