@@ -2,12 +2,17 @@
 
     python benchmarks/logprobs.py            # 24 layers, hidden 896, vocabulary 151,936: 4 GB of memory, 1 GB of disk
     python benchmarks/logprobs.py --quick    # fewer layers and rounds: says whether it runs, not what it costs
+    python benchmarks/logprobs.py --readings preset=tiny,dtype=bfloat16    # or pretrained=CHECKPOINT,dtype=...
 
 Three ways over the same random weights and the same 8 prompts, 64 tokens each, greedily, in turn, so that a busy machine hits
 all of them: stock ``hf``; ``hf-scored``; and stock ``hf`` with ``output_scores=True`` and ``compute_transition_scores``, as the
 log-probabilities are usually had. Time is the processor time of the process, median of the rounds' ratios. Memory is the peak
 beyond what the loaded model takes, each way in a process of its own; a *row* is one (8, vocabulary) tensor of float32 logits.
 The last line is JSON. Goals: ``time_ratio_stock`` at most 1.05, ``extra_rows`` a few.
+
+``--readings`` asks another question: how far the log-probabilities of generation are from those of reading the same answer
+at once, which the score ``fim`` takes to be one (``scoring/passes.py``). Nats; over the gaps of ``infill_toy`` whose end is
+known, of a token and of an answer's mean.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,13 +143,48 @@ def measure(folder: str, rounds: int) -> dict[str, Any]:
     }
 
 
+def readings(model_args: str) -> dict[str, Any]:
+    """What generation and reading say of the same tokens, by the arguments of ``hf-scored``."""
+    from lm_eval_ensemble.data import load_documents
+    from lm_eval_ensemble.harness.scored_lm import ScoredHF
+    from lm_eval_ensemble.scoring.passes import PassJob, run_pass
+    from lm_eval_ensemble.types import InfillRequest
+
+    lm = ScoredHF.create_from_arg_string(model_args, {"batch_size": ROWS, "device": "cpu"})
+    gaps = [InfillRequest(d["prefix"], d["suffix"], "toy", i, cut=d["cut"]) for i, d in enumerate(load_documents("infill_toy"))]
+    written = lm.propose([replace(gap, max_new_tokens=TOKENS) for gap in gaps])
+    known = [(gap, own) for gap, own in zip(gaps, written, strict=True) if own.info.get("end_logprob") is not None and own.text]
+    tokens, means = [], []
+    for one, other in zip(
+        run_pass("fim", lm, [PassJob(gap, own.text, (own,)) for gap, own in known]),
+        run_pass("fim", lm, [PassJob(gap, own.text) for gap, own in known]),
+        strict=True,
+    ):
+        if one is not None and other is not None:
+            pairs = list(zip((*one.middle, *one.after), (*other.middle, *other.after), strict=True))
+            tokens += [abs(a - b) for a, b in pairs]
+            means.append(abs(sum(a - b for a, b in pairs)) / len(pairs))
+    return {
+        "answers": len(means),
+        "tokens": len(tokens),
+        "token_largest": round(max(tokens), 7),
+        "token_median": round(statistics.median(tokens), 7),
+        "mean_largest": round(max(means), 7),
+        "mean_median": round(statistics.median(means), 7),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="2 layers, 2 rounds")
     parser.add_argument("--layers", type=int)
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--peak", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)
+    parser.add_argument("--readings", metavar="ARGS", help="model arguments of hf-scored: generation against reading")
     given = parser.parse_args()
+    if given.readings:
+        print(json.dumps(readings(given.readings)))
+        return
     if given.peak:
         print(peak_bytes(given.peak[1], given.peak[0]))
         return

@@ -119,7 +119,8 @@ def _warnings(pairs: Pairs, area: Estimate) -> list[str]:
             f"the interval of the AUROC ({area.low:.3f} to {area.high:.3f}) lies under 0.5: the score ranks right answers "
             "as the less certain ones; look for a turned sign or labels of other documents"
         )
-    if len(pairs.wrong) > 0 and min(wrong, right) < FEW:
+    # Of one class alone there is nothing to know; the reason says so.
+    if 0 < min(wrong, right) < FEW:
         found.append(
             f"{right} right and {wrong} wrong answers: too few to know an AUROC well (fewer than {FEW} of a class); its "
             "interval rests on a model of the scores"
