@@ -26,7 +26,7 @@ from typing import Any
 from lm_eval_ensemble.data import Document, check_document, read_rows
 from lm_eval_ensemble.errors import ConfigError, DataError
 
-__all__ = ["COLUMNS", "compiles", "documents_of", "files_of", "load_problems", "name_problems", "title"]
+__all__ = ["COLUMNS", "compiles", "documents_of", "files_of", "load_problems", "name_problems", "read_file", "title"]
 
 COLUMNS = ("prefix", "suffix", "middle", "test", "entry_point", "problem", "cut", "language", "task_id")
 #: names of other formats -> ours; the first that a row has is taken.
@@ -55,7 +55,7 @@ def load_problems(file: Any, setting: str = "--metadata file") -> list[Document]
     :raises ConfigError: no path. :raises DataError: no such file; a file or a row of another shape (with its number).
     """
     paths = files_of(file, setting)
-    found = {path: documents_of(_rows(path), str(path), _stem(path)) for path in paths}
+    found = {path: documents_of(read_file(path), str(path), _stem(path)) for path in paths}
     seen = Counter(document["task_id"] for documents in found.values() for document in documents)
     for path, documents in found.items():
         own = Counter(document["task_id"] for document in documents)
@@ -112,7 +112,11 @@ def _stem(path: Path) -> str:
     return next((name.removesuffix(ending) for ending in _ENDINGS if name.endswith(ending)), name)
 
 
-def _rows(path: Path) -> list[Any]:
+def read_file(path: Path) -> list[Any]:
+    """The rows of a file of the user's own: JSON lines, JSON, CSV or Parquet, perhaps gzipped.
+
+    :raises DataError: it cannot be read.
+    """
     try:
         if path.name.removesuffix(".gz").endswith(".csv"):
             content = path.read_bytes()

@@ -14,14 +14,23 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from lm_eval_ensemble.data import Source, find_rows, read_rows
+from lm_eval_ensemble.data import Source, find_rows
 from lm_eval_ensemble.errors import ConfigError, DataError, did_you_mean
 from lm_eval_ensemble.metrics.answers import normalise
+from lm_eval_ensemble.problems import files_of, read_file
 
-__all__ = ["DEFAULT_COUNT", "QUESTION_SETS", "SHOTS", "UNANSWERABLE", "QuestionSet", "choose", "load_questions"]
+__all__ = [
+    "DEFAULT_COUNT",
+    "QUESTION_SETS",
+    "SHOTS",
+    "UNANSWERABLE",
+    "QuestionSet",
+    "choose",
+    "load_questions",
+    "own_questions",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +38,7 @@ Question = dict[str, Any]
 #: how many questions are asked, and how many are kept back as examples.
 DEFAULT_COUNT, SHOTS = 400, 5
 UNANSWERABLE = "unanswerable"
+_MOST_TOKENS = 5
 _RAW = "https://raw.githubusercontent.com/"
 
 
@@ -111,30 +121,40 @@ QUESTION_SETS: dict[str, QuestionSet] = {
 }
 
 
-def load_questions(name: str, data_dir: str | None = None, file: str | None = None) -> list[Question]:
+def load_questions(name: str, data_dir: str | None = None) -> list[Question]:
     """All questions of a set that can be judged, in published order, each once.
 
     :param name: a key of ``QUESTION_SETS``.
     :param data_dir: folder with local copies; default ``LM_EVAL_ENSEMBLE_DATA``.
-    :param file: a file of the user's own instead: SQuAD, TriviaQA, NQ-open, SVAMP or BioASQ as published, or rows with
-        ``question``, ``answers`` (a list) and perhaps ``context``, ``title``, ``id``; JSON, JSON lines or parquet, or gzipped.
-    :raises DataError: unknown name; no such file; a row of another shape; no file where only the user has one.
+    :raises DataError: unknown name; a file that is not the published one; a set of which only the user has the file.
     """
     if name not in QUESTION_SETS:
         raise DataError(f"Unknown question set {name!r}.{did_you_mean(name, QUESTION_SETS)}")
     asked = QUESTION_SETS[name]
-    if file is not None:
-        where, rows = str(file), _own_rows(str(file))
-    elif asked.sources:
-        where, rows = f"question set {name!r}", find_rows(name, asked.sources, data_dir)
-    else:
+    if not asked.sources:
         raise DataError(
             f"Question set {name!r} may not be passed on; its makers give it to registered users. Download it there and name "
             'the file: --metadata \'{"file": "PATH"}\'.'
         )
-    flat = [row for value in rows for row in _expanded(value)]
-    if file is None and len(flat) != asked.rows:
+    flat = [row for value in find_rows(name, asked.sources, data_dir) for row in _expanded(value)]
+    if len(flat) != asked.rows:
         raise DataError(f"Question set {name!r}: found {len(flat)} rows, expected {asked.rows}.")
+    return _judgeable(flat, f"question set {name!r}")
+
+
+def own_questions(file: Any) -> list[Question]:
+    """The same of files of the user's own: SQuAD, TriviaQA, NQ, NQ-open, SVAMP or BioASQ as published, or rows with
+    ``question``, ``answers`` (a list) and perhaps ``context``, ``title``, ``id``.
+
+    :param file: a path, a list of paths, or a folder, as for ``problems.load_problems``.
+    :raises DataError: no such file; a row of another shape.
+    """
+    paths = files_of(file)
+    flat = [row for path in paths for value in read_file(path) for row in _expanded(value)]
+    return _judgeable(flat, ", ".join(map(str, paths)))
+
+
+def _judgeable(flat: Sequence[Any], where: str) -> list[Question]:
     found: dict[tuple[str, str], Question] = {}
     for index, row in enumerate(flat):
         question = _question(row, index, where)
@@ -159,7 +179,7 @@ def choose(
     usable = sorted((q for q in questions if unanswerable or q["answerable"]), key=_place)
     if len(usable) <= shots:
         raise DataError(f"Found {len(usable)} questions, expected more than the {shots} that are shown as examples.")
-    examples, rest = usable[-shots:], usable[: len(usable) - shots]
+    examples, rest = usable[len(usable) - shots :], usable[: len(usable) - shots]
     if count is not None and not 1 <= count <= len(rest):
         raise ConfigError(
             f"--metadata n_docs={count}: expected 1 to {len(rest)} (the set less {shots} examples), or full=true."
@@ -172,20 +192,12 @@ def _place(question: Question) -> tuple[str, str]:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(), question["task_id"]
 
 
-def _own_rows(file: str) -> list[dict[str, Any]]:
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise DataError(f"--metadata file={file!r}: no such file.")
-    try:
-        return read_rows(path.read_bytes(), path.name)
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path}: cannot be read ({error}). Expected JSON, JSON lines or parquet, perhaps gzipped.") from None
-
-
 def _expanded(value: Any) -> Iterator[Any]:
-    """The rows inside a published file that nests them: SQuAD's articles, BioASQ's ``questions``."""
+    """The rows inside a published file that nests them: SQuAD's articles, BioASQ's ``questions``, TriviaQA's ``Data``."""
     if isinstance(value, Mapping) and isinstance(value.get("questions"), list):
         yield from value["questions"]
+    elif isinstance(value, Mapping) and isinstance(value.get("Data"), list):
+        yield from value["Data"]
     elif isinstance(value, Mapping) and isinstance(value.get("data"), list):
         for entry in value["data"]:
             if not isinstance(entry, Mapping) or "paragraphs" not in entry:
@@ -207,12 +219,16 @@ def _question(row: Any, index: int, where: str) -> Question | None:
         reader = next(read for columns, read in _READERS if columns <= set(row))
         text, context, answers = reader(row)
         references = list(dict.fromkeys(str(answer) for answer in answers))
-        names = [str(row[key]) for key in ("id", "question_id", "ID", "task_id") if row.get(key) is not None]
+        names = [
+            str(row[key])
+            for key in ("id", "question_id", "QuestionId", "example_id", "ID", "task_id")
+            if row.get(key) is not None
+        ]
     except (StopIteration, KeyError, TypeError, AttributeError):
         found = ", ".join(sorted(map(str, row))) if isinstance(row, Mapping) else type(row).__name__
         raise DataError(
             f"{where}, row {index}: found {found or 'nothing'}; expected question and answers (a list of text), or the "
-            "columns of SQuAD, TriviaQA, NQ-open, SVAMP or BioASQ."
+            "columns of SQuAD, TriviaQA, NQ, NQ-open, SVAMP or BioASQ."
         ) from None
     judged = [reference for reference in references if normalise(reference)]
     if not str(text).strip() or (references and not judged):
@@ -262,6 +278,26 @@ def _svamp(row: Mapping[str, Any]) -> tuple[Any, Any, Sequence[Any]]:
     return text, "", [f"{number:.0f}" if number.is_integer() else f"{number:g}"]
 
 
+def _triviaqa(row: Mapping[str, Any]) -> tuple[Any, Any, Sequence[Any]]:
+    """As its makers publish it (triviaqa-unfiltered, triviaqa-rc); the Hub has the same under other names."""
+    answer = row["Answer"]
+    return row["Question"], "", _texts({"value": answer["Value"], "aliases": answer.get("Aliases", [])})
+
+
+def _nq(row: Mapping[str, Any]) -> tuple[Any, Any, Sequence[Any]]:
+    """Short answers of Natural Questions: spans of tokens of the page (``document_tokens``, or ``document_text`` where the file
+    is the simplified one), yes and no. Questions without one, and answers of more than five tokens, are passed over, as
+    NQ-open does (Lee et al. 2019)."""
+    if "document_tokens" in row:
+        tokens = ["" if token["html_token"] else token["token"] for token in row["document_tokens"]]
+    else:
+        tokens = ["" if word.startswith("<") else word for word in row["document_text"].split(" ")]
+    spans = [tokens[a["start_token"] : a["end_token"]] for note in row["annotations"] for a in note["short_answers"]]
+    words = [" ".join(filter(None, span)) for span in spans if sum(map(bool, span)) <= _MOST_TOKENS]
+    words += [note["yes_no_answer"].lower() for note in row["annotations"] if note["yes_no_answer"] in ("YES", "NO")]
+    return (row["question_text"], "", words) if words else ("", "", [])
+
+
 def _bioasq(row: Mapping[str, Any]) -> tuple[Any, Any, Sequence[Any]]:
     """Factoid questions: their exact answers are accepted. Others have none in a few words, and are passed over."""
     if row.get("type", "factoid") != "factoid":
@@ -272,6 +308,8 @@ def _bioasq(row: Mapping[str, Any]) -> tuple[Any, Any, Sequence[Any]]:
 #: the columns that tell a shape, and its reader; the first that fits is taken.
 _READERS: tuple[tuple[set[str], Read], ...] = (
     ({"Body", "Question", "Answer"}, _svamp),
+    ({"Question", "Answer"}, _triviaqa),
+    ({"question_text", "annotations"}, _nq),
     ({"body", "type"}, _bioasq),
     ({"body", "exact_answer"}, _bioasq),
     ({"question", "answers"}, _squad),

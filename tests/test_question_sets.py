@@ -12,7 +12,7 @@ import pytest
 
 from lm_eval_ensemble import data
 from lm_eval_ensemble.errors import ConfigError, DataError
-from lm_eval_ensemble.questions import QUESTION_SETS, choose, load_questions
+from lm_eval_ensemble.questions import QUESTION_SETS, choose, load_questions, own_questions
 
 SQUAD = {
     "data": [
@@ -40,11 +40,37 @@ BIOASQ = {
 def write(path: Path, value: Any) -> str:
     """As JSON, or JSON lines for a list of rows; gzipped where the name says so."""
     lines = path.name.removesuffix(".gz").endswith(".jsonl")
+    if path.suffix == ".csv":
+        path.write_text(value)
+        return str(path)
     text = "\n".join(json.dumps(row, ensure_ascii=False) for row in value) if lines else json.dumps(value)
     path.write_bytes(gzip.compress(text.encode()) if path.name.endswith(".gz") else text.encode())
     return str(path)
 
 
+NQ_SIMPLE = {"example_id": 7, "question_text": "who wrote it", "document_text": "<P> Ada Lovelace wrote it . </P>"}
+NQ_TOKENS = [{"token": word, "html_token": word.startswith("<")} for word in NQ_SIMPLE["document_text"].split(" ")]  # type: ignore[attr-defined]
+NQ_NONE: dict[str, Any] = {"short_answers": [], "yes_no_answer": "NONE"}
+#: the dev file, of five annotators: an answer with a tag in it, a yes; no short answer; a no; one of seven tokens.
+NQ = [
+    {
+        "example_id": 1,
+        "question_text": "who wrote it",
+        "document_tokens": NQ_TOKENS,
+        "annotations": [
+            {**NQ_NONE, "short_answers": [{"start_token": 0, "end_token": 3}]},
+            {**NQ_NONE, "yes_no_answer": "YES"},
+        ],
+    },
+    {"example_id": 2, "question_text": "why", "document_tokens": NQ_TOKENS, "annotations": [NQ_NONE]},
+    {"example_id": 3, "question_text": "is it", "document_tokens": [], "annotations": [{**NQ_NONE, "yes_no_answer": "NO"}]},
+    {
+        "example_id": 4,
+        "question_text": "long",
+        "document_tokens": NQ_TOKENS[1:6] * 2,
+        "annotations": [{**NQ_NONE, "short_answers": [{"start_token": 0, "end_token": 7}]}],
+    },
+]
 SVAMP = ("He had 3. How many?", "", ["51"])
 TEXT = "Ada was born in London."
 SHAPES: list[tuple[str, Any, list[Any]]] = [
@@ -69,6 +95,18 @@ SHAPES: list[tuple[str, Any, list[Any]]] = [
     ),
     ("foundry.jsonl", [{"context": "Question: who?\nAnswer:", "answer": "X", "aliases": ["Y"]}], [("who?", "", ["X", "Y"])]),
     ("svamp.json", [{"ID": 1, "Body": "He had 3", "Question": "How many?", "Answer": 51.0}], [SVAMP]),
+    (
+        "triviaqa-rc.json",
+        {"Data": [{"Question": "Who?", "QuestionId": "q0", "Answer": {"Value": "X", "Aliases": ["Y"], "Type": "FreeForm"}}]},
+        [("Who?", "", ["X", "Y"])],
+    ),
+    ("nq-dev.jsonl.gz", NQ, [("who wrote it", "", ["Ada Lovelace", "yes"]), ("is it", "", ["no"])]),
+    (
+        "simplified.jsonl",
+        [{**NQ_SIMPLE, "annotations": [{"short_answers": [{"start_token": 1, "end_token": 3}], "yes_no_answer": "NONE"}]}],
+        [("who wrote it", "", ["Ada Lovelace"])],
+    ),
+    ("own.csv", "question,answers\nq?,x\n", [("q?", "", ["x"])]),
     ("half.json", [{"ID": 1, "Body": "Well?", "Question": "How many?", "Answer": 2.5}], [("Well? How many?", "", ["2.5"])]),
     ("own.jsonl", [{"question": "q", "answers": ["x", "y"], "context": None}] * 2, [("q", "", ["x", "y"])]),
 ]
@@ -76,7 +114,7 @@ SHAPES: list[tuple[str, Any, list[Any]]] = [
 
 @pytest.mark.parametrize(("name", "content", "expected"), SHAPES, ids=[name for name, _, _ in SHAPES])
 def test_every_shape_is_read(tmp_path: Path, name: str, content: Any, expected: list[Any]) -> None:
-    found = load_questions("bioasq", file=write(tmp_path / name, content))
+    found = own_questions(write(tmp_path / name, content))
     assert [(q["question"], q["context"], q["references"]) for q in found] == expected
     for question in found:
         assert question["answerable"] == bool(question["references"])
@@ -116,14 +154,12 @@ def test_faults_name_the_place(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Did you mean 'triviaqa'"):
         load_questions("trivia")
     with pytest.raises(DataError, match="no such file"):
-        load_questions("bioasq", file=str(tmp_path / "none.json"))
+        own_questions(str(tmp_path / "none.json"))
     with pytest.raises(DataError, match=r"row 1: found answer, text; expected question and answers"):
-        load_questions(
-            "bioasq", file=write(tmp_path / "a.jsonl", [{"question": "q", "answer": "a"}, {"text": "", "answer": ""}])
-        )
+        own_questions(write(tmp_path / "a.jsonl", [{"question": "q", "answer": "a"}, {"text": "", "answer": ""}]))
     (tmp_path / "b.json").write_text("{")
     with pytest.raises(DataError, match="cannot be read"):
-        load_questions("bioasq", file=str(tmp_path / "b.json"))
+        own_questions(str(tmp_path / "b.json"))
     with pytest.raises(DataError, match=r"Download it there and name the file: --metadata"):
         load_questions("bioasq")
 
@@ -134,7 +170,7 @@ def test_a_file_that_is_not_the_published_one_is_refused(tmp_path: Path, monkeyp
     write(tmp_path / "svamp" / "SVAMP.json", [{"ID": "1", "Body": "b", "Question": "q", "Answer": 1.0}])
     with pytest.raises(DataError, match=r"SVAMP\.json: sha256 is .* not the published one"):
         load_questions("svamp")
-    assert [q["target"] for q in load_questions("svamp", file=str(tmp_path / "svamp" / "SVAMP.json"))] == ["1"]
+    assert [q["target"] for q in own_questions(str(tmp_path / "svamp" / "SVAMP.json"))] == ["1"]
 
 
 @pytest.mark.data

@@ -5,6 +5,7 @@
 ``unanswerable`` (whether questions without an answer are asked).
 
 ``--metadata`` (a JSON object) sets: ``data_dir``; ``file`` (the questions of the user's own); ``n_docs`` (400) or ``full``;
+of a file five questions are examples and are not asked, which the log says, and ``--num_fewshot 0`` asks all;
 ``context`` (false: do not show it); ``experiment_lot``, a name for the tables of ``lm-eval-ensemble uncertainty``.
 """
 
@@ -21,11 +22,12 @@ from lm_eval_ensemble.errors import ConfigError, DataError, HostError
 from lm_eval_ensemble.harness.own_task import OwnTask
 from lm_eval_ensemble.metrics.answer_scores import free_scores
 from lm_eval_ensemble.metrics.uncertainty import Estimate, auroc
-from lm_eval_ensemble.questions import DEFAULT_COUNT, SHOTS, choose, load_questions
+from lm_eval_ensemble.problems import title
+from lm_eval_ensemble.questions import DEFAULT_COUNT, SHOTS, choose, load_questions, own_questions
 from lm_eval_ensemble.runs.answer import answer_record, is_right
 from lm_eval_ensemble.runs.samples import problem_of
 
-__all__ = ["UncertaintyTask"]
+__all__ = ["QuestionFile", "UncertaintyTask"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +54,8 @@ class UncertaintyTask(OwnTask):
         self.asks_unanswerable = bool(asked.get("unanswerable"))
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        questions = load_questions(self.config.dataset_name, self.meta.get("data_dir"), self.meta.get("file"))
+        own = self.meta.get("file")
+        questions = load_questions(self.config.dataset_name, self.meta.get("data_dir")) if own is None else own_questions(own)
         if self.shows_context and not any(question["context"] for question in questions):
             raise DataError(
                 f"{self.config.task}: its questions are answered from a text, and {self.config.dataset_name} as published here "
@@ -62,8 +65,14 @@ class UncertaintyTask(OwnTask):
             )
         # Not part of the document, so that runs made before it was recorded keep their documents' hashes.
         self.titles = {_key(question): question.pop("title") for question in questions}
-        shots, asked = choose(questions, self._count(), self.asks_unanswerable)
-        self.dataset = {"test": datasets.Dataset.from_list(asked), "examples": datasets.Dataset.from_list(shots)}
+        self.questions = questions
+        usable = sum(self.asks_unanswerable or question["answerable"] for question in questions)
+        # How many examples are asked for is not known yet; of a file with few questions some are left to ask.
+        self._choose(SHOTS if own is None else min(SHOTS, max(0, usable - 1)))
+
+    def _choose(self, shots: int) -> None:
+        examples, asked = choose(self.questions, self._count(), self.asks_unanswerable, shots)
+        self.dataset = {"test": datasets.Dataset.from_list(asked), "examples": datasets.Dataset.from_list(examples)}
 
     def _count(self) -> int | None:
         count, full = self.meta.get("n_docs"), self.meta.get("full", False)
@@ -76,15 +85,30 @@ class UncertaintyTask(OwnTask):
         return None if full else count or DEFAULT_COUNT
 
     def doc_to_text(self, doc: Mapping[str, Any], doc_to_text: Any = None) -> str:
-        context = f"Context: {doc['context']}\n" if self.shows_context else ""
+        context = f"Context: {doc['context']}\n" if self.shows_context and doc["context"] else ""
         return f"{_BRIEF if self.brief else ''}{context}Question: {doc['question']}\nAnswer:"
 
     def doc_to_target(self, doc: Mapping[str, Any], doc_to_target: Any = None) -> str:
         return str(doc["target"])
 
     def build_all_requests(self, **arguments: Any) -> None:
-        if (shots := self.config.num_fewshot or 0) > SHOTS:
-            raise HostError(f"--num_fewshot {shots} for {self.config.task}: {SHOTS} questions are kept back as examples.")
+        shots, examples, own = self.config.num_fewshot or 0, self.dataset["examples"], self.meta.get("file") is not None
+        if shots > len(examples):
+            less = f" of {len(self.questions)}; --num_fewshot 0 asks them all" if own else ""
+            raise HostError(
+                f"--num_fewshot {shots} for {self.config.task}: {len(examples)} questions are kept back as examples{less}."
+            )
+        if own and not shots:
+            self._choose(0)
+        elif own:
+            logger.info(
+                "%s: %d questions of the file are shown as examples (%d) or kept for that, and not asked; --num_fewshot 0 asks "
+                "them all:%s",
+                self.config.task,
+                len(examples),
+                shots,
+                "".join(f"\n  {example['task_id']}: {example['question'][:80]}" for example in examples),
+            )
         super().build_all_requests(**arguments)
 
     def rows_of(self, doc: Mapping[str, Any], answer: Any) -> dict[str, Any]:
@@ -157,6 +181,30 @@ class UncertaintyTask(OwnTask):
                 found.low,
                 found.high,
             )
+
+
+class QuestionFile(UncertaintyTask):
+    """``qa_file``: questions of the user's own; with ``unanswerable`` also those that have no answer."""
+
+    known = UncertaintyTask.known - {"data_dir"} | {"unanswerable"}
+    what = "qa_file"
+
+    def prepare(self, settings: dict[str, Any]) -> None:
+        if "file" not in self.meta:
+            raise ConfigError('qa_file asks your own questions: name their file, --metadata \'{"file": "questions.jsonl"}\'.')
+        if not isinstance(self.meta.get("unanswerable", False), bool):
+            raise ConfigError(f"--metadata unanswerable={self.meta['unanswerable']!r}: expected true or false.")
+        super().prepare(settings)
+        self.asks_unanswerable = self.meta.get("unanswerable", False)
+
+    @property
+    def task_name(self) -> str:
+        """Runs of two files side by side are two tasks."""
+        return f"{self.config.task}_{title(self.meta['file'])}"
+
+    def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        super().download(dataset_kwargs, **kwargs)
+        self.shows_context = self.meta.get("context", True) is not False and any(q["context"] for q in self.questions)
 
 
 #: rows that only models with log-probabilities have -> the entry of the record that is counted; by who can tell: a server does

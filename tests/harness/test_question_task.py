@@ -291,3 +291,29 @@ def test_contexts_that_are_not_there_are_asked_for(evaluate: Callable[..., Any],
         evaluate(scripted(lambda doc: "x"), ["triviaqa_uncertainty_brief"])
     text, _ = prompts(evaluate, scripted, "triviaqa_uncertainty_brief", context=False)
     assert "Context: " not in text
+
+
+def test_questions_of_the_users_own(
+    evaluate: Callable[..., Any], scripted: Any, file: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All are asked but five examples, which are named; without examples all of them."""
+    model = scripted(lambda doc: doc["references"][0] if doc["references"] else "unanswerable")
+    with caplog.at_level(logging.INFO, "lm_eval_ensemble"):
+        found = evaluate(model, ["qa_file"], {"file": file})
+    asked = {sample["doc"]["task_id"] for sample in found["samples"]["qa_file_sums"]}
+    kept = [line for line in caplog.text.splitlines() if line.startswith("  n")]
+    assert (len(asked), len(kept)) == (26 - 5, 5)  # 26 of the 40 have an answer
+    assert not asked & {line.split(":")[0].strip() for line in kept}
+    assert "--num_fewshot 0 asks them all" in caplog.text
+    prompt = found["samples"]["qa_file_sums"][0]["arguments"][0][0]
+    assert (prompt.count("Question:"), prompt.count("Context:")) == (6, 6)
+    found = evaluate(model, ["qa_file"], {"file": file, "unanswerable": True}, num_fewshot=0)
+    assert found["n-samples"]["qa_file_sums"]["effective"] == 40
+    assert rows(found, "qa_file_sums")["accuracy"] == 1.0
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(json.dumps({"question": f"q{i}?", "answers": ["x"]}) + "\n" for i in range(3)))
+    with pytest.raises(HostError, match="2 questions are kept back as examples of 3; --num_fewshot 0 asks them all"):
+        evaluate(model, ["qa_file"], {"file": str(few)})
+    assert evaluate(model, ["qa_file"], {"file": str(few)}, num_fewshot=0)["n-samples"]["qa_file_few"]["effective"] == 3
+    with pytest.raises(ConfigError, match="name their file"):
+        evaluate(model, ["qa_file"])

@@ -198,7 +198,10 @@ def test_the_empty_answer_passes_no_random_span_light(evaluate: Run, scripted: R
 
 def test_the_index_lists_tasks_and_groups_only() -> None:
     manager = TaskManager(include_defaults=False)
-    assert set(manager.all_tasks) == {*DOCUMENTS, "infill_toy", "infill_file", *GROUPS, *QUESTIONS, "squad_uncertainty_all"}
+    assert set(manager.all_tasks) == {
+        *(*DOCUMENTS, "infill_toy", "infill_file", *GROUPS),
+        *(*QUESTIONS, "squad_uncertainty_all", "qa_file"),
+    }
     assert set(manager.all_groups) == set(GROUPS)
 
 
