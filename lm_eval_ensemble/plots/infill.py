@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lm_eval_ensemble.metrics.bootstrap import percentile
-from lm_eval_ensemble.metrics.clustered import wilson
 from lm_eval_ensemble.metrics.rejection import grouped, risks
 from lm_eval_ensemble.plots.style import (
     COLOURS,
@@ -177,10 +176,11 @@ def selection_by_margin(report: Report) -> Figure:
         raise Missing("no choice between a right and a wrong candidate has a margin")
     figure, axes = blank(_title("Does a clear decision mean a right one?", report), height=4.2)
     for place, part in enumerate(bins):
-        value, n = part["accuracy"], part["n"]
-        low, high = (100 * end for end in wilson(round(value * n), n))
+        value = part["accuracy"]
+        low, high = (None if part[end] is None else 100 * part[end] for end in ("accuracy_low", "accuracy_high"))
         axes.bar(place, 100 * value, width=0.65, color=_ENSEMBLE, yerr=errors(100 * value, low, high), ecolor=INK, capsize=3)
-        axes.annotate(f"{100 * value:.0f} %", (place, high), (0, 3), textcoords="offset points", ha="center", fontsize=8)
+        top = 100 * value if high is None else high
+        axes.annotate(f"{100 * value:.0f} %", (place, top), (0, 3), textcoords="offset points", ha="center", fontsize=8)
     even = figures["selection"]["break_even"]
     if even is not None:
         axes.axhline(100 * even, color=COLOURS[1], lw=1.2, ls="--", zorder=3)
@@ -197,7 +197,7 @@ def selection_by_margin(report: Report) -> Figure:
     caption(
         figure,
         f"n = {sum(part['n'] for part in bins)} decisive choices (some candidate right, some wrong), in equal parts by margin.",
-        "95 % Wilson intervals, which take choices as independent.",
+        "95 % intervals, clustered by problem (docs/report.md).",
     )
     return figure
 
@@ -265,19 +265,21 @@ def length_histogram(report: Report) -> Figure:
     top.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(-0.01, 0.98), ncols=2)
     top.margins(y=0.12)
     label(top, y="documents")
-    lines = [("score" if not members else "ensemble", [part["score"] for part in bins])]
-    lines += [(member, [part["members"][member] for part in bins]) for member in members]
-    for k, (name, values) in enumerate(lines):
+    lines = [("score" if not members else "ensemble", "score", [part["score"] for part in bins])]
+    lines += [(member, member, [part["members"][member] for part in bins]) for member in members]
+    for k, (name, key, values) in enumerate(lines):
         shift = (k - (len(lines) - 1) / 2) * 0.14
         # A member has no value where no document of the bin has a record of it.
         known = [
-            (place, value, part["n"]) for place, value, part in zip(places, values, bins, strict=True) if value is not None
+            (place, value, part["intervals"][key])
+            for place, value, part in zip(places, values, bins, strict=True)
+            if value is not None
         ]
         if not known:
             continue
-        spans = [wilson(round(value * count), count) for _, value, count in known]
-        # The two ends may touch a value of 0 or 1 from the other side by rounding.
-        distance = 100 * np.array([[max(0, v - s[0]), max(0, s[1] - v)] for (_, v, _), s in zip(known, spans, strict=True)]).T
+        # The two ends may touch a value of 0 or 1 from the other side by rounding; without an interval there is no line.
+        ends = [(v if low is None else low, v if high is None else high) for _, v, (low, high) in known]
+        distance = 100 * np.array([[max(0, v - e[0]), max(0, e[1] - v)] for (_, v, _), e in zip(known, ends, strict=True)]).T
         x, y = np.array([place for place, _, _ in known]), 100 * np.array([value for _, value, _ in known])
         colour = _ENSEMBLE if k == 0 else _MEMBERS[(k - 1) % len(_MEMBERS)]
         bottom.errorbar(
@@ -289,7 +291,9 @@ def length_histogram(report: Report) -> Figure:
     bottom.set_xticks(places, [_bin_name(part) for part in bins])
     label(bottom, f"length of the {found['of']}, {found['unit']}", f"{report['metric']}, %")
     caption(
-        figure, _documents([report]), "Numbers above the bars: documents. 95 % Wilson intervals (documents as independent)."
+        figure,
+        _documents([report]),
+        "Numbers above the bars: documents. 95 % intervals, clustered by problem (docs/report.md).",
     )
     return figure
 

@@ -48,16 +48,16 @@ def figures(rows: Sequence[Measured], seed: int = 0) -> dict[str, Any]:
     choices = [choice for row in rows for choice in row.choices]
     members = list(dict.fromkeys(s.candidate.member for choice in choices for s in choice.selection.candidates))
     if not members:
-        return found | _breakdowns(rows, None) | question_figures(rows)
+        return found | _breakdowns(rows, None, clusters) | question_figures(rows)
     documents = _Documents(rows, Candidates(choices, members), clusters)
     if (apart := _repeats(documents)) is not None:
         found["repeats"] = apart
     single = len(members) < 2 and all(len(choice.right) == 1 for choice in choices)
     if not single:
         found |= _ensemble(documents, seed)
-    found |= _breakdowns(rows, None if single else documents)
+    found |= _breakdowns(rows, None if single else documents, clusters)
     found["scorers"] = scorers(documents.candidates, documents.document, clusters)
-    found["risk_coverage"] = risk_coverage(choices)
+    found["risk_coverage"] = risk_coverage(choices, clusters[documents.document])
     found["failures"] = failures(choices, members)
     found["row_forwards"] = _forwards(documents)
     return found | question_figures(rows)
@@ -229,7 +229,20 @@ def _selection(documents: _Documents) -> dict[str, Any]:
     }
 
 
-def _breakdowns(rows: Sequence[Measured], documents: _Documents | None) -> dict[str, Any]:
+def _intervals(
+    rows: Sequence[Measured], where: NDArray[np.bool_], clusters: NDArray[np.intp], documents: _Documents | None
+) -> dict[str, list[float | None]]:
+    """``score`` and members -> both ends of the interval of a part of the documents."""
+    columns = {"score": np.array([row.value for row in rows]), **({} if documents is None else documents.own)}
+    found = {}
+    for name, values in columns.items():
+        there = where & ~np.isnan(values)
+        stands = score_figures(values[there], clusters[there]) if there.any() else {"low": None, "high": None}
+        found[name] = [stands["low"], stands["high"]]
+    return found
+
+
+def _breakdowns(rows: Sequence[Measured], documents: _Documents | None, clusters: NDArray[np.intp]) -> dict[str, Any]:
     """By length of the gap and by problem; of members too where they are told apart."""
     binned = [None if row.length is None else sum(row.length >= end for end in LENGTHS) for row in rows]
     ends = (0, *LENGTHS)
@@ -237,6 +250,8 @@ def _breakdowns(rows: Sequence[Measured], documents: _Documents | None) -> dict[
         {"low": ends[i], "high": LENGTHS[i] if i < len(LENGTHS) else None, **part}
         for i, part in sorted(_parts(rows, binned, documents).items())
     ]
+    for part, number in zip(lengths, sorted({number for number in binned if number is not None}), strict=True):
+        part["intervals"] = _intervals(rows, np.array([own == number for own in binned]), clusters, documents)
     kinds = sorted({row.length_of for row in rows if row.length is not None})
     problems = _parts(rows, [row.problem for row in rows], documents)
     return {

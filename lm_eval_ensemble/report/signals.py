@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lm_eval_ensemble.metrics import rejection
+from lm_eval_ensemble.metrics.clustered import clustered_share
 from lm_eval_ensemble.metrics.diversity import agreement
 from lm_eval_ensemble.metrics.uncertainty import auroc, auroc_within, usable
 from lm_eval_ensemble.report.candidates import Candidates
@@ -139,9 +140,12 @@ def margin(choice: Choice) -> float | None:
     return min(known) - chosen if chosen is not None and known and len(known) == len(others) else None
 
 
-def risk_coverage(choices: Sequence[Choice]) -> dict[str, Any] | None:
+def risk_coverage(choices: Sequence[Choice], clusters: NDArray[np.intp]) -> dict[str, Any] | None:
     """Error among the choices kept when the least certain are left out: by margin, or for one model by its own mean
-    negative log-likelihood. Also the accuracy of selection by margin, in quarters of the decisive choices."""
+    negative log-likelihood. Also the accuracy of selection by margin, in quarters of the decisive choices.
+
+    :param clusters: (C,) the problem of each choice, as numbers.
+    """
     if all(len(choice.selection.candidates) == 1 for choice in choices):
         own = [own_score(choice.chosen) for choice in choices]
         found = curves(own, [not choice.is_right for choice in choices])
@@ -150,17 +154,16 @@ def risk_coverage(choices: Sequence[Choice]) -> dict[str, Any] | None:
     found = curves([None if m is None else -m for m in margins], [not choice.is_right for choice in choices])
     if found is None:
         return None
-    decisive = sorted((m, c.is_right) for m, c in zip(margins, choices, strict=True) if m is not None and c.decisive)
-    parts = [part for part in np.array_split(np.arange(len(decisive)), _BINS) if len(part)]
-    bins = [
-        {
-            "low": decisive[part[0]][0],
-            "high": decisive[part[-1]][0],
-            "n": len(part),
-            "accuracy": sum(decisive[i][1] for i in part) / len(part),
-        }
-        for part in parts
-    ]
+    known = sorted((m, i) for i, (m, c) in enumerate(zip(margins, choices, strict=True)) if m is not None and c.decisive)
+    bins = []
+    for part in np.array_split(np.arange(len(known)), _BINS):
+        if not len(part):
+            continue
+        quarter = known[part[0] : part[-1] + 1]
+        right = [choices[i].is_right for _, i in quarter]
+        share = clustered_share(np.array(right, float), clusters[[i for _, i in quarter]])
+        ends = {"accuracy_low": share and share.low, "accuracy_high": share and share.high}
+        bins.append({"low": quarter[0][0], "high": quarter[-1][0], "n": len(part), "accuracy": sum(right) / len(right), **ends})
     return {"by": "margin", **found, "selection_accuracy_by_margin": bins}
 
 

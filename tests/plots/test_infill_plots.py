@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lm_eval_ensemble.metrics.clustered import wilson
+from lm_eval_ensemble.metrics.clustered import clustered_share
 from lm_eval_ensemble.plots import infill
 from lm_eval_ensemble.plots.style import Missing, plain, render, unit_of
 from lm_eval_ensemble.report.records import Measured
@@ -99,7 +99,13 @@ def test_quarters_by_margin(made: Run) -> None:
     bins = report["figures"]["risk_coverage"]["selection_accuracy_by_margin"]
     assert [patch.get_height() for patch in axes.patches[: len(bins)]] == [100 * part["accuracy"] for part in bins]
     first = intervals(axes)[0][:, 1]
-    assert first == pytest.approx([100 * end for end in wilson(round(bins[0]["accuracy"] * bins[0]["n"]), bins[0]["n"])])
+    assert first == pytest.approx([100 * bins[0]["accuracy_low"], 100 * bins[0]["accuracy_high"]])
+    # Choices of one problem are drawn together.
+    decisive = [(0.5 + i / 10, i % 4 != 0, i // 5) for i in range(40) if (i % 4 != 0) != (i % 2 == 0)]
+    quarter = sorted(decisive)[: bins[0]["n"]]
+    share = clustered_share([float(right) for _, right, _ in quarter], [problem for *_, problem in quarter])
+    assert share is not None
+    assert (bins[0]["accuracy_low"], bins[0]["accuracy_high"]) == (share.low, share.high)
     assert sum(part["n"] for part in bins) == report["figures"]["selection"]["n"] == 30
 
 
@@ -129,6 +135,11 @@ def test_lengths_are_the_breakdown(made: Run) -> None:
     ensemble = bottom.containers[0].lines[0].get_ydata()
     assert list(ensemble) == pytest.approx([100 * part["score"] for part in bins])
     assert bottom.get_xticklabels()[0].get_text() == "0 to 9"
+    segments = bottom.containers[0].lines[2][0].get_segments()
+    for part, segment in zip(bins, segments, strict=True):
+        low, high = part["intervals"]["score"]
+        drawn = [100 * part["score"]] * 2 if low is None else [100 * low, 100 * high]
+        assert list(segment[:, 1]) == pytest.approx(drawn)
 
 
 @pytest.mark.parametrize("name", ["ensemble", "dllm", "hf", "repeats"])

@@ -76,9 +76,10 @@ def test_a_place_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFi
 def test_a_bin_without_a_member_is_drawn_without_it() -> None:
     from lm_eval_ensemble.plots.infill import length_histogram
 
+    ends = {"score": [0.1, 0.9], "a": [None, None], "b": [0.2, 0.8]}
     bins = [
-        {"n": 2, "score": 0.5, "low": 0, "high": 10, "members": {"a": None, "b": 0.5}},
-        {"n": 4, "score": 0.25, "low": 10, "high": 20, "members": {"a": 0.75, "b": 0.5}},
+        {"n": 2, "score": 0.5, "low": 0, "high": 10, "members": {"a": None, "b": 0.5}, "intervals": ends},
+        {"n": 4, "score": 0.25, "low": 10, "high": 20, "members": {"a": 0.75, "b": 0.5}, "intervals": ends},
     ]
     figures = {"n": 6, "problems": 6, "by_length": {"of": "reference", "unit": "characters", "bins": bins}}
     report = {"run": "r", "task": "t", "metric": "pass@1", "figures": figures}

@@ -88,17 +88,18 @@ def test_risk_coverage_by_hand() -> None:
 
 
 def test_risk_of_real_margins_and_of_one_model() -> None:
-    found = risk_coverage(choices())
+    found = risk_coverage(choices(), np.arange(200) // 4)
     assert found is not None
     assert (found["by"], found["n"], found["points"][-1]["risk"]) == ("margin", 200, pytest.approx(found["risk"]))
     bins: list[dict[str, Any]] = found["selection_accuracy_by_margin"]
     assert sum(b["n"] for b in bins) == sum(c.decisive for c in choices())
     assert all(b["low"] <= b["high"] for b in bins)
+    assert all(b["accuracy_low"] <= b["accuracy"] <= b["accuracy_high"] for b in bins)
     single = []
     for i in range(6):
         own = Scored(Candidate("", "x", "x", logprobs=(-float(i),)), {})
         single.append(chosen([(own, bool(i % 2))], 0, "single", "none"))
-    alone = risk_coverage(single)
+    alone = risk_coverage(single, np.arange(6))
     assert alone is not None
     assert alone["by"].startswith("own")
 
