@@ -22,7 +22,7 @@ from lm_eval_ensemble.errors import ConfigError, HostError
 from lm_eval_ensemble.harness.base import alone, own_cache
 from lm_eval_ensemble.harness.ranks import OneOfSeveral
 from lm_eval_ensemble.harness.recorder import Detail
-from lm_eval_ensemble.harness.servers import as_lists, echo_checked, server_faults
+from lm_eval_ensemble.harness.servers import ADVICE, as_lists, echo_checked, server_faults
 from lm_eval_ensemble.types import Candidate, unbroken
 
 __all__ = ["ScoredCompletions", "read_choice"]
@@ -113,10 +113,10 @@ class ScoredCompletions(OneOfSeveral, LocalCompletionsAPI):  # type: ignore[misc
                     self._told = True
                     logger.warning(
                         "%s: the server at %s sends no logprobs (or none that belong to the text) with some answers; for "
-                        "these there will be accuracy only. Where the server has a switch for them, turn it on; else "
-                        "--model hf-scored loads the model itself.",
+                        "these there will be accuracy only. %s Else --model hf-scored loads the model itself.",
                         self.name,
                         self.base_url,
+                        ADVICE,
                     )
                 answers.append(alone(candidate))
         return answers

@@ -10,10 +10,15 @@ from typing import Any
 
 from lm_eval_ensemble.errors import HostError
 
-__all__ = ["as_lists", "echo_checked", "server_faults"]
+__all__ = ["ADVICE", "as_lists", "echo_checked", "server_faults"]
 
 #: the HTTP libraries of lm_eval's API models, known by name: lm_eval may be installed without them.
 _LIBRARIES = ("requests", "aiohttp")
+#: who sends log-probabilities of what it generates; more in docs/troubleshooting.md.
+ADVICE = (
+    "vLLM and SGLang send them by themselves, llama.cpp since December 2024, Ollama since 0.12.11; the completions of TGI have "
+    "none (docs/troubleshooting.md, servers)."
+)
 
 
 @contextlib.contextmanager
@@ -66,8 +71,8 @@ def echo_checked(parse: Callable[..., Any], url: str) -> Callable[..., Any]:
                     raise HostError(
                         f"{url}: {found} for a prompt of {context} tokens and the text behind it; expected one for each. This "
                         "server ignores echo, so it cannot say how likely a given text is. Serve the model with one that can "
-                        "(vLLM), load it by --model hf-scored, or keep the log-probabilities of what it generates: --model "
-                        "local-completions-scored."
+                        "(vLLM, SGLang), load it by --model hf-scored, or keep the log-probabilities of what it generates: "
+                        "--model local-completions-scored."
                     )
         return parse(outputs=outputs, tokens=tokens, ctxlens=ctxlens, **named)
 
