@@ -230,7 +230,7 @@ def few_clusters(count: int | None, of: str = "problems", df: float | None = Non
         return ""
     return (
         f"{count} {of} are few: intervals are wide because their own precision is a guess (effective degrees of freedom in the "
-        "JSON), and a difference said to be found in four runs of five may be found in three; "
+        "JSON), and a difference said to be found in four runs of five may be found in seven of ten; "
         f"from {FEW_CLUSTERS} {of} on they settle."
     )
 

@@ -283,7 +283,8 @@ def unpaired(
 def _by_cluster(
     a: _Moved, b: _Moved, alone: tuple[float, float], squares: float, level: float, method: str, n: int
 ) -> Difference:
-    moved, value = a.moved - b.moved, a.area - b.area
+    with np.errstate(invalid="ignore"):  # of two clusters without which a class would be gone
+        moved, value = a.moved - b.moved, a.area - b.area
     if not (np.isfinite(moved).all() and np.isfinite(alone[0])):
         reason = "all wrong or all right answers are in one cluster: no variance"
         return Difference(value, None, None, None, method, reason, n)
