@@ -199,7 +199,9 @@ def _counts(analysis: Analysis) -> str:
     wrong, kind = int(analysis.wrong.sum()), analysis.answers.kind
     of = f" of {len(set(analysis.answers.clusters))} {kind}" if kind else ""
     right = len(analysis.wrong) - wrong
-    return f"n = {len(analysis.wrong)} answers{of}: {right} right, {wrong} wrong by rule {analysis.label}."
+    gone = [f"{area.excluded} of {name}" for name in _names(analysis) if (area := area_of(analysis, name)).excluded]
+    left = f" Left out, as they have no such score: {', '.join(gone)}." if gone else ""
+    return f"n = {len(analysis.wrong)} answers{of}: {right} right, {wrong} wrong by rule {analysis.label}.{left}"
 
 
 def _drawn(analysis: Analysis) -> str:

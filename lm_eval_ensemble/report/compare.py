@@ -343,7 +343,8 @@ def _finished(table: _Table) -> TaskComparison:
             "of their own, as if independent."
         )
     rows = [line.row for line in table.lines]
-    if few := few_clusters(min((row.clusters for row in rows if row.clusters), default=None)):
+    least = min((row.clusters for row in rows if row.clusters), default=None)
+    if few := few_clusters(least, df=min((row.df for row in rows if row.df is not None), default=None)):
         table.notes.append(few)
     told = TaskComparison(table.task, table.metric, table.filter, table.better, share, base, rows, [], table.notes)
     return replace(told, verdicts=[verdict(told, row) for row in rows if row.contrast])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from lm_eval_ensemble.metrics.bootstrap import percentile, resamples
+from lm_eval_ensemble.metrics.discrimination import discriminate
 from lm_eval_ensemble.metrics.rejection import accuracy_at, areas, grouped
 from lm_eval_ensemble.plots.curves import CURVES_OF_A_RUN, auroc_bars, risk_coverage_of_scores, roc_of_scores
 from lm_eval_ensemble.plots.style import COLOURS, Missing, render
@@ -116,6 +118,14 @@ def test_bands_come_from_whole_articles(analysis: Analysis) -> None:
         [100 * end for end in percentile(shares) or ()], abs=1e-5
     )
     assert "300 resamples of articles" in texts(risk_coverage_of_scores(analysis, "m"))
+
+
+def test_answers_without_a_score_are_counted(analysis: Analysis) -> None:
+    column = [None, *analysis.columns["g_nll"][1:]]
+    report = replace(analysis.reports["g_nll"], discrimination=discriminate(column, analysis.wrong, 0))
+    changed = replace(analysis, columns={**analysis.columns, "g_nll": column}, reports={**analysis.reports, "g_nll": report})
+    assert "Left out, as they have no such score: 1 of g_nll." in texts(roc_of_scores(changed, "m"))
+    assert "Left out" not in texts(roc_of_scores(analysis, "m"))
 
 
 def test_few_answers_are_a_caution_and_one_class_is_no_curve() -> None:
