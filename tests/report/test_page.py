@@ -195,6 +195,18 @@ def test_every_kind_of_run_keeps_its_answers(name: str) -> None:
                 assert document["a"] == entry["filtered_resps"]
 
 
+def test_questions_have_a_curve_for_every_score_that_has_an_area() -> None:
+    answers = FIXTURES.parent / "answers"
+    text = built(answers / "qa_float32")
+    (entries,) = (report_of(run).figures["uncertainty"] for run in load_runs([answers / "qa_float32"])[0])
+    roc, risk = re.findall(r'<div class="squares">(.*?)</div>', text, re.S)
+    for part, number in ((roc, "value"), (risk, "aurc")):
+        named = [re.sub(r"<.*?>", "", name) for name in re.findall(r"<figcaption>(.*?)</figcaption>", part)]
+        assert named == [f"{name} {entry[number]:.3f}" for name, entry in entries.items()]
+    # all answers are wrong: no curve
+    assert 'class="squares"' not in built(answers / "qa_fim")
+
+
 def test_the_overview_shows_the_numbers_of_the_text(capsys: pytest.CaptureFixture[str]) -> None:
     text = re.sub(r"<[^>]*>", "\n", built(FIXTURES / "ensemble").split("<script")[0])
     shown = {line.strip() for line in text.splitlines()}
