@@ -118,7 +118,8 @@ COMMANDS = (
         "uncertainty.command",
         "how well a model knows when it is wrong, from saved answers",
         "Scores, intervals and tests from the records of uncertainty tasks (triviaqa_uncertainty, ...). Nothing is generated "
-        "again and no model is loaded, but for --similarity cross-encoder:... or sentence:... and --clusters nli:...",
+        "again and no model is loaded, but for --similarity cross-encoder:... or sentence:... and --clusters nli:... Exit "
+        "status as for compare.",
     ),
 )
 

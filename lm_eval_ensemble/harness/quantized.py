@@ -133,6 +133,19 @@ def make_config(wanted: str | dict[str, Any], dtype: torch.dtype, where: str, ch
     if isinstance(wanted, str):
         _need(QUANTIZATIONS[wanted], wanted, where)
         return _named(wanted, dtype, checkpoint is not None and has_experts(checkpoint))
+    method, kind = check_mapping(wanted, where)
+    _need(method, method, where)
+    try:
+        return kind.from_dict(dict(wanted))
+    except Exception as error:
+        raise ConfigError(f"{where}.quantization: {kind.__name__} refuses it: {_first_line(error)}") from error
+
+
+def check_mapping(wanted: Mapping[str, Any], where: str) -> tuple[str, Any]:
+    """The method of a mapping and its class in transformers; nothing has to be installed for that.
+
+    :raises ConfigError: an unknown method, or a setting that it does not have.
+    """
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
     bits = next((n for n in (8, 4) if wanted.get(f"load_in_{n}bit") is True), None)
@@ -142,7 +155,6 @@ def make_config(wanted: str | dict[str, Any], dtype: torch.dtype, where: str, ch
         expected = "load_in_8bit: true or load_in_4bit: true beside it." if method == "bitsandbytes" else "a known method."
         known = "" if method == "bitsandbytes" else did_you_mean(method, AUTO_QUANTIZATION_CONFIG_MAPPING)
         raise ConfigError(f"{where}.quantization.quant_method: got {method!r}, expected {expected}{known}")
-    _need(method, method, where)
     taken = [name for name in inspect.signature(kind).parameters if name != "kwargs"]
     # They take any name and drop those they do not know.
     faults = [
@@ -152,10 +164,7 @@ def make_config(wanted: str | dict[str, Any], dtype: torch.dtype, where: str, ch
     ]
     if faults:
         raise ConfigError("\n".join(faults))
-    try:
-        return kind.from_dict(dict(wanted))
-    except Exception as error:
-        raise ConfigError(f"{where}.quantization: {kind.__name__} refuses it: {_first_line(error)}") from error
+    return method, kind
 
 
 def read_quantized(model: Any, wanted: str | dict[str, Any] | None = None) -> Quantized | None:

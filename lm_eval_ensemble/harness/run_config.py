@@ -153,6 +153,15 @@ def _scored_faults(kind: Any, arguments: Mapping[str, Any], where: str) -> Itera
         yield path, told
     own = {"name", "preset", *ScoredConfig.model_fields}
     yield from _signature_faults(kind, {k: v for k, v in arguments.items() if k not in own}, where, own)
+    if isinstance(wanted := given.get("quantization"), dict):
+        from lm_eval_ensemble.harness.quantized import check_mapping
+
+        try:
+            check_mapping(wanted, where)
+        except ConfigError as error:
+            for line in str(error).splitlines():
+                path, _, told = line.partition(": ")
+                yield path, told
     if (layout := arguments.get("layout")) is not None:
         from lm_eval_ensemble.fim import layout_named
 

@@ -165,6 +165,7 @@ class InfillTask(OwnTask):
             for selection in selections
             for scored in selection.candidates
         ]
+        _tell_repetition(self.config.task, self.config.repeats, kept)
         _tell_leftovers(self.config.task, [scored.candidate for _, scored in candidates])
         judged = [scored for _, scored in candidates]
         # The task's metadata is saved with the results.
@@ -274,6 +275,18 @@ def as_selections(answer: str, doc: Mapping[str, Any], layout: FimLayout) -> Seq
     text = normalise(written, cut)
     info = {"layout": layout.name, **({"cleaned": list(taken)} if layout.chat else {})}
     return [Selection((Scored(Candidate("", text, written, info=info), {}),), 0, "single", "none")]
+
+
+def _tell_repetition(task: str, repeats: int, kept: Sequence[Sequence[Selection]]) -> None:
+    """Answers that were drawn greedily are the same each time."""
+    texts = [{tuple(scored.candidate.text for scored in s.candidates) for s in selections} for selections in kept]
+    if repeats > 1 and texts and all(len(own) == 1 for own in texts):
+        logger.warning(
+            "%s: the %d repeats of every document are the same text, so pass@k says no more than pass@1. Greedy decoding "
+            "repeats itself: set a temperature, or leave repeats out.",
+            task,
+            repeats,
+        )
 
 
 def _tell_leftovers(task: str, candidates: Sequence[Candidate]) -> None:

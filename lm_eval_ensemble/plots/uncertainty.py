@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lm_eval_ensemble.metrics.uncertainty import FEW
 from lm_eval_ensemble.plots.models import aliasing, area_of, by_size, cells, datasets_of, models_of, size_pairs
 from lm_eval_ensemble.plots.profiles import count, documents, radar, reliability, runs_named, with_area
 from lm_eval_ensemble.plots.style import (
@@ -46,6 +47,7 @@ def auroc_heatmap(analyses: Sequence[Analysis], score: str = PRIMARY) -> Figure:
     models, datasets, table = list(models_of(analyses)), datasets_of(analyses), cells(analyses)
     values = np.full((len(models), len(datasets)), np.nan)
     notes: dict[str, None] = {}
+    few = False
     figure, axes = blank(
         f"AUROC of {score}: finding the wrong answers", max(5.0, 2.6 + 1.9 * len(datasets)), 1.9 + 0.55 * len(models)
     )
@@ -61,7 +63,9 @@ def auroc_heatmap(analyses: Sequence[Analysis], score: str = PRIMARY) -> Figure:
                 continue
             values[i, j] = area.value
             dark = abs(area.value - 0.5) > 0.33
-            text = f"{area.value:.2f} {interval(area.low, area.high)}\nn = {area.n}"
+            star = "*" if analysis is not None and _fewest(analysis) < FEW else ""
+            few |= bool(star)
+            text = f"{area.value:.2f}{star} {interval(area.low, area.high)}\nn = {area.n}"
             axes.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else INK)
     image = axes.imshow(np.ma.masked_invalid(values), cmap="PuOr_r", vmin=0, vmax=1, aspect="auto")
     axes.set_facecolor("#eeeeee")
@@ -73,8 +77,15 @@ def auroc_heatmap(analyses: Sequence[Analysis], score: str = PRIMARY) -> Figure:
     bar.ax.tick_params(labelsize=8)
     bar.set_label("AUROC", fontsize=9)
     empty = f"None where {'; '.join(notes)}." if notes else ""
-    caption(figure, documents(analyses), _DELONG, _CHANCE, empty)
+    told = f"* from fewer than {FEW} right or fewer than {FEW} wrong answers, which are too few to know an AUROC well."
+    caption(figure, documents(analyses), _DELONG, _CHANCE, empty, warning=told if few else "")
     return figure
+
+
+def _fewest(analysis: Analysis) -> int:
+    """Answers of the class of which there are fewer."""
+    wrong = int(sum(analysis.wrong))
+    return min(wrong, len(analysis.wrong) - wrong)
 
 
 def family_bars(analyses: Sequence[Analysis], score: str = PRIMARY) -> Figure:

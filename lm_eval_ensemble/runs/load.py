@@ -122,7 +122,7 @@ def load_runs(paths: Sequence[str | Path]) -> tuple[list[TaskRun], list[str]]:
     """The runs found in results files or folders (searched through), and what could not be read.
 
     Of several runs of one task with the same settings in one folder the newest is kept, and counts the others. The order is
-    that of ``paths``, then of model and task.
+    that of ``paths``, then in a sweep's folder that of its grid, then of model and task.
 
     :raises DataError: a path does not exist, or nothing at all could be read.
     """
@@ -139,13 +139,30 @@ def load_runs(paths: Sequence[str | Path]) -> tuple[list[TaskRun], list[str]]:
                 else:
                     last = run if before.date < run.date else before
                     newest[place] = replace(last, older=before.older + 1)
-        loaded += sorted(newest.values(), key=lambda run: (run.model_name, run.model_source, str(run.results_path), run.task))
+        order = _grid_order(path)
+        loaded += sorted(
+            newest.values(),
+            key=lambda run: (_place(run, order), run.model_name, run.model_source, str(run.results_path), run.task),
+        )
     distinct = list({(run.results_path.resolve(), run.task): run for run in loaded}.values())
     if not distinct:
         shown = ", ".join(map(str, paths))
         told = "".join(f"\n{problem}" for problem in problems)
         raise DataError(f"{shown}: found no results of lm_eval. Give a results file or the folder of --output_path.{told}")
     return distinct, problems
+
+
+def _grid_order(folder: Path) -> dict[str, int]:
+    """The folders of a sweep's cells in the order of its grid, by its manifest; its first run is the baseline of its table."""
+    try:
+        cells = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["cells"]
+        return {Path(str(cell["config"])).parent.name: number for number, cell in enumerate(cells)}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+
+
+def _place(run: TaskRun, order: Mapping[str, int]) -> int:
+    return next((order[part] for part in run.results_path.parts if part in order), len(order))
 
 
 def identities(runs: Sequence[TaskRun]) -> list[int]:

@@ -95,10 +95,23 @@ class Cell:
     def write(self, output: Path) -> Path:
         """The configuration as a file: ``lm_eval --config FILE`` runs it."""
         path = self.folder(output) / "config.yaml"
-        text = yaml.safe_dump(self.resolved(output), sort_keys=False, allow_unicode=True)
+        text = self._text(output)
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             write_text(path, text)
         return path
+
+    def edited(self, output: Path) -> Path | None:
+        """The configuration on disk, if somebody changed it by hand: it is not what the cell was run with."""
+        path = self.folder(output) / "config.yaml"
+        try:
+            return None if yaml.safe_load(path.read_text(encoding="utf-8")) == yaml.safe_load(self._text(output)) else path
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, yaml.YAMLError):
+            return path
+
+    def _text(self, output: Path) -> str:
+        return yaml.safe_dump(self.resolved(output), sort_keys=False, allow_unicode=True)
 
     def record(self, output: Path) -> dict[str, Any]:
         """What is known of its runs."""

@@ -204,6 +204,9 @@ def _sweep(board: Board, options: Mapping[str, Any], submitter: Any) -> int:
     children, caught = Children(), list[int]()
     done = sum(board.states[cell.digest] == "done" for cell in board.chosen)
     board.say(f"{board.output}: {len(board.chosen)} cells, {done} done already")
+    for cell in board.chosen:
+        if board.states[cell.digest] == "done" and (path := cell.edited(board.output)):
+            board.say(f"{path}: was changed since the cell was run, which is not run again. Settings are changed in the grid.")
     try:
         with _signals(children, caught):
             if submitter is not None:

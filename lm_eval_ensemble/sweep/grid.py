@@ -158,8 +158,11 @@ def _read(path: Path, above: tuple[Path, ...]) -> tuple[GridFile, tuple[tuple[st
             raise ConfigError(f"{path}: $.select: nothing to select from; expected an include beside it.")
         return file, places
     other = (path.parent / file.include).resolve()
+    if not other.is_file() and file.include in (ships := shipped_grids()):
+        other = ships[file.include].resolve()
     if not other.is_file():
-        raise ConfigError(f"{path}: $.include: no file {other}.")
+        near = did_you_mean(file.include, shipped_grids())
+        raise ConfigError(f"{path}: $.include: no file {other}, and no grid of that name ships.{near}")
     if other in (path.resolve(), *above):
         raise ConfigError(f"{path}: $.include: {other} includes this file.")
     base, base_places = _read(other, (path.resolve(), *above))

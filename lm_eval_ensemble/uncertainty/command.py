@@ -77,7 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Run the command with parsed arguments; prints the tables, writes the files asked for."""
+    """Run the command with parsed arguments; prints the tables, writes the files asked for. The exit status is 1 if something
+    could not be used, as for ``compare``."""
     from lm_eval_ensemble.uncertainty.output import as_json, as_text, comparisons_text, write_csv, write_json
 
     for path in (arguments.csv, arguments.json):
@@ -96,7 +97,7 @@ def main(arguments: argparse.Namespace) -> int:
     _show("\n\n".join(texts) + "\n")
     if faults:
         raise DataError("\n".join(faults))
-    return 0
+    return 1 if problems else 0
 
 
 def analyse_runs(

@@ -88,6 +88,15 @@ def test_repeats_give_pass_at_k(evaluate: Run, scripted: Run) -> None:
     assert row(found, "pass@4") == 1.0
 
 
+def test_repeats_that_repeat_themselves_are_told(evaluate: Run, scripted: Run, caplog: pytest.LogCaptureFixture) -> None:
+    evaluate(scripted(lambda doc: doc["middle"]), limit=2, metadata={"repeats": 3})
+    assert "the 3 repeats of every document are the same text" in caplog.text
+    caplog.clear()
+    answers = iter(range(100))
+    evaluate(scripted(lambda doc: f"    return {next(answers)}\n"), limit=2, metadata={"repeats": 3})
+    assert "are the same text" not in caplog.text
+
+
 def test_predict_only_executes_nothing(evaluate: Run, scripted: Run) -> None:
     found = evaluate(scripted(lambda doc: doc["middle"]), limit=2, predict_only=True)
     assert found["results"]["infill_toy"]["bypass,none"] == 999

@@ -212,3 +212,16 @@ def test_a_sign_that_is_wrong_is_told(tmp_path: Path) -> None:
         if s.startswith("Below chance")
     ]
     assert "odd-1B on d" in sentence
+
+
+def test_cells_of_few_answers_are_marked(tmp_path: Path) -> None:
+    """One right answer of twenty is no AUROC to quote without a word."""
+    name, own = next(iter(MODELS.items()))
+    few = analyses_of(write_grid(tmp_path / "few", n=30, models={name: own}))
+    figure = plots.auroc_heatmap(few)
+    assert all("*" in text.get_text() for text in figure.axes[0].texts)
+    assert any("too few to know an AUROC" in text.get_text().replace("\n", " ") for text in figure.texts)
+    many = analyses_of(write_grid(tmp_path / "many", n=300, models={name: own}))
+    figure = plots.auroc_heatmap(many)
+    assert not any("*" in text.get_text() for text in figure.axes[0].texts)
+    assert not any("Caution" in text.get_text() for text in figure.texts)

@@ -60,6 +60,10 @@ def a_model(kind: str, **arguments: Any) -> list[dict[str, Any]]:
         ({"defaults": {"include_path": "/no/such"}}, "$.defaults.include_path: no folder"),
         ({"tasks": ["infil_toy"]}, "$.tasks: 'infil_toy' is not a task of lm_eval. Did you mean 'infill_toy'?"),
         ({"models": a_model("hf-scoredd", pretrained="x")}, "$.models[0].model: 'hf-scoredd' is not registered"),
+        (
+            {"models": a_model("hf-scored", pretrained="x", quantization={"load_in_4bit": True, "bnb_4bit_quant_typ": "nf4"})},
+            "$.models[0].model_args.quantization.bnb_4bit_quant_typ: not a setting of BitsAndBytesConfig. Did you mean",
+        ),
         ({"models": a_model("hf", pretrained="x", dtpye="auto")}, "$.models[0].model_args.dtpye: not an argument of HFLM. Did"),
         ({"models": a_model("hf", pretrained="x", attn_implementation="eager")}, None),
         ({"models": a_model("hf", dtype="auto")}, "$.models[0].model_args.pretrained: missing"),

@@ -74,6 +74,15 @@ def test_all_cells_then_the_table_and_nothing_twice(
     status, text = ended(start(grid, output))
     assert (status, sorted(output.rglob("results_*"))) == (0, before)
     assert "4 cells, 4 done already" in text
+    assert "was changed since the cell was run" not in text
+    # The same order, and so the same baseline, by the other command.
+    capsys.readouterr()
+    assert main(["compare", str(output), "--format", "csv"]) == 0
+    assert [row["label"] for row in csv.DictReader(capsys.readouterr().out.splitlines())] == [row["label"] for row in rows]
+    config = output / manifest["cells"][1]["config"]
+    config.write_text(config.read_text(encoding="utf-8").replace("steps: 8", "steps: 16"), encoding="utf-8")
+    status, text = ended(start(grid, output))
+    assert f"{config}: was changed since the cell was run, which is not run again" in text
     assert "| a steps=4 " in text
     # The other commands read the folder, and call the runs alike.
     assert main(["compare", str(output)]) == 0

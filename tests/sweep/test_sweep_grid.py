@@ -233,6 +233,15 @@ def test_a_key_that_stands_twice_is_a_fault(tmp_path: Path) -> None:
         find_grid("tinny")
 
 
+def test_a_grid_that_ships_is_included_by_its_name(write_grid: Write) -> None:
+    name, path = next(iter(shipped_grids().items()))
+    shipped = load_grid(path)
+    found = load_grid(write_grid(include=name, models=[], tasks=[]))
+    assert [entry.name for entry in found.models] == [entry.name for entry in shipped.models]
+    with pytest.raises(ConfigError, match="no grid of that name ships"):
+        load_grid(write_grid(include=name + "x"))
+
+
 def test_an_included_grid_is_cut_and_added_to(write_grid: Write) -> None:
     write_grid("base.yaml")
     path = write_grid(

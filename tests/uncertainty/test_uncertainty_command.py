@@ -93,7 +93,7 @@ def test_the_usable_part_is_analysed_and_the_rest_told(tmp_path: Path, capsys: p
     write_run(tmp_path / "good", records(n=20))
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "validation_generations.pkl").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
-    assert main(["uncertainty", str(tmp_path), str(tmp_path / "missing"), "--draws", "0"]) == 0
+    assert main(["uncertainty", str(tmp_path), str(tmp_path / "missing"), "--draws", "0"]) == 1
     told = capsys.readouterr().err
     assert "refused: it asks for os.system" in told
     assert "no such file or folder" in told
