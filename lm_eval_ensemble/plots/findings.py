@@ -11,8 +11,10 @@ from statistics import median
 from typing import Any
 
 from lm_eval_ensemble.errors import DataError
+from lm_eval_ensemble.metrics.clustered import few_clusters
 from lm_eval_ensemble.metrics.multiple import holm
-from lm_eval_ensemble.plots.models import aliasing, area_of, datasets_of, models_of, size_pairs
+from lm_eval_ensemble.metrics.uncertainty import FEW
+from lm_eval_ensemble.plots.models import aliasing, area_of, datasets_of, fewest, models_of, size_pairs
 from lm_eval_ensemble.plots.style import interval, listed, percent
 from lm_eval_ensemble.report.compare import CompareOptions
 from lm_eval_ensemble.report.compare import compare as compare_runs
@@ -34,7 +36,7 @@ def infill_findings(report: Mapping[str, Any]) -> list[str]:
     share = 0 <= score["value"] <= 1
     value = percent(score["value"]) if share else f"{score['value']:.4g}"
     text = f"{report['metric']} {value}{_span(score, share)} on {figures['n']} documents of {figures['problems']} problems."
-    found = [text]
+    found = [text, *filter(None, [few_clusters(figures["problems"])])]
     if "members" not in figures:
         return found
     best = figures["best_member"]
@@ -115,7 +117,10 @@ def uncertainty_table(analyses: Sequence[Analysis]) -> str:
             ends = f"{percent(right.low)} to {percent(right.high)}"
             cells = [analysis.answers.dataset, name, origin.family, origin.size, origin.precision, str(right.n)]
             value = "-" if area.value is None else f"{area.value:.3f}"
-            rows.append([*cells, percent(right.value), ends, value, interval(area.low, area.high, 3) or "-", area.reason or ""])
+            few = f"fewer than {FEW} right or wrong answers" if fewest(analysis) < FEW else ""
+            rows.append(
+                [*cells, percent(right.value), ends, value, interval(area.low, area.high, 3) or "-", area.reason or few]
+            )
     return markdown_table(header, rows, left=5)
 
 

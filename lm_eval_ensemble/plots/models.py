@@ -11,7 +11,7 @@ from lm_eval_ensemble.plots.style import listed, short
 from lm_eval_ensemble.uncertainty.analysis import PRIMARY, Analysis
 from lm_eval_ensemble.uncertainty.origin import UNKNOWN
 
-__all__ = ["Aliasing", "aliasing", "area_of", "by_size", "cells", "datasets_of", "models_of", "name_of", "size_pairs"]
+__all__ = ["Aliasing", "aliasing", "area_of", "by_size", "cells", "datasets_of", "fewest", "models_of", "name_of", "size_pairs"]
 
 
 def name_of(analysis: Analysis) -> str:
@@ -63,6 +63,12 @@ def area_of(analysis: Analysis, score: str = PRIMARY) -> Estimate:
     report = analysis.reports.get(score)
     n = len(analysis.wrong)
     return report.discrimination.metrics["auroc"] if report else Estimate(None, None, None, "", f"no {score}", 0, n)
+
+
+def fewest(analysis: Analysis) -> int:
+    """Answers of the class, right or wrong, of which there are fewer."""
+    wrong = int(sum(analysis.wrong))
+    return min(wrong, len(analysis.wrong) - wrong)
 
 
 def by_size(analyses: Sequence[Analysis]) -> list[Analysis]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lm_eval_ensemble.metrics.uncertainty import FEW
-from lm_eval_ensemble.plots.models import aliasing, area_of, by_size, cells, datasets_of, models_of, size_pairs
+from lm_eval_ensemble.plots.models import aliasing, area_of, by_size, cells, datasets_of, fewest, models_of, size_pairs
 from lm_eval_ensemble.plots.profiles import count, documents, radar, reliability, runs_named, with_area
 from lm_eval_ensemble.plots.style import (
     COLOURS,
@@ -63,7 +63,7 @@ def auroc_heatmap(analyses: Sequence[Analysis], score: str = PRIMARY) -> Figure:
                 continue
             values[i, j] = area.value
             dark = abs(area.value - 0.5) > 0.33
-            star = "*" if analysis is not None and _fewest(analysis) < FEW else ""
+            star = "*" if analysis is not None and fewest(analysis) < FEW else ""
             few |= bool(star)
             text = f"{area.value:.2f}{star} {interval(area.low, area.high)}\nn = {area.n}"
             axes.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else INK)
@@ -80,12 +80,6 @@ def auroc_heatmap(analyses: Sequence[Analysis], score: str = PRIMARY) -> Figure:
     told = f"* from fewer than {FEW} right or fewer than {FEW} wrong answers, which are too few to know an AUROC well."
     caption(figure, documents(analyses), _DELONG, _CHANCE, empty, warning=told if few else "")
     return figure
-
-
-def _fewest(analysis: Analysis) -> int:
-    """Answers of the class of which there are fewer."""
-    wrong = int(sum(analysis.wrong))
-    return min(wrong, len(analysis.wrong) - wrong)
 
 
 def family_bars(analyses: Sequence[Analysis], score: str = PRIMARY) -> Figure:

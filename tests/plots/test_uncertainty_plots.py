@@ -221,6 +221,7 @@ def test_cells_of_few_answers_are_marked(tmp_path: Path) -> None:
     figure = plots.auroc_heatmap(few)
     assert all("*" in text.get_text() for text in figure.axes[0].texts)
     assert any("too few to know an AUROC" in text.get_text().replace("\n", " ") for text in figure.texts)
+    assert "| fewer than 40 right or wrong answers |" in uncertainty_table(few)
     many = analyses_of(write_grid(tmp_path / "many", n=300, models={name: own}))
     figure = plots.auroc_heatmap(many)
     assert not any("*" in text.get_text() for text in figure.axes[0].texts)
