@@ -231,5 +231,5 @@ def test_an_adapter_of_another_class_is_refused(tmp_path: Path, assets: Path) ->
     adapter(tmp_path / "adapter", "model.transformer.blocks.{}.q_proj")
     with pytest.raises(ModelError, match=r"does not fit LlamaForCausalLM \(family llada\).*Merge it"):
         load(tmp_path / "model", peft=str(tmp_path / "adapter"))
-    with pytest.raises(ModelError, match="nowhere.*: no such folder"):
+    with pytest.raises(ModelError, match=r"nowhere.*: no such folder"):
         load(tmp_path / "model", peft=str(tmp_path / "nowhere"))
