@@ -272,6 +272,11 @@ def _with_preset(given: dict[str, Any], flat: Mapping[str, Any], found: list[str
         found.append(str(error))
         base = preset_settings("paper")
         given = {name: value for name, value in given.items() if name not in ("preset", "prefer")}
+    # The window is that of the preset's checkpoint: 384 tokens of the tiny pair would cut the prompts of any other.
+    for name in own:
+        for member in base["members"]:
+            if member["model"] == _SPREAD[name][0]:
+                member["args"].pop("max_length", None)
     if "fim" in flat:  # a member that is another model than the preset's does not bear its name
         renamed = {member["name"]: "fim" for member in base["members"] if member["model"] == SCORED}
         members = [{**member, "name": renamed.get(member["name"], member["name"])} for member in base["members"]]
@@ -289,6 +294,8 @@ def _spread_over(member: Any, flat: Mapping[str, Any]) -> Any:
     if member["model"] in (DIFFUSION, SCORED):
         with contextlib.suppress(ConfigError):  # what is wrong with its preset is told with its other faults
             own = with_preset(own, member["model"])
+            if "pretrained" in spread and "max_length" not in (member.get("args") or {}):
+                own.pop("max_length", None)  # as in _with_preset
     # A protocol comes before the preset, and what is said explicitly before both.
     own |= PROTOCOLS.get(str(spread.get("protocol")), {})
     return {**member, "args": {**own, **spread}}

@@ -55,6 +55,13 @@ def test_a_presets_member_that_is_another_model_loses_its_name() -> None:
     assert config.members[1].args["temperature"] == 0.6  # asked for with the preset
 
 
+def test_another_checkpoint_does_not_get_the_window_of_the_presets() -> None:
+    found = members(preset="tiny", fim="path/b")
+    assert found["dllm"]["max_length"] == 384
+    assert "max_length" not in found["fim"]
+    assert members(preset="tiny", fim="path/b", max_length=512)["fim"]["max_length"] == 512
+
+
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [
@@ -74,6 +81,7 @@ def test_another_checkpoint_comes_before_a_members_preset() -> None:
     own = [{"name": n, "model": m, "args": {"preset": "tiny", "top_p": 0.5}} for n, m in (("a", DIFFUSION), ("b", SCORED))]
     found = members(members=own, dllm="path/a")
     expected = {**with_preset({"preset": "tiny"}, DIFFUSION), "pretrained": "path/a", "top_p": 0.5}
+    del expected["max_length"]  # the window of the preset's checkpoint
     assert found == {"a": expected, "b": {**with_preset({"preset": "tiny"}, SCORED), "top_p": 0.5}}
 
 

@@ -26,7 +26,7 @@ from lm_eval_ensemble.harness.base import default_device, default_dtype, own_cac
 from lm_eval_ensemble.harness.lengths import LengthFinder, find_bias, offered
 from lm_eval_ensemble.harness.ranks import own_gpus
 from lm_eval_ensemble.harness.refill_lm import RefillLM
-from lm_eval_ensemble.harness.requests import Draw, mixed_requests, resolve, tell_settings
+from lm_eval_ensemble.harness.requests import Draw, mixed_requests, resolve, tell_settings, tell_trims
 from lm_eval_ensemble.members.base import Ledger
 from lm_eval_ensemble.members.identity import checkpoint_identity, versions
 from lm_eval_ensemble.sampling import row_uniforms
@@ -171,6 +171,8 @@ class DiffusionInfill(RefillLM):
             )
         lengths = self._find_lengths(requests, draws, ledger)
         rows = [self._plan(*found) for found in zip(requests, lengths, draws, strict=True)]
+        if self.rank == 0:
+            tell_trims(self.name, sum(bool(row.window.trims) for row in rows), len(rows), self.window)
         groups: dict[tuple[float, float], list[int]] = defaultdict(list)
         for i, row in enumerate(rows):
             groups[row.draw.temperature, row.draw.top_p].append(i)

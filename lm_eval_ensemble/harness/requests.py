@@ -14,7 +14,7 @@ from lm_eval_ensemble.errors import DataError
 from lm_eval_ensemble.fim import parse_prompt
 from lm_eval_ensemble.types import InfillRequest
 
-__all__ = ["Draw", "is_infill", "mixed_requests", "resolve", "tell_settings", "to_requests"]
+__all__ = ["Draw", "is_infill", "mixed_requests", "resolve", "tell_settings", "tell_trims", "to_requests"]
 
 logger = logging.getLogger(__name__)
 
@@ -124,6 +124,20 @@ def tell_settings(name: str, checkpoint: str, own: Decoding, draws: Iterable[Dra
         if line not in _told:
             _told.add(line)
             logger.info(line)
+
+
+def tell_trims(name: str, trimmed: int, gaps: int, window: int) -> None:
+    """One line on gaps of which a member does not see all."""
+    if trimmed:
+        logger.warning(
+            "%s: %d of %d gaps are longer than the context (%d tokens with the answer) and lose the start of the prefix or the end "
+            "of the suffix; scores may be lower for it (row trimmed_rate). max_length= widens the context of a model that was "
+            "trained with more.",
+            name,
+            trimmed,
+            gaps,
+            window,
+        )
 
 
 _warned: set[str] = set()

@@ -33,7 +33,7 @@ from lm_eval_ensemble.harness.quantized import QuantizedHF
 from lm_eval_ensemble.harness.ranks import HOST_RUN, OneOfSeveral, join_ranks
 from lm_eval_ensemble.harness.reading import SpanReader, pad_left
 from lm_eval_ensemble.harness.recorder import Answer, Detail, Ending, Recorder, Step, read_answer
-from lm_eval_ensemble.harness.requests import Draw, is_infill, resolve, tell_settings, to_requests
+from lm_eval_ensemble.harness.requests import Draw, is_infill, resolve, tell_settings, tell_trims, to_requests
 from lm_eval_ensemble.members.base import Ledger, Member
 from lm_eval_ensemble.members.identity import checkpoint_identity, identified, versions
 from lm_eval_ensemble.sampling import row_uniforms
@@ -140,7 +140,6 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
         read = self._read(requests)
         refuse_cached_repeats(self.cache_hook, [request for _, request in read])
         rows = [self._gap_row(r) if is_infill(i) else self._text_row(i, r) for i, r in read]
-        self._tell_trims(rows)
         with peak_memory(self.name, self.device, self._peaks):
             answers = self._answer(rows)
         if self.decoding.p_true:
@@ -215,9 +214,11 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
         )
 
     def _tell_trims(self, rows: Sequence[_Prompt]) -> None:
-        """One line on prompts that lost their beginning; gaps are trimmed on purpose, and counted in their records."""
+        """One line on prompts that lost their beginning, and one on gaps that are not seen whole."""
+        gaps = [bool(row.trims) for row in rows if row.layout is not None]
+        tell_trims(self.name, sum(gaps), len(gaps), self.window)
         trimmed = [row for row in rows if row.layout is None and row.trims]
-        if not trimmed or self.rank > 0:
+        if not trimmed:
             return
         questions = [(row, str(row.doc.get("question", "")).strip()) for row in trimmed]
         lost = sum(bool(question) and question not in self.tok_decode(list(row.ids)) for row, question in questions)
@@ -275,6 +276,7 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
         if self.rank == 0 and doing == "generating":
             more = {"layout": next((row.layout for row in rows if row.layout), None), "peft": self._others.get("peft")}
             tell_settings(self.name, self.decoding.pretrained, self.decoding, [row.draw for row in rows], more)
+            self._tell_trims(rows)
         groups: dict[Any, list[int]] = defaultdict(list)
         for i, row in enumerate(rows):
             groups[row.group].append(i)

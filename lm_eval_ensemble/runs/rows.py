@@ -41,6 +41,8 @@ def document_rows(doc: Mapping[str, Any], selections: Sequence[Selection], ks: S
     if any("cleaned" in scored.candidate.info for selection in selections for scored in selection.candidates):
         rows["cleaned_rate"] = _mean(bool(scored.candidate.info.get("cleaned")) for scored in chosen)
     if selections[0].members != ("",):
+        trims = ("trimmed_prefix", "trimmed_suffix")
+        rows["trimmed_rate"] = _mean(any(c.candidate.info.get(t) for c in s.candidates for t in trims) for s in selections)
         rows["selection"] = record(doc, selections)
     rows |= _modes(selections)
     if modes:
@@ -130,7 +132,16 @@ def higher_is_better(name: str) -> bool | None:
     if name.startswith("pick_rate_") or name in ("agreement_rate", "length_mode", "layout", "judge", "unjudged"):
         return None
     return not name.startswith(
-        ("log_ppl_", "timeout_rate", "judge_error_rate", "unjudgeable_rate", "cut_rate", "cleaned_rate", "tie_rate")
+        (
+            "log_ppl_",
+            "timeout_rate",
+            "judge_error_rate",
+            "unjudgeable_rate",
+            "cut_rate",
+            "cleaned_rate",
+            "tie_rate",
+            "trimmed_rate",
+        )
     )
 
 

@@ -38,7 +38,16 @@ def test_every_row_of_the_design_is_there(results: Any) -> None:
     endings = ["", "_dllm", "_fim", "_oracle", "_floor"]
     expected = {f"{m}{e}" for m in ("pass@1", "exact_match", "exact_match_first_line") for e in endings}
     expected |= {f"{row}_{m}" for row in ("pick_rate", "log_ppl") for m in ("dllm", "fim")}
-    expected |= {"agreement_rate", "tie_rate", "timeout_rate", "judge_error_rate", "cut_rate", "selection", "length_mode"}
+    expected |= {
+        "agreement_rate",
+        "tie_rate",
+        "timeout_rate",
+        "judge_error_rate",
+        "cut_rate",
+        "trimmed_rate",
+        "selection",
+        "length_mode",
+    }
     assert expected <= names
 
 

@@ -77,6 +77,19 @@ def test_plain_strings_have_no_ensemble_rows() -> None:
     }
 
 
+def test_a_member_that_does_not_see_all_of_a_document_is_counted() -> None:
+    def chosen(info: dict[str, int]) -> Selection:
+        candidates = (
+            Scored(Candidate("dllm", "x\n", "x"), {}, "pass"),
+            Scored(Candidate("fim", "y\n", "y", info=info), {}, "fail"),
+        )
+        return Selection(candidates, 0, "score", "fim")
+
+    assert document_rows(DOC, [chosen({})])["trimmed_rate"] == 0.0
+    assert document_rows(DOC, [chosen({"trimmed_prefix": 0, "trimmed_suffix": 3})])["trimmed_rate"] == 1.0
+    assert higher_is_better("trimmed_rate") is False
+
+
 def test_documents_without_tests_have_no_pass_rate() -> None:
     rows = document_rows({"middle": "x\n"}, [selection("pass", "fail")])
     assert not any(name.startswith(("pass@", "timeout", "judge")) for name in rows)
