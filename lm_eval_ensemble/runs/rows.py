@@ -131,18 +131,8 @@ def higher_is_better(name: str) -> bool | None:
     """Direction of a row; None where neither is better (who was picked, what the length came from)."""
     if name.startswith("pick_rate_") or name in ("agreement_rate", "length_mode", "layout", "judge", "unjudged"):
         return None
-    return not name.startswith(
-        (
-            "log_ppl_",
-            "timeout_rate",
-            "judge_error_rate",
-            "unjudgeable_rate",
-            "cut_rate",
-            "cleaned_rate",
-            "tie_rate",
-            "trimmed_rate",
-        )
-    )
+    rates = ("timeout", "judge_error", "unjudgeable", "cut", "cleaned", "tie", "trimmed")
+    return not name.startswith(("log_ppl_", *(f"{rate}_rate" for rate in rates)))
 
 
 def directions(names: Iterable[str]) -> dict[str, bool]:
