@@ -130,9 +130,9 @@ def tell_trims(name: str, trimmed: int, gaps: int, window: int) -> None:
     """One line on gaps of which a member does not see all."""
     if trimmed:
         logger.warning(
-            "%s: %d of %d gaps are longer than the context (%d tokens with the answer) and lose the start of the prefix or the end "
-            "of the suffix; scores may be lower for it (row trimmed_rate). max_length= widens the context of a model that was "
-            "trained with more.",
+            "%s: %d of %d gaps are longer than the context (%d tokens with the answer) and lose the start of the prefix or the "
+            "end of the suffix; scores may be lower for it (row trimmed_rate). max_length= widens the context of a model that "
+            "was trained with more.",
             name,
             trimmed,
             gaps,
