@@ -46,10 +46,10 @@ __all__ = [
     "RefineConfig",
     "ScoredConfig",
     "asset_path",
-    "ensemble_name",
     "parse_settings",
     "preset_names",
     "preset_settings",
+    "run_name",
     "with_preset",
 ]
 
@@ -431,9 +431,15 @@ def with_preset(arguments: Mapping[str, Any], model: str, where: str = "$") -> d
     return {**base, **given, "pretrained": base["pretrained"]}
 
 
-def ensemble_name(arguments: Mapping[str, Any]) -> str:
-    """What an ensemble is called that nobody named: after its checkpoints (``open-dcoder-0.5B+Qwen2.5-Coder-0.5B``), where
-    they are all of a preset after that, where one has none after the members."""
+def run_name(model: str, arguments: Mapping[str, Any]) -> str | None:
+    """What a run of a model of ours is called that nobody named. An ensemble: after its checkpoints
+    (``open-dcoder-0.5B+Qwen2.5-Coder-0.5B``), where they are all of a preset after that, where one has none after the members.
+    A single model: after the checkpoint of its preset. None for other models."""
+    if model in (DIFFUSION, SCORED):
+        with contextlib.suppress(ConfigError):
+            return Path(with_preset(arguments, model)["pretrained"]).name if arguments.get("preset") else None
+    if model != ENSEMBLE:
+        return None
     if arguments.get("preset") and not {"dllm", "fim"} & arguments.keys():
         return str(arguments["preset"])
     try:

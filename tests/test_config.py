@@ -8,11 +8,12 @@ import yaml
 
 from lm_eval_ensemble.config import (
     DIFFUSION,
+    ENSEMBLE,
     SCORED,
     DiffusionConfig,
     EnsembleConfig,
-    ensemble_name,
     parse_settings,
+    run_name,
     with_preset,
 )
 from lm_eval_ensemble.errors import ConfigError
@@ -74,7 +75,13 @@ def test_another_checkpoint_does_not_get_the_window_of_the_presets() -> None:
     ],
 )
 def test_an_ensemble_that_nobody_named_is_called_after_its_models(arguments: dict[str, Any], name: str) -> None:
-    assert ensemble_name(arguments) == name
+    assert run_name(ENSEMBLE, arguments) == name
+
+
+def test_a_single_model_of_a_preset_is_called_after_its_checkpoint() -> None:
+    assert run_name(SCORED, {"preset": "tiny"}) == "fim"
+    assert run_name(DIFFUSION, {"preset": "paper"}) == "open-dcoder-0.5B"
+    assert run_name(DIFFUSION, {"preset": "tinny"}) is run_name(SCORED, {}) is run_name("hf", {"preset": "tiny"}) is None
 
 
 def test_another_checkpoint_comes_before_a_members_preset() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import ModuleType, TracebackType
 from typing import Any
 
-from lm_eval_ensemble.config import ENSEMBLE, ensemble_name
+from lm_eval_ensemble.config import run_name
 from lm_eval_ensemble.data import tasks_folder
 from lm_eval_ensemble.errors import EnsembleError
 from lm_eval_ensemble.startup import load_extensions
@@ -85,8 +85,8 @@ def add_checks(module: ModuleType) -> None:
 
 
 def add_names(module: ModuleType) -> None:
-    """After ``lm_eval.loggers.evaluation_tracker``: results of an ensemble without ``pretrained=`` are named after its models,
-    in the place of a random name."""
+    """After ``lm_eval.loggers.evaluation_tracker``: results of a model of ours without ``pretrained=`` are named after its
+    checkpoints, in the place of a random name."""
     tracker = module.GeneralConfigTracker
     original = tracker.log_experiment_args
     if getattr(original, "of_lm_eval_ensemble", False):
@@ -95,11 +95,13 @@ def add_names(module: ModuleType) -> None:
     @functools.wraps(original)
     def with_our_names(self: Any, model_source: str, model_args: Any, *args: Any, **kwargs: Any) -> None:
         original(self, model_source, model_args, *args, **kwargs)
-        if model_source == ENSEMBLE and tracker._get_model_name(model_args) is None:
+        if tracker._get_model_name(model_args) is None:
             from lm_eval.utils import sanitize_model_name, simple_parse_args_string
 
             given = simple_parse_args_string(model_args) if isinstance(model_args, str) else model_args
-            self.model_name = ensemble_name(given or {})
+            if (name := run_name(model_source, given or {})) is None:
+                return
+            self.model_name = name
             self.model_name_sanitized = sanitize_model_name(self.model_name)
 
     with_our_names.of_lm_eval_ensemble = True  # type: ignore[attr-defined]

@@ -153,6 +153,7 @@ TOGETHER = [
 ]
 
 BROKEN = [
+    Kind("a test that tests nothing", RIGHT, "x = 1\n", apart="?", together="?"),
     Kind("a test that does not compile", RIGHT, "def check(c)\n    pass\n", "fail", apart="?", together="?"),
     Kind("a test that needs what is not here", RIGHT, "import surely_not_installed\nassert f(1) == 2\n", "fail", apart="?", together="?"),
     Kind("a test that never asks", RIGHT, _check("pass"), apart="?"),
