@@ -45,17 +45,17 @@ WEIGHTS = (
 BEGINNING = """# Real models
 
 Language models of 0.1 to 0.5 billion parameters on a CPU. **All weights are 4-bit files, dequantised**: other models than
-those published in full precision. (For Qwen2.5-Coder-0.5B itself, not instruction-tuned, in full precision and at temperature 0.6,
-74.15 % on HumanEval-Infilling is reported: [corrections](corrections.md).) `dllm` is the embedded diffusion model of 4 million parameters,
-and is told no length: `length=ar` gives it the length of its partner's answer.
+those published in full precision. (For Qwen2.5-Coder-0.5B itself, not instruction-tuned, in full precision and at temperature
+0.6, 74.15 % on HumanEval-Infilling is reported: [corrections](corrections.md).) `dllm` is the embedded diffusion model of 4
+million parameters, and is told no length: `length=ar` gives it the length of its partner's answer.
 
 | checkpoint | what | published as | sha256 of the file |
 |---|---|---|---|
 """
 MADE = """
-This page is what the commands below print, put together by `python -m scripts.real_models out/pair out/smollm2 out/gemma out/qwen` from the
-folders of the runs ([archive](data/real_models.tar.xz), `tar xJf docs/data/real_models.tar.xz -C out`). The grid that runs all of
-it is `lm-eval-ensemble sweep real_small`. Times are of two cores that other work shared.
+This page is what the commands below print, put together by `python -m scripts.real_models out/*` from the folders of the runs
+([archive](data/real_models.tar.xz), to be unpacked in `out`). The grid that runs all of it is `lm-eval-ensemble sweep real_small`.
+Times are of two cores that other work shared.
 """
 
 
