@@ -54,7 +54,8 @@ million parameters, and is told no length: `length=ar` gives it the length of it
 """
 MADE = """
 This page is what the commands below print, put together by `python -m scripts.real_models out/*` from the folders of the runs
-([archive](data/real_models.tar.xz), to be unpacked in `out`). The grid that runs all of it is `lm-eval-ensemble sweep real_small`.
+([archive](data/real_models.tar.xz), to be unpacked in `out`). The grid that runs all of it is `lm-eval-ensemble sweep
+real_small`.
 Times are of two cores that other work shared.
 """
 
