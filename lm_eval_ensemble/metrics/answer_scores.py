@@ -21,7 +21,7 @@ never NaN. With l_t the log-probability of answer token t (nats, raw logits, the
 ==================  ====================================================================================
 
 An empty answer has no token: its first token was the stop. All scores made of log-probabilities are then
--log p(stop), as the one token that was generated, and :func:`is_empty` tells so.
+-log p(stop), as the one token that was generated.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["FREE_SCORES", "free_scores", "is_empty"]
+__all__ = ["FREE_SCORES", "free_scores"]
 
 FREE_SCORES = (
     "g_nll",
@@ -46,11 +46,6 @@ FREE_SCORES = (
     "mean_margin",
     "p_true",
 )
-
-
-def is_empty(record: Mapping[str, Any]) -> bool:
-    """Whether the model stopped at once: no answer token, a stop token with a log-probability."""
-    return record.get("logprobs") == [] and _number(record.get("stop_logprob")) is not None
 
 
 def free_scores(record: Mapping[str, Any]) -> dict[str, float | None]:

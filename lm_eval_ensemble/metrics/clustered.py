@@ -228,6 +228,8 @@ def few_clusters(count: int | None, of: str = "problems", df: float | None = Non
         )
     if count is None or count >= FEW_CLUSTERS:
         return ""
+    if count == 1:
+        return f"All documents come from one of the {of}: nothing tells how another one would do, so there is no interval."
     return (
         f"{count} {of} are few: intervals are wide because their own precision is a guess (effective degrees of freedom in the "
         "JSON), and a difference said to be found in four runs of five may be found in seven of ten; "

@@ -34,6 +34,8 @@ Codes = NDArray[np.intp] | None
 
 #: degrees of freedom from which Student's t is the normal distribution.
 _NORMAL = 1e9
+#: pairs of areas where neither score ever errs, so DeLong's variance of the difference is zero.
+_APART = ((0.0, 0.0), (1.0, 1.0))
 #: answers of the scarcer class from which DeLong's variance alone makes the interval.
 SCARCE = 100
 
@@ -232,7 +234,8 @@ def paired(
     own errors) the components of all documents enter as one cluster per document (Obuchowski 1997, Biometrics 53:567). With
     clusters of documents the jackknife over these takes the place of both. z is the published one; its p is Student's, with the
     degrees of freedom of Welch for the two classes, or those that the fourth moment allows: with ten wrong answers, normal
-    quantiles reject a truth in 8 % (``benchmarks/coverage.py``).
+    quantiles reject a truth in 8 % (``benchmarks/coverage.py``). Of two areas of 1 (or 0) the interval is made of the exact
+    bounds of both, unless the scores rank alike.
     """
     labels = (first_wrong, first_wrong if second_wrong is None else second_wrong)
     name = "paired delong" if second_wrong is None else "paired by document (delong components)"
@@ -241,13 +244,16 @@ def paired(
         return Difference(None, None, None, None, name, reason, n)
     if second_wrong is None:
         one, other = components(first, first_wrong), components(second, first_wrong)
-        value = one[0] - other[0]
+        areas = one[0], other[0]
         variance, df = _independent(one[1] - other[1], one[2] - other[2])
     else:
         area_a, added_a = _added(first, labels[0])
         area_b, added_b = _added(second, labels[1])
-        value, added = area_a - area_b, added_a - added_b
+        areas, added = (area_a, area_b), added_a - added_b
         variance, df = float(np.sum(added**2)), _seen(added)
+    value, alike = areas[0] - areas[1], bool((labels[0] == labels[1]).all() and (rankdata(first) == rankdata(second)).all())
+    if areas in _APART and not alike:
+        return _apart(auroc_interval(first, labels[0], codes, level), auroc_interval(second, labels[1], codes, level), n)
     if codes is None:
         return _difference(value, variance, level, name, n, df)
     count = int(codes.max()) + 1
@@ -273,11 +279,22 @@ def unpaired(
         return Difference(None, None, None, None, name, reason, n)
     (area_a, *one), (area_b, *other) = components(first, first_wrong), components(second, second_wrong)
     variance, df = _independent(*one, *other)
+    if (area_a, area_b) in _APART:
+        own = codes or (None, None)
+        return _apart(auroc_interval(first, first_wrong, own[0], level), auroc_interval(second, second_wrong, own[1], level), n)
     if codes is None:
         return _difference(area_a - area_b, variance, level, name, n, df)
     count = int(max(own.max() for own in codes)) + 1
     a, b = _moved(first, first_wrong, codes[0], count), _moved(second, second_wrong, codes[1], count)
     return _by_cluster(a, b, (variance, df), (a.squares + b.squares) / 4, level, name, n)
+
+
+def _apart(first: Area, second: Area, n: int) -> Difference:
+    """Two areas of 1, or of 0: no error was seen in either, which is not to say that there is none. Each is on its side of its
+    exact bound but for half of 1 - level, so both are at once."""
+    if first.low is None or first.high is None or second.low is None or second.high is None:
+        return Difference(0.0, None, None, None, first.method, first.reason or second.reason, n)
+    return Difference(0.0, first.low - second.high, first.high - second.low, 1.0, first.method, None, n)
 
 
 def _by_cluster(

@@ -155,7 +155,12 @@ class Simultaneous:
 
 
 def simultaneous(
-    gaps: Sequence[ArrayLike], clusters: Clusters, level: float = 0.95, flips: int = 9_999, seed: int = 0
+    gaps: Sequence[ArrayLike],
+    clusters: Clusters,
+    level: float = 0.95,
+    flips: int = 9_999,
+    seed: int = 0,
+    shares: bool = False,
 ) -> list[Simultaneous]:
     """Several differences on the same documents, against zero all together (max-t of Westfall and Young 1993, single step).
 
@@ -163,6 +168,8 @@ def simultaneous(
     quantile, but at least Student's, times the standard error is the half width of the intervals. The chance of one or more
     false findings among all stays below 1 - level if the signs of the clusters are exchangeable; selectors that choose alike
     cost nothing, unlike in Holm's correction.
+
+    :param shares: the gaps are between two numbers from 0 to 1, so the intervals are kept within -1 and 1.
     """
     columns = [np.asarray(gap, dtype=np.float64) for gap in gaps]
     if not columns:
@@ -187,8 +194,11 @@ def simultaneous(
             found.append(Simultaneous(min(1.0, p), None, None))
             continue
         width = one.se * max(student, float(stdtrit(one.df, (1 + level) / 2)))
-        inside = math.isfinite(width)
-        found.append(Simultaneous(min(1.0, p), one.mean - width if inside else None, one.mean + width if inside else None))
+        low, high = one.mean - width, one.mean + width
+        if shares:
+            low, high = max(-1.0, low), min(1.0, high)
+        inside = math.isfinite(low)
+        found.append(Simultaneous(min(1.0, p), low if inside else None, high if inside else None))
     return found
 
 

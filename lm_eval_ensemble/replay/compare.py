@@ -67,8 +67,9 @@ class Ranked:
 @dataclass(frozen=True)
 class OverAll:
     """A gain over the best of several members, without knowing which is the best: ``value`` is the smallest of the differences
-    to each, ``p`` the largest of their tests (intersection-union, Berger 1982), ``low`` the smallest of their lower ends and
-    ``high`` that of their simultaneous upper ends."""
+    to each, ``low`` the smallest of their lower ends and ``high`` that of their simultaneous upper ends. To be better it must
+    beat every member, so ``p`` is the largest of their tests (intersection-union, Berger 1982); to be worse one member that
+    beats it is enough, so where ``value`` is negative ``p`` is the smallest of the simultaneous tests of those ahead of it."""
 
     value: float
     low: float | None
@@ -205,7 +206,7 @@ def compare(
     if reference is not None:
         others = {row.selector for row in rows if not row.primary and not row.bound}
         gaps = {name: _means(x[shared], own_document) - alone[reference] for name, x in values.items() if name in others}
-    among = dict(zip(gaps, simultaneous(list(gaps.values()), together), strict=True))
+    among = dict(zip(gaps, simultaneous(list(gaps.values()), together, shares=True), strict=True))
     own_values = _means(values[own][shared], own_document) if reference is not None else np.array([])
     return Replay(
         recorded=recorded,
@@ -236,14 +237,16 @@ def _means(values: Values, document: NDArray[np.intp]) -> Values:
 
 def _over_all(own: Values, members: Sequence[Values], problems: NDArray[np.intp]) -> OverAll:
     paired = [compare_paired(own, member, problems) for member in members]
-    together = simultaneous([own - member for member in members], problems)
+    together = simultaneous([own - member for member in members], problems, shares=True)
     lows = [found.difference.low for found in paired]
     highs = [found.high if found.high is not None else one.difference.high for found, one in zip(together, paired, strict=True)]
+    value = min(found.difference.mean for found in paired)
+    ahead = [found.p for found, one in zip(together, paired, strict=True) if one.difference.mean < 0]
     return OverAll(
-        min(found.difference.mean for found in paired),
+        value,
         None if None in lows else min(low for low in lows if low is not None),
         None if None in highs else min(high for high in highs if high is not None),
-        max(found.p for found in paired),
+        min(ahead) if ahead else max(found.p for found in paired),
     )
 
 

@@ -70,7 +70,7 @@ def _primary(found: Replay) -> list[str]:
         ends = "" if one.low is None or one.high is None else f" [{_points(one.low)}, {_points(one.high)}]"
         lines.append(
             f"Over the best member, whichever it truly is, {found.primary.selector} gains {_points(one.value)}{ends}, "
-            f"p = {_p(one.p)} (it must beat every member)."
+            f"p = {_p(one.p)} ({'one member that beats it is enough' if one.value < 0 else 'it must beat every member'})."
         )
     if gain is not None and gain.difference.deff is not None:
         size = (

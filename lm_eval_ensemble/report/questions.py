@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from lm_eval_ensemble.metrics.uncertainty import auroc
+from lm_eval_ensemble.metrics.uncertainty import auroc, usable
 from lm_eval_ensemble.report.records import Measured
 from lm_eval_ensemble.report.signals import curves
 from lm_eval_ensemble.runs.answer import RULES, is_right, value_of
@@ -52,7 +52,7 @@ def _score(rows: Sequence[Measured], name: str) -> dict[str, Any]:
     area = auroc(score, wrong, [row.cluster for row in having])
     more = curves(score, wrong) or {}
     kept = {key: more.get(key) for key in ("aurc", "eaurc", "prr", "risk", "points", "roc")}
-    return {**area.as_json(), "wrong": sum(wrong), **kept}
+    return {**area.as_json(), "wrong": int(usable(score, wrong).wrong.sum()), **kept}
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -130,13 +130,14 @@ def verdict_of(figures: Mapping[str, Any]) -> str:
     gains = [entry["ensemble_minus_member"] for entry in members.values()]
     parts = []
     for name, gain, p in zip(members, gains, holm([gain["p"] for gain in gains]), strict=True):
+        of = f"p = {p:.2g}" + (" after Holm" if p != gain["p"] else "")
         if not gain["difference"]:
-            parts.append(f"level with {name} (p = {p:.2g})")
+            parts.append(f"level with {name} ({of})")
             continue
         ahead = gain["difference"] > 0
         side = ("better than" if ahead else "worse than") if p < LEVEL else ("ahead of" if ahead else "behind")
         interval = _interval(gain["low"], gain["high"], signed=True)
-        told = [*([interval] if interval != _NONE else []), *([] if p < LEVEL else ["not significant"]), f"p = {p:.2g}"]
+        told = [*([interval] if interval != _NONE else []), *([] if p < LEVEL else ["not significant"]), of]
         parts.append(f"{side} {name} by {abs(100 * gain['difference']):.3g} points ({'; '.join(told)})")
     return f"The ensemble is {'; '.join(parts)}."
 

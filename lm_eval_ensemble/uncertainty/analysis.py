@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from lm_eval_ensemble.errors import ConfigError, DataError, did_you_mean
 from lm_eval_ensemble.metrics.abstention import Abstention, abstain
-from lm_eval_ensemble.metrics.answer_scores import free_scores, is_empty
+from lm_eval_ensemble.metrics.answer_scores import free_scores
 from lm_eval_ensemble.metrics.calibration import METHODS, Calibration, calibrate
-from lm_eval_ensemble.metrics.clustered import FEW_CLUSTERS, cluster_codes, clustered_share
+from lm_eval_ensemble.metrics.clustered import FEW_CLUSTERS, cluster_codes, clustered_share, few_clusters
 from lm_eval_ensemble.metrics.delong import Difference, paired, unpaired
 from lm_eval_ensemble.metrics.discrimination import Discrimination, discriminate, spearman
 from lm_eval_ensemble.metrics.multiple import holm
@@ -336,7 +336,7 @@ def _rates(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     shares = {
         "truncated": [bool(record.get("truncated")) for record in ended],
         "straddle": [bool(record.get("straddle")) for record in ended],
-        "empty": [is_empty(record) for record in records],
+        "empty": [not record.get("answer") for record in records],
         "trimmed": [bool(record["trimmed_prefix"]) for record in generated],
     }
     return {name: sum(values) / len(values) for name, values in shares.items() if values}
@@ -344,7 +344,9 @@ def _rates(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def _warnings(answers: Answers, reports: Mapping[str, ScoreReport], rules: Mapping[str, NDArray[np.bool_]]) -> list[str]:
     found = list(answers.notes)
-    if (count := len(set(answers.clusters))) and count < FEW_CLUSTERS:
+    if (count := len(set(answers.clusters))) == 1:
+        found.append(few_clusters(count, answers.kind).removesuffix("."))
+    elif count and count < FEW_CLUSTERS:
         found.append(
             f"{count} {answers.kind} are few: intervals are wide, because their own precision is a guess (effective degrees of "
             f"freedom in the JSON); from {FEW_CLUSTERS} on they settle. Those by resampling are too narrow until then"

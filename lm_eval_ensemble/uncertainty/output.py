@@ -32,11 +32,12 @@ def as_text(analysis: Analysis) -> str:
     answers, accuracy = analysis.answers, analysis.accuracy
     right = round((accuracy.value or 0.0) * accuracy.n)
     origin = answers.origin
+    interval = "" if accuracy.low is None else f" [{_percent(accuracy.low)}, {_percent(accuracy.high)}]"
     lines = [
         answers.label,
         f"  family {origin.family}, size {origin.size}, precision {origin.precision}; {accuracy.n} answers"
-        f"{_of_clusters(analysis)}, {right} right = {_percent(accuracy.value)} "
-        f"[{_percent(accuracy.low)}, {_percent(accuracy.high)}] by {_rule(analysis.label)}",
+        f"{_of_clusters(analysis)}, {right} right = {_percent(accuracy.value)}"
+        f"{interval} by {_rule(analysis.label)}",
         "  answers " + ", ".join(f"{name} {_percent(value)}" for name, value in analysis.rates.items()),
         *(f"  {line}" for line in _aligned(_rows(analysis))),
     ]

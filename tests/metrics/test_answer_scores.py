@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm_eval_ensemble.metrics.answer_scores import FREE_SCORES, free_scores, is_empty
+from lm_eval_ensemble.metrics.answer_scores import FREE_SCORES, free_scores
 
 
 def record(logprobs: list[float] | None, **changes: Any) -> dict[str, Any]:
@@ -57,11 +57,9 @@ def test_a_record_by_hand() -> None:
 def test_an_empty_answer_scores_its_stop_token() -> None:
     empty = record([], answer="", raw="")
     found = free_scores(empty)
-    assert is_empty(empty)
     assert [found[k] for k in ("g_nll", "g_nll_stop", "ln_nll", "max_token_nll", "first_token_nll")] == [0.25] * 5
     assert (found["length_tokens"], found["length_chars"]) == (0.0, 0.0)
     unknown = record([], answer="", raw="", stop_logprob=None)
-    assert not is_empty(unknown)
     assert free_scores(unknown)["g_nll"] is None
 
 

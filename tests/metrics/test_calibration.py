@@ -168,6 +168,14 @@ def test_clusters_abstain_by_their_number() -> None:
     assert (found.coverage, found.clusters) == (1.0, 40)
     assert found.bound is not None
     assert found.bound <= 0.35
+    # Not one of 200 answers from 20 texts is wrong, and that is no promise: texts may be wrong as a whole.
+    none = abstain(np.arange(200.0), np.zeros(200), clusters=np.repeat(np.arange(20), 10))
+    worst = clustered_share(np.zeros(200), np.repeat(np.arange(20), 10))
+    assert worst is not None
+    assert worst.high is not None
+    assert none.reason == (
+        f"no coverage certified; even if none of all 200 answers were wrong the bound would be {100 * worst.high:.1f} %"
+    )
     few = abstain(score[:80], wrong[80:160], alpha=0.5, clusters=texts[:80])
     assert few.reason == "8 clusters are too few for a promise, which takes 10"
 

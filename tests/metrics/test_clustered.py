@@ -161,6 +161,7 @@ def test_weights_are_documents_of_more_choices() -> None:
 
 def test_few_clusters_are_told() -> None:
     assert "39 problems are few" in few_clusters(39)
+    assert "there is no interval" in few_clusters(1)  # and so none that is wide
     assert (few_clusters(40), few_clusters(None), few_clusters(153, df=10.5)) == ("", "", "")
     assert "A few of the 153 problems carry most of the variance (3.2 effective" in few_clusters(153, df=3.21)
 

@@ -257,6 +257,22 @@ def test_few_clusters_refuse_what_they_cannot_tell() -> None:
     assert apart.low == pytest.approx(0.025)
 
 
+def test_two_areas_of_one_may_differ() -> None:
+    """No error of ten pairs in either: each area is above 0.025^(1/10) but for a chance of 2.5 %, so they differ by less."""
+    wrong, score = np.arange(20) >= 10, np.arange(20.0)
+    other = np.where(wrong, score, -score)
+    least = 0.025**0.1
+    for found in (paired(score, other, wrong), paired(score, other, wrong, wrong), unpaired(score, other, wrong, wrong)):
+        assert (found.value, found.p, found.method) == (0.0, 1.0, "exact pairs")
+        assert [found.low, found.high] == pytest.approx([least - 1, 1 - least])
+    same = paired(score, 3 * score, wrong)
+    assert (same.low, same.high, same.method) == (0.0, 0.0, "paired delong")
+    # By cluster as many pairs as clusters allow; none where there is one.
+    by = paired(score, other, wrong, codes=np.arange(20) // 5)
+    assert [by.low, by.high] == pytest.approx([0.025**0.5 - 1, 1 - 0.025**0.5])
+    assert paired(score, other, wrong, codes=np.zeros(20, np.intp)).low is None
+
+
 def test_clustered_interval_covers() -> None:
     """30 clusters of 7, wrong and score alike in them: the interval that takes answers for independent holds in 87 %."""
     generator, held, alone = np.random.default_rng(2), 0, 0

@@ -154,6 +154,11 @@ def test_simultaneous_tests_by_hand() -> None:
     assert simultaneous([gaps, other], range(6))[0].p >= 14 / 64
     assert simultaneous([[0.0, 0.0]], "ab")[0].p == 1
     assert simultaneous([], "ab") == []
+    # Of two programs the half width is 12.7 standard errors: a difference of two shares ends at 1.
+    (wide,) = simultaneous([[0.5, 0.0]], "ab")
+    assert wide.high is not None
+    assert wide.high > 1
+    assert [(one.low, one.high) for one in simultaneous([[0.5, 0.0]], "ab", shares=True)] == [(-1.0, 1.0)]
 
 
 def test_simultaneous_tests_keep_their_level_and_intervals() -> None:

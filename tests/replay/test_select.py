@@ -14,11 +14,16 @@ import pytest
 from lm_eval_ensemble.cli import main
 from lm_eval_ensemble.errors import ConfigError, DataError
 from lm_eval_ensemble.replay.command import select_runs
+from lm_eval_ensemble.replay.render import as_markdown
 from lm_eval_ensemble.runs.rows import selection_accuracy
 from lm_eval_ensemble.selection import make_selector
 from lm_eval_ensemble.selection.spec import read_selector_file
 from lm_eval_ensemble.types import Scored
 from tests.replay.runs import RULE, pair, santacoder, scored, write_run
+
+
+def _fim_is_right(i: int, random: Random) -> list[Scored]:
+    return [scored("dllm", f"    return -{i}\n", False, 1.0, 1.0), scored("fim", f"    return {i}\n", i % 4 > 0, 2.0, 2.0)]
 
 
 def rows_of(found: Any) -> dict[str, Any]:
@@ -403,6 +408,14 @@ def test_gains_are_over_the_member_that_was_named(tmp_path: Path, capsys: pytest
     assert every["value"] == min(primary[name]["gain"]["value"] for name in ("dllm", "fim"))
     assert every["p"] == max(primary[name]["p"] for name in ("dllm", "fim"))
     assert every["low"] == min(primary[name]["gain"]["low"] for name in ("dllm", "fim"))
+    # To be worse than the best member it need not differ from the other: always:dllm is dllm, and fim is ahead of both.
+    write_run(tmp_path / "worse", candidates=_fim_is_right, selector="always:dllm")
+    (worse,), _ = select_runs([tmp_path / "worse"])
+    assert worse.over_all is not None
+    assert worse.over_all.high is not None
+    assert worse.over_all.high < 0
+    assert worse.over_all.p < 0.05
+    assert "one member that beats it is enough" in as_markdown(worse)
     assert main(["select", str(tmp_path), "--baseline", "fmi"]) == 2
     assert "did you mean" in capsys.readouterr().err.lower()
 

@@ -84,11 +84,13 @@ def test_numbers_that_are_not_finite_are_left_out_everywhere(odd: float, tmp_pat
     entry = report.figures["uncertainty"]["g_nll"]
     expected = roc_auc_score([f < 0.5 for f in f1], scores)
     assert (entry["value"], entry["n"], entry["excluded"]) == (pytest.approx(expected, abs=1e-6), 4, 1)
+    assert entry["wrong"] == 2  # of the four
     json.dumps(report.content, allow_nan=False, default=str)
     assert "1 of g_nll." in as_text(report.content)
     assert "Samples" in page([report])
     (answers,), _ = load_answers([folder])
     found = analyse(answers, AnalysisSettings(draws=0))
+    assert found.rates["empty"] == report.figures["answers"]["empty"] == 0.4
     area = found.reports["g_nll"].discrimination.metrics["auroc"]
     assert area.value == pytest.approx(entry["value"], abs=1e-6)
     assert area.excluded == 1
