@@ -18,7 +18,7 @@ from lm_eval_ensemble.plots.models import aliasing, area_of, datasets_of, fewest
 from lm_eval_ensemble.plots.style import interval, listed, percent
 from lm_eval_ensemble.report.compare import CompareOptions
 from lm_eval_ensemble.report.compare import compare as compare_runs
-from lm_eval_ensemble.report.sentences import verdict
+from lm_eval_ensemble.report.sentences import disagreement, verdict
 from lm_eval_ensemble.report.tables import markdown_table
 from lm_eval_ensemble.runs.load import TaskRun
 from lm_eval_ensemble.uncertainty.analysis import BASELINE, PRIMARY, Analysis, between, compare
@@ -36,18 +36,21 @@ def infill_findings(report: Mapping[str, Any]) -> list[str]:
     share = 0 <= score["value"] <= 1
     value = percent(score["value"]) if share else f"{score['value']:.4g}"
     text = f"{report['metric']} {value}{_span(score, share)} on {figures['n']} documents of {figures['problems']} problems."
-    found = [text, *filter(None, [few_clusters(figures["problems"])])]
+    found = [text, *filter(None, [few_clusters(figures["problems"], df=score["df"])])]
     if "members" not in figures:
         return found
     best = figures["best_member"]
-    for member, entry in figures["members"].items():
-        gain = entry["ensemble_minus_member"]
+    gains = {member: entry["ensemble_minus_member"] for member, entry in figures["members"].items()}
+    tests = f"Holm over {len(gains)} members" if len(gains) > 1 else "one test"
+    for (member, gain), p in zip(gains.items(), holm([gain["p"] for gain in gains.values()]), strict=True):
         ends = "" if gain["low"] is None else f" (95 % interval {100 * gain['low']:+.1f} to {100 * gain['high']:+.1f})"
-        word = "significant" if gain["p"] < LEVEL and gain["difference"] else "not significant"
+        significant = p < LEVEL and bool(gain["difference"])
+        word = "significant" if significant else "not significant"
         name = f"{member} (the best member)" if member == best else member
         found.append(
             f"The ensemble minus {name}: {100 * gain['difference']:+.1f} points{ends}; {gain['wins']} wins, {gain['losses']} "
-            f"losses; {word}, p = {gain['p']:.2g} (sign flip by problem, one test)."
+            f"losses; {word}, p = {p:.2g} (sign flip by problem, {tests})."
+            + (disagreement(gain["low"], gain["high"], gain["p"], significant) if gain["difference"] else "")
         )
     found.append(
         f"Every selector lies between {percent(figures['floor']['value'])} (floor) and {percent(figures['oracle']['value'])} "
@@ -59,7 +62,8 @@ def infill_findings(report: Mapping[str, Any]) -> list[str]:
         if chosen["low"] is not None:
             ends = f" (95 % {percent(chosen['low'])} to {percent(chosen['high'])}, by problem)"
             if chosen["break_even"] is not None:
-                said = ", which the interval " + ("excludes" if chosen["low"] > chosen["break_even"] else "does not exclude")
+                holds = chosen["low"] <= chosen["break_even"] <= chosen["high"]
+                said = ", which the interval " + ("does not exclude" if holds else "excludes")
         even = chosen["break_even"]
         found.append(
             f"Where some candidate is right and some is wrong, {figures['rule']} takes a right one in {chosen['right']} of "

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lm_eval_ensemble.report.comparison import LEVEL, Contrast, RunRow, TaskComparison
+from lm_eval_ensemble.report.comparison import LEVEL, RunRow, TaskComparison
 
-__all__ = ["cautions", "first_sentences", "length_caution", "verdict"]
+__all__ = ["cautions", "disagreement", "first_sentences", "length_caution", "verdict"]
 
 #: so many verdicts can be read at a glance.
 _FEW = 4
@@ -29,9 +29,10 @@ def verdict(task: TaskComparison, row: RunRow) -> str:
     gain = contrast.difference if task.higher_is_better else -contrast.difference
     if contrast.p_holm < LEVEL and gain:
         text = f"{head} {'beats' if gain > 0 else 'is beaten by'} {base} by {size}{interval}; significant, {p}."
-        return text + _disagreement(contrast, significant=True)
+        return text + disagreement(contrast.low, contrast.high, contrast.p, significant=True)
     side = f"is level with {base}" if not gain else f"is {'ahead of' if gain > 0 else 'behind'} {base} by {size}"
-    text = f"{head} {side}{interval}; not significant, {p}." + _disagreement(contrast, significant=False)
+    text = f"{head} {side}{interval}; not significant, {p}."
+    text += disagreement(contrast.low, contrast.high, contrast.p, significant=False)
     if contrast.detectable is not None:
         size = f"{scale * contrast.detectable:.3g}{unit}"
         text += (
@@ -80,11 +81,13 @@ def length_caution(runs: Sequence[str], others: bool = False) -> str:
     return text + ("the other runs were not told it." if others else "compare only with models that are told it.")
 
 
-def _disagreement(contrast: Contrast, significant: bool) -> str:
-    """Where the sign flip and the interval contradict each other about 0, the verdict is the test's."""
-    if contrast.low is None or contrast.high is None or (contrast.p < LEVEL) is not significant:
-        return ""
-    if significant is not (contrast.low <= 0 <= contrast.high):
+def disagreement(low: float | None, high: float | None, p: float, significant: bool, against: str = "") -> str:
+    """Where the sign flip and the interval contradict each other about 0, the verdict is the test's; begins with a blank.
+
+    :param p: not corrected; where the correction alone takes the significance away, there is no contradiction.
+    """
+    if low is None or high is None or (p < LEVEL) is not significant or significant is not (low <= 0 <= high):
         return ""
     where = "holds" if significant else "leaves out"
-    return f" The interval {where} 0; the verdict is that of the sign flip, which needs no variance."
+    named = f" of the difference to {against}" if against else ""
+    return f" The interval{named} {where} 0; the verdict is that of the sign flip, which needs no variance."

@@ -10,7 +10,7 @@ from lm_eval_ensemble.metrics.clustered import few_clusters
 from lm_eval_ensemble.metrics.multiple import holm
 from lm_eval_ensemble.report.comparison import LEVEL
 from lm_eval_ensemble.report.failures import CATEGORIES
-from lm_eval_ensemble.report.sentences import length_caution
+from lm_eval_ensemble.report.sentences import disagreement, length_caution
 from lm_eval_ensemble.report.tables import markdown_table
 
 __all__ = ["Section", "Table", "as_text", "closing", "headline", "sections", "verdict_of"]
@@ -128,7 +128,7 @@ def verdict_of(figures: Mapping[str, Any]) -> str:
     if len(members) < 2:
         return ""
     gains = [entry["ensemble_minus_member"] for entry in members.values()]
-    parts = []
+    parts, against = [], ""
     for name, gain, p in zip(members, gains, holm([gain["p"] for gain in gains]), strict=True):
         of = f"p = {p:.2g}" + (" after Holm" if p != gain["p"] else "")
         if not gain["difference"]:
@@ -139,7 +139,8 @@ def verdict_of(figures: Mapping[str, Any]) -> str:
         interval = _interval(gain["low"], gain["high"], signed=True)
         told = [*([interval] if interval != _NONE else []), *([] if p < LEVEL else ["not significant"]), of]
         parts.append(f"{side} {name} by {abs(100 * gain['difference']):.3g} points ({'; '.join(told)})")
-    return f"The ensemble is {'; '.join(parts)}."
+        against += disagreement(gain["low"], gain["high"], gain["p"], p < LEVEL, name)
+    return f"The ensemble is {'; '.join(parts)}.{against}"
 
 
 def _scores(figures: Mapping[str, Any]) -> list[str | Table]:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from lm_eval_ensemble.cli import main
+from lm_eval_ensemble.plots.findings import infill_findings
+from lm_eval_ensemble.report.run import report_of
+from lm_eval_ensemble.report.text import verdict_of
+from lm_eval_ensemble.runs.load import load_runs
+from lm_eval_ensemble.types import Scored
+from tests.replay import runs
 from tests.report.helpers import FIXTURES, sample, write_run
 
 EXPECTED = {
@@ -25,6 +32,36 @@ def test_real_runs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert [part for part in EXPECTED[name] if part not in printed] == []
     assert "nan" not in printed
     assert "None" not in printed
+
+
+def test_the_verdict_is_that_of_the_corrected_test_and_says_where_the_interval_differs() -> None:
+    gain = {"difference": 0.4, "low": 0.1, "high": 0.7, "p": 0.03}
+    members = {"a": {"ensemble_minus_member": gain}, "b": {"ensemble_minus_member": {**gain, "p": 0.5}}}
+    told = verdict_of({"members": members})
+    # 0.03 is not significant among two, which is no contradiction; 0.5 beside an interval without 0 is one.
+    assert "ahead of a by 40 points (+10.0 to +70.0; not significant; p = 0.06 after Holm)" in told
+    assert told.endswith(
+        "p = 0.5). The interval of the difference to b leaves out 0; the verdict is that of the sign flip, which needs no "
+        "variance."
+    )
+
+
+def test_report_and_summary_name_one_p_and_read_the_interval_on_both_sides(tmp_path: Path) -> None:
+    """The selector takes the worse member: s is 0 with an interval wholly below what pays."""
+
+    def fim_is_right(i: int, _: Random) -> list[Scored]:
+        wrong = runs.scored("dllm", f"    return -{i}\n", False, 1.0, 1.0)
+        return [wrong, runs.scored("fim", f"    return {i}\n", i % 4 > 0, 2.0, 2.0)]
+
+    runs.write_run(tmp_path, candidates=fim_is_right, selector="always:dllm")
+    (run,), _ = load_runs([tmp_path])
+    report = report_of(run).content
+    chosen = report["figures"]["selection"]
+    assert chosen["high"] < chosen["break_even"] == 1.0
+    found = infill_findings(report)
+    assert "at most 100.0 %, which the interval excludes." in found[-1]
+    assert any("significant, p = 0.0002 (sign flip by problem, Holm over 2 members)" in line for line in found)
+    assert "p = 0.0002 after Holm" in verdict_of(report["figures"])
 
 
 def test_a_run_without_samples_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
