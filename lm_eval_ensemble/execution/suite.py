@@ -74,10 +74,13 @@ def run(test: str, namespace: dict[str, Any], candidate: Any) -> bool:
     functions = [value for name, value in namespace.items() if _is_test(name) and _is_of_the_test(value)]
     for function in functions:
         if function.__name__ not in entered:
-            _call(function)
-    if not (done or functions or _can_fail(test)):
-        raise CannotJudgeError("the test calls nothing and asserts nothing")
-    return done or bool(functions)
+            for parameters in _parameters(function):
+                done = True
+                _call(functools.partial(function, **parameters))
+    done = done or any(function.__name__ in entered for function in functions)
+    if not done and (functions or not _can_fail(test)):
+        raise CannotJudgeError("every test is skipped" if functions else "the test calls nothing and asserts nothing")
+    return done
 
 
 def _can_fail(test: str) -> bool:
@@ -89,8 +92,6 @@ def _call(function: Callable[..., Any], *candidate: Any) -> None:
     """Call a test function with the entry point, or without if it takes nothing."""
     code = getattr(function, "__code__", None)
     takes = code is None or code.co_argcount or code.co_flags & 0x04
-    if not candidate and code is not None and code.co_argcount > len(function.__defaults__ or ()):
-        raise CannotJudgeError(f"{code.co_name} takes arguments that only pytest can give")
     answer = function(*candidate) if takes else function()
     if isinstance(answer, types.CoroutineType):
         import asyncio
@@ -104,11 +105,38 @@ def _methods(namespace: dict[str, Any]) -> Iterator[Callable[..., Any]]:
         if name.startswith("Test") and isinstance(kind, type) and "__init__" not in vars(kind):
             for method, value in list(vars(kind).items()):
                 if _is_test(method) and _is_of_the_test(value):
-                    own = kind()
-                    getattr(own, "setup_method", lambda: None)()
-                    if value.__code__.co_argcount > 1 + len(value.__defaults__ or ()):
-                        raise CannotJudgeError(f"{method} takes arguments that only pytest can give")
-                    yield functools.partial(value, own)
+                    for parameters in _parameters(value, kind):
+                        own = kind()
+                        getattr(own, "setup_method", lambda: None)()
+                        yield functools.partial(value, own, **parameters)
+
+
+def _parameters(function: types.FunctionType, kind: type | None = None) -> list[dict[str, Any]]:
+    """The arguments of each call that pytest would make of a test by its marks, and by those of its class: none if it is
+    to be skipped or expected to fail.
+    """
+    calls: list[dict[str, Any]] = [{}]
+    for mark in (*getattr(kind, "pytestmark", ()), *getattr(function, "pytestmark", ())):
+        conditions = (eval(one, function.__globals__) if isinstance(one, str) else one for one in mark.args)
+        if mark.name in ("skip", "xfail") or (mark.name == "skipif" and any(conditions)):
+            return []
+        if mark.name == "parametrize":
+            calls = [{**call, **more} for more in _sets(*mark.args, **mark.kwargs) for call in calls]
+    code = function.__code__
+    needed = code.co_varnames[kind is not None : code.co_argcount - len(function.__defaults__ or ())]
+    if any(not call.keys() >= set(needed) for call in calls):
+        raise CannotJudgeError(f"{code.co_name} takes arguments that only pytest can give")
+    return calls
+
+
+def _sets(argnames: Any, argvalues: Any, **_: Any) -> Iterator[dict[str, Any]]:
+    """The sets of arguments of one ``pytest.mark.parametrize``."""
+    names = [name.strip() for name in argnames.split(",")] if isinstance(argnames, str) else list(argnames)
+    for values in argvalues:
+        if type(values).__name__ == "ParameterSet":  # pytest.param
+            yield dict(zip(names, values.values, strict=True))
+        else:
+            yield dict(zip(names, values if len(names) > 1 else [values], strict=True))
 
 
 def _is_of_the_test(value: Any) -> bool:

@@ -15,6 +15,7 @@ __all__ = ["PACKAGES", "mute", "package_folders", "seed_random", "settle"]
 PACKAGES = (
     *("numpy", "numpy.libs", "scipy", "scipy.libs", "pandas", "pandas.libs", "sympy", "mpmath", "networkx"),
     *("sortedcontainers", "dateutil", "pytz", "tzdata", "six.py", "typing_extensions.py"),
+    *("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "py.py"),
 )
 
 
