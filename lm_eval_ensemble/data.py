@@ -193,7 +193,7 @@ def check_document(
     """
     tested = ("test", "entry_point") if document.get("test") and "prefix" in columns else ()
     faults = []
-    for column in (*columns, *tested):
+    for column in dict.fromkeys((*columns, *tested)):
         if column not in document:
             faults.append(f"column {column!r} is missing")
         elif not isinstance(value := document[column], str):
@@ -352,6 +352,7 @@ def read_rows(content: bytes, name: str) -> list[dict[str, Any]]:
     """The rows of a file's content: parquet, JSON lines, or one JSON value (a list of rows, or a single row).
 
     :param name: of the file; a ``.gz`` at its end is undone first.
+    :raises ValueError: not in that form; of JSON lines it names the line.
     """
     if name.endswith(".parquet"):
         import pyarrow.parquet
@@ -363,7 +364,17 @@ def read_rows(content: bytes, name: str) -> list[dict[str, Any]]:
         value = json.loads(text)
         return value if isinstance(value, list) else [value]
     # By newline only: a question may hold other line separators.
-    return [json.loads(line) for line in text.split(b"\n") if line.strip()]
+    return [_row(line, number) for number, line in enumerate(text.split(b"\n"), 1) if line.strip()]
+
+
+def _row(line: bytes, number: int) -> Any:
+    """:raises ValueError: no JSON; names the line of the file."""
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {number}, column {error.colno}: {error.msg}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"line {number}: {error}") from None
 
 
 def _toy_documents() -> list[Document]:

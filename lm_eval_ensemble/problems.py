@@ -1,7 +1,8 @@
 """Gaps of the user's own: files of rows in any of the usual shapes, as documents of ``data``.
 
 A row has ``prefix, suffix, middle`` and, if there, ``test, entry_point, problem, cut, language, task_id``. HumanEval's names
-are read too: ``prompt`` is the prefix, ``canonical_solution`` the middle, and a missing suffix is empty.
+are read too: ``prompt`` is the prefix, ``canonical_solution`` the middle, and a missing suffix is empty. Lines end in a newline
+alone, as in what models write and ``gaps`` cuts.
 
 What a row leaves out: ``cut`` is ``line`` where the middle is one line that ends in a newline (and no HumanEval function's
 whole body), else ``none``; ``language`` is
@@ -11,6 +12,7 @@ of the program that the test names.
 
 from __future__ import annotations
 
+import ast
 import csv
 import difflib
 import functools
@@ -19,7 +21,7 @@ import io
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,10 @@ _ALSO = {
     "middle": ("middle", "canonical_solution"),
     "task_id": ("task_id", "id"),
     "test": ("test", "tests"),
+    "language": ("language", "lang"),
 }
+#: likeness from which a column that is none of ours is one of ours misspelt.
+_ALIKE = 0.83
 _ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
 #: runs a test that is the text of doctests.
 _DOCTEST = """import doctest
@@ -55,7 +60,8 @@ def load_problems(file: Any, setting: str = "--metadata file") -> list[Document]
     :raises ConfigError: no path. :raises DataError: no such file; a file or a row of another shape (with its number).
     """
     paths = files_of(file, setting)
-    found = {path: documents_of(read_file(path), str(path), _stem(path)) for path in paths}
+    names = _names(paths)
+    found = {path: documents_of(read_file(path), str(path), names[path]) for path in paths}
     seen = Counter(document["task_id"] for documents in found.values() for document in documents)
     for path, documents in found.items():
         own = Counter(document["task_id"] for document in documents)
@@ -63,7 +69,7 @@ def load_problems(file: Any, setting: str = "--metadata file") -> list[Document]
             raise DataError(f"{path}: task_id {twice[0][0]!r} stands in {twice[0][1]} rows; every gap needs an id of its own.")
         for document in documents:
             if seen[document["task_id"]] > 1:  # in another file too
-                document["task_id"] = f"{_stem(path)}/{document['task_id']}"
+                document["task_id"] = f"{names[path]}/{document['task_id']}"
     documents = [document for own in found.values() for document in own]
     if not documents:
         raise DataError(f"{', '.join(map(str, paths))}: holds no gap.")
@@ -110,6 +116,16 @@ def _all_endings() -> tuple[str, ...]:
 def _stem(path: Path) -> str:
     name = path.name.removesuffix(".gz")
     return next((name.removesuffix(ending) for ending in _ENDINGS if name.endswith(ending)), name)
+
+
+def _names(paths: Sequence[Path]) -> dict[Path, str]:
+    """The stem of each file, or as much more of its path as tells it from the others."""
+    kinds: tuple[Callable[[Path], str], ...] = (_stem, lambda path: path.name, lambda path: f"{path.parent.name}/{path.name}")
+    for kind in kinds:
+        names = {path: kind(path) for path in paths}
+        if len(set(names.values())) == len(paths):
+            return names
+    return {path: str(path) for path in paths}
 
 
 def read_file(path: Path) -> list[Any]:
@@ -171,6 +187,10 @@ def _document(row: Any, name: str) -> Document:
             "has inputs instead of a test. EvalPlus publishes the same problems with a column test on the Hub "
             "(evalplus/humanevalplus)."
         )
+    _refuse_misspelt(row, given)
+    for column in ("prefix", "suffix", "middle"):
+        if isinstance(given.get(column), str):
+            given[column] = given[column].replace("\r\n", "\n")
     document = {
         "task_id": given.get("task_id", name),
         "problem": given.get("problem", ""),
@@ -197,11 +217,35 @@ def _document(row: Any, name: str) -> Document:
     document["language"] = document["language"].lower()
     if document["test"].strip():
         document["entry_point"] = document["entry_point"] or _entry_point(document)
-        if document["test"].lstrip().startswith(">>> "):
-            document["test"] = _DOCTEST.format(text=document["test"])
+        if (examples := _examples(document["test"])) is not None:
+            document["test"] = _DOCTEST.format(text=examples)
     else:
         document["test"] = document["entry_point"] = ""
     return document
+
+
+def _refuse_misspelt(row: Mapping[Any, Any], given: Mapping[str, Any]) -> None:
+    """Without a suffix or a test a gap is another one, so a column that may be meant for a missing one is a fault."""
+    lacking = {name: column for column in COLUMNS if column not in given for name in _ALSO.get(column, (column,))}
+    for key in row:
+        if key not in COLUMNS and key not in lacking and row[key] is not None:
+            near = difflib.get_close_matches(str(key).strip().lower(), lacking, n=1, cutoff=_ALIKE)
+            if near:
+                raise DataError(f"column {key!r} is none that is read. Did you mean {near[0]!r}? Rename it, or leave it out.")
+
+
+def _examples(test: str) -> str | None:
+    """The text of doctests, bare, between other words or as a docstring; None where the test is a program."""
+    if not re.search(r"^\s*>>> ", test, re.MULTILINE):
+        return None
+    try:
+        body = ast.parse(test).body
+    except (SyntaxError, ValueError):
+        return test
+    match body:
+        case [ast.Expr(ast.Constant(str(text)))]:
+            return text
+    return None
 
 
 def _entry_point(document: Document) -> str:

@@ -116,6 +116,9 @@ def test_the_entry_point_is_what_the_test_names(program: str, test: str, entry: 
         ({**GAP, "cut": "lines"}, "cut is 'lines', expected 'line' or 'none'"),
         ({**GAP, "cut": "line", "middle": "a\nb\n"}, "cut is 'line', but"),
         ({**GAP, "suffix": 3}, "column 'suffix' is int, expected text"),
+        ({**GAP, "test": 3}, r"'g/1': column 'test' is int, expected text\. Columns"),
+        ({"prefix": "a", "middle": "b", "sufix": "c"}, "column 'sufix' is none that is read. Did you mean 'suffix'?"),
+        ({**GAP, "Tests": "assert f(1)"}, "column 'Tests' is none that is read. Did you mean 'tests'?"),
     ],
 )
 def test_a_faulty_row_is_named(row: Any, message: str, tmp_path: Path) -> None:
@@ -123,12 +126,55 @@ def test_a_faulty_row_is_named(row: Any, message: str, tmp_path: Path) -> None:
         load_problems(write(tmp_path / "g.jsonl", row))
 
 
+def test_columns_of_ones_own_stay(tmp_path: Path) -> None:
+    row = {**GAP, "lang": "Go", "author": "me", "text": "a", "tests_": None, "suffixe": "the right one is there"}
+    (document,) = load_problems(write(tmp_path / "g.jsonl", row))
+    assert document["language"] == "go"
+
+
+def test_files_of_one_name_give_ids_that_differ(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / "g.jsonl", GAP)
+    write(tmp_path / "b" / "g.json", [GAP])
+    for paths, expected in (
+        ([tmp_path / "b"], ["g.json/1", "g.jsonl/1"]),
+        ([tmp_path / "a" / "g.jsonl", tmp_path / "b"], ["a/g.jsonl/1", "b/g.json/1", "b/g.jsonl/1"]),
+    ):
+        assert [document["task_id"] for document in load_problems(paths)] == expected
+
+
+def test_lines_of_code_end_in_a_newline_alone(tmp_path: Path) -> None:
+    windows = {name: text.replace("\n", "\r\n") for name, text in GAP.items()}
+    (document,) = load_problems(write(tmp_path / "g.jsonl", windows))
+    assert {name: document[name] for name in GAP} == GAP
+    assert document["cut"] == "line"
+
+
+@pytest.mark.parametrize(
+    ("test", "is_doctest"),
+    [
+        (">>> f(1)\n1\n", True),
+        ("The same:\n\n    >>> f(1)\n    1\n", True),
+        ('"""\n>>> f(1)\n1\n"""\n', True),
+        ('assert f("""\n>>> a\n""")\n', False),
+    ],
+)
+def test_the_text_of_doctests(test: str, is_doctest: bool, tmp_path: Path) -> None:
+    (document,) = load_problems(write(tmp_path / "g.jsonl", {**GAP, "test": test}))
+    assert ("import doctest" in document["test"]) is is_doctest
+    if is_doctest:
+        exec(document["test"], {"f": lambda x: x})
+        with pytest.raises(AssertionError, match="Got"):
+            exec(document["test"], {"f": lambda x: x + 1})
+
+
 def test_faulty_files_are_named(tmp_path: Path) -> None:
     write(tmp_path / "gaps.jsonl", GAP)
     with pytest.raises(DataError, match=r"gap\.jsonl: no such file\. Did you mean gaps\.jsonl\?"):
         load_problems(str(tmp_path / "gap.jsonl"))
-    (tmp_path / "torn.jsonl").write_text('{"prefix": ')
-    with pytest.raises(DataError, match=r"torn\.jsonl: cannot be read"):
+    (tmp_path / "torn.jsonl").write_text('{"prefix": ""}\n{"prefix": ')
+    with pytest.raises(DataError, match=r"torn\.jsonl: cannot be read \(line 2, column 12: Expecting value\)"):
         load_problems(str(tmp_path / "torn.jsonl"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no file that ends in"):
