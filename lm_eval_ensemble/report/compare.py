@@ -23,7 +23,7 @@ from lm_eval_ensemble.report.comparison import Comparison, Contrast, Overlap, Ru
 from lm_eval_ensemble.report.pairing import pair, shared
 from lm_eval_ensemble.report.sentences import cautions, verdict
 from lm_eval_ensemble.runs.load import TaskRun, identities, labels, short_label
-from lm_eval_ensemble.runs.samples import BOUNDS, NotMeasuredError, choose_filter, choose_metric
+from lm_eval_ensemble.runs.samples import BOUNDS, BY_TEXT, NotMeasuredError, choose_filter, choose_metric, is_text
 
 __all__ = ["CompareOptions", "compare"]
 
@@ -336,6 +336,8 @@ def _finished(table: _Table) -> TaskComparison:
     scores = [line.row.score for line in table.lines if line.row.score is not None]
     share = bool(np.all((np.nan_to_num(every) >= 0) & (np.nan_to_num(every) <= 1))) and all(0 <= score <= 1 for score in scores)
     for line in table.lines:
+        if line.documents is not None and line.row.kind == "run" and any(map(is_text, line.documents.clusters)):
+            table.notes.append(f"{line.row.label}: {BY_TEXT}.")
         if line.documents is None or line.row.kind != "run" or not (alone := sum(line.documents.alone)):
             continue
         table.notes.append(

@@ -24,7 +24,7 @@ from lm_eval_ensemble.report.failures import failures
 from lm_eval_ensemble.report.questions import question_figures
 from lm_eval_ensemble.report.records import Measured
 from lm_eval_ensemble.report.signals import diversity, risk_coverage, scorers
-from lm_eval_ensemble.runs.samples import as_number
+from lm_eval_ensemble.runs.samples import as_number, is_text
 from lm_eval_ensemble.types import RUN
 
 __all__ = ["LENGTHS", "figures", "score_figures"]
@@ -42,6 +42,7 @@ def figures(rows: Sequence[Measured], seed: int = 0) -> dict[str, Any]:
         "n": len(rows),
         "problems": int(clusters.max()) + 1,
         "documents_without_problem": sum(row.problem is None for row in rows),
+        "clustered_by_text": any(is_text(row.cluster) for row in rows),
         "completions_per_document": max((len(row.choices) for row in rows), default=0) or 1,
         "score": score_figures([row.value for row in rows], clusters),
     }

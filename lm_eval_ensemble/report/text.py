@@ -12,6 +12,7 @@ from lm_eval_ensemble.report.comparison import LEVEL
 from lm_eval_ensemble.report.failures import CATEGORIES
 from lm_eval_ensemble.report.sentences import disagreement, length_caution
 from lm_eval_ensemble.report.tables import markdown_table
+from lm_eval_ensemble.runs.samples import BY_TEXT
 
 __all__ = ["Section", "Table", "as_text", "closing", "headline", "sections", "verdict_of"]
 
@@ -172,7 +173,8 @@ def _scores(figures: Mapping[str, Any]) -> list[str | Table]:
             [name, *_score_cells(entry, partial), _share(entry["selected"]), mean, gain_text, _plain(gain["p"], ".2g"), counts]
         )
     rows += [[name, *_score_cells(entry, partial), *[_NONE] * 5] for name, entry in named.items() if entry]
-    told = [few_clusters(figures["problems"], df=figures["score"]["df"]), _repeats(figures)]
+    by_text = f"{BY_TEXT[0].upper()}{BY_TEXT[1:]}." if figures["clustered_by_text"] else ""
+    told = [few_clusters(figures["problems"], df=figures["score"]["df"]), by_text, _repeats(figures)]
     return [_table(header, rows), *(line for line in told if line)]
 
 

@@ -31,6 +31,7 @@ from lm_eval_ensemble.types import Candidate, Scored, Selection
 
 __all__ = [
     "BOUNDS",
+    "BY_TEXT",
     "UNJUDGED",
     "UNMEASURED",
     "Choice",
@@ -42,6 +43,7 @@ __all__ = [
     "choose_filter",
     "choose_metric",
     "document_keys",
+    "is_text",
     "judged_measures",
     "measures",
     "problem_of",
@@ -68,6 +70,12 @@ UNMEASURED, UNJUDGED = "bypass", "unjudged"
 _NO_METRICS = ("alias", "selection", "uncertainty", UNMEASURED, UNJUDGED)
 _CANDIDATE = frozenset(("member", "sample", "text", "raw", "tokens", "logprobs", "scores", "verdict", "why", "right"))
 _CHOICE = frozenset(("winner", "winner_index", "reason", "rule", "candidates", "measure", "problem", "completions"))
+#: what is said where some clusters are texts (:func:`is_text`).
+BY_TEXT = (
+    "questions are clustered by the text they are answered from, as no articles were recorded: where articles hold several "
+    "texts, as SQuAD's do, intervals are still too narrow; a run of today records the articles"
+)
+_TEXT = re.compile(r"text [0-9a-f]{12}")
 # HumanEval's number within the names of the sets that are cut from it.
 _HUMANEVAL = re.compile(r"HumanEval[/_](\d+)")
 #: beyond that a square is infinite; no metric and no score is.
@@ -599,6 +607,11 @@ def problem_of(doc: Any, *records: Any) -> Hashable:
     task_id = doc.get("task_id") if isinstance(doc, Mapping) else None
     match = _HUMANEVAL.search(task_id) if isinstance(task_id, str) else None
     return f"HumanEval/{match[1]}" if match else text_of(doc)
+
+
+def is_text(cluster: Hashable) -> bool:
+    """Whether a cluster is named by :func:`text_of`: no article or program is known."""
+    return isinstance(cluster, str) and _TEXT.fullmatch(cluster) is not None
 
 
 def text_of(doc: Any) -> str | None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lm_eval_ensemble.errors import DataError
 from lm_eval_ensemble.runs.answer import RULES, fault_of, value_of
 from lm_eval_ensemble.runs.load import TaskRun, first_few, load_runs
-from lm_eval_ensemble.runs.samples import Line, Sample, document_keys, read, text_of
+from lm_eval_ensemble.runs.samples import BY_TEXT, Line, Sample, document_keys, is_text, read
 from lm_eval_ensemble.uncertainty.legacy import FILE_NAME, old_records, run_settings
 from lm_eval_ensemble.uncertainty.origin import UNKNOWN, Origin, from_config, from_old_name
 
@@ -22,10 +22,6 @@ __all__ = ["Answers", "answers_of", "labels", "load_answers"]
 _OLD = (
     "a file of earlier experiments: the log-probabilities of runs before 2025-12-08 are those of sampled answers after "
     "temperature and cut-offs, not of greedy ones; RW-G-NLL needs tokens, which it does not hold"
-)
-_BY_TEXT = (
-    "questions are clustered by the text they are answered from, as no articles were recorded: where articles hold several "
-    "texts, as SQuAD's do, intervals are still too narrow; a run of today records the articles"
 )
 _DRAWN = "answers were drawn at a temperature, not greedy: g_nll is the NLL of a random answer, not G-NLL"
 
@@ -131,7 +127,7 @@ def answers_of(run: TaskRun, problems: list[str], lines: Iterable[Line] | None =
         path=run.results_path,
         keys=tuple(document_keys([row.number for row in answered], contents)),
         records=records,
-        notes=(*((_DRAWN,) if _is_drawn(run) else ()), *((_BY_TEXT,) if kind == "texts" else ())),
+        notes=(*((_DRAWN,) if _is_drawn(run) else ()), *((BY_TEXT,) if kind == "texts" else ())),
         cell=run.cell,
         clusters=clusters if kind else (),
         kind=kind,
@@ -152,15 +148,7 @@ class _Kept(NamedTuple):
 
 def _kept(sample: Sample) -> _Kept:
     titled = bool((sample.answer or {}).get("title"))
-    by = (
-        ""
-        if sample.problem is None
-        else "texts"
-        if sample.problem == text_of(sample.doc)
-        else "articles"
-        if titled
-        else "problems"
-    )
+    by = "" if sample.problem is None else "texts" if is_text(sample.problem) else "articles" if titled else "problems"
     name = sample.doc.get("task_id")
     names = (str(sample.number), *([str(name)] if isinstance(name, str | int) else []))
     return _Kept(sample.number, sample.content, sample.answer, sample.cluster, by, names)

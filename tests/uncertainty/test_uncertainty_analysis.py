@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from lm_eval_ensemble.cli import main
 from lm_eval_ensemble.errors import ConfigError, DataError
 from lm_eval_ensemble.metrics.clustered import clustered_share
 from lm_eval_ensemble.uncertainty.analysis import Analysis, AnalysisSettings, analyse, compare
@@ -235,7 +236,7 @@ def test_settings_out_of_range(name: str, value: Any) -> None:
         AnalysisSettings(**{name: value})
 
 
-def test_questions_of_one_article_are_drawn_together(tmp_path: Path) -> None:
+def test_questions_of_one_article_are_drawn_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Recorded articles come before texts; every figure knows them, and the accuracy is that of ``compare``."""
     found = [{**record, "title": f"article {i // 12}"} for i, record in enumerate(records())]
     for i, record in enumerate(found):
@@ -258,6 +259,11 @@ def test_questions_of_one_article_are_drawn_together(tmp_path: Path) -> None:
     old = analysed(tmp_path / "old", records(seed=3), docs=docs, model="old")
     assert old.accuracy.clusters == 10
     assert any("clustered by the text" in warning for warning in old.warnings)
+    for name, told in (("old", True), ("now", False)):
+        main(["report", str(tmp_path / name), "--no_html"])
+        main(["compare", str(tmp_path / name)])
+        printed = capsys.readouterr().out
+        assert printed.lower().count("questions are clustered by the text") == 2 * told
     (pair,) = compare([old, analysis])
     assert pair.test.difference.method == "paired by cluster"
     alone = analysed(tmp_path / "alone", records(), model="alone")
