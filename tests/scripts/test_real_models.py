@@ -19,7 +19,7 @@ def test_the_page_holds_what_the_commands_print() -> None:
     assert next(line for line in told.splitlines() if "g_nll " in line) in text
     # 12 answers, 6 right by both rules, every wrong one less certain than every right one.
     assert "| tiny_qa | triviaqa_uncertainty | 50.0 | 1.000 [0.541, 1.000] |" in text
-    assert "15 documents; 63 s in all" in text
+    assert "15 documents; 63 s for the whole command" in text
     assert str(RUNS) not in text
 
 
