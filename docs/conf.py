@@ -12,6 +12,8 @@ project = "lm_eval_ensemble"
 author = "The lm_eval_ensemble contributors"
 release = version = lm_eval_ensemble.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
+# Archives and what they hold are linked, not rendered.
+exclude_patterns = ["data/README.md"]
 html_theme = "furo"
 html_title = f"Ensembles in lm_eval, {release}"
 # Links lead to headings by the anchors that GitHub gives them.
