@@ -126,7 +126,7 @@ def _check_metadata(typed: Sequence[str], own: Mapping[str, _OwnYaml]) -> None:
     paths = [path.rpartition(".") for task in own.values() for path in task.kinds]
     kinds = [getattr(importlib.import_module(module), name) for module, _, name in paths]
     refuse_unread(typed, kinds)
-    refuse_misspelt(typed, frozenset[str]().union(*(kind.known for kind in kinds)))
+    refuse_misspelt(typed)
 
 
 def _refuse_unsafe(own: Mapping[str, _OwnYaml], confirmed: bool) -> None:

@@ -183,14 +183,16 @@ def tell_misspelt(given: Iterable[str], known: Collection[str]) -> None:
             logger.warning("--metadata %s: not a setting of the task, and without effect.%s", name, did_you_mean(name, known))
 
 
-def refuse_misspelt(typed: Iterable[str], known: Collection[str]) -> None:
-    """The same of names that were typed, no argument of a model among them.
+def refuse_misspelt(typed: Iterable[str]) -> None:
+    """The same of names that were typed, no argument of a model among them, for all tasks of ours: ``fil`` beside a task
+    that reads no ``file`` would be passed over as ``file`` must not be.
 
     :raises ConfigError: one looks like a known one and is none.
     """
+    known = frozenset[str]().union(*(kind.known for kind in _all_kinds(OwnTask)))
     for name in typed:
         if _is_misspelt(name, known):
-            raise ConfigError(f"--metadata {name}: not a setting of the tasks of this run.{did_you_mean(name, known)}")
+            raise ConfigError(f"--metadata {name}: not a setting of our tasks.{did_you_mean(name, known)}")
 
 
 def _is_misspelt(name: str, known: Collection[str]) -> bool:

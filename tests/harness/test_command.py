@@ -50,6 +50,7 @@ def test_a_sound_command_is_taken_as_it_is(tmp_path: Path) -> None:
         ({"confirm_run_unsafe_code": False, "model": "hf", "model_args": {"pretrained": "x"}}, HostError, "infill_toy"),
         ({"metadata": {"file": "gaps.jsonl"}}, ConfigError, "--metadata file: only infill_file and question tasks read it"),
         ({"metadata": {"judge_timout": 5}}, ConfigError, "--metadata judge_timout: .*Did you mean 'judge_timeout'"),
+        ({"metadata": {"fil": "gaps.jsonl"}}, ConfigError, "--metadata fil: .*Did you mean 'file'"),
         ({"metadata": {"cut": "none"}, "tasks": ["squad_uncertainty_all"]}, ConfigError, "cut: only infilling tasks read it"),
         ({"output_path": "/proc/nope"}, HostError, "--output_path /proc/nope: nothing can be written"),
     ],
