@@ -159,6 +159,8 @@ def main(arguments: argparse.Namespace) -> int:
         raise ConfigError(
             "--kinds, --count, --max_prefix and --max_suffix: expected at least one kind, and numbers of at least 1."
         )
+    if arguments.output.suffix != ".jsonl":  # a source given by mistake would be overwritten, a .csv not be read back
+        raise ConfigError(f"--output {arguments.output}: expected a name that ends in .jsonl, for JSON lines are written.")
     made = cut_gaps(arguments.sources, kinds, arguments.count, arguments.seed, arguments.max_prefix, arguments.max_suffix)
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made.rows)
     try:

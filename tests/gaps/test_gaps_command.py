@@ -65,11 +65,19 @@ def test_kinds_that_are_short_are_filled_by_others(tmp_path: Path) -> None:
         (["--kinds", "line,bodies"], "--kinds bodies: no such kind. Did you mean 'body'?"),
         (["--count", "0"], "numbers of at least 1"),
         (["--kinds", ","], "at least one kind"),
+        (["--output", "g.csv"], "--output g.csv: expected a name that ends in .jsonl"),
     ],
 )
 def test_bad_settings(arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["gaps", str(SOURCE), "--output", str(tmp_path / "g.jsonl"), *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_source_is_not_overwritten(tmp_path: Path) -> None:
+    source = tmp_path / "a.py"
+    source.write_text("total = sum(values)\n")
+    assert main(["gaps", str(source), "--output", str(source)]) == 2
+    assert source.read_text() == "total = sum(values)\n"
 
 
 def test_nothing_to_cut_and_nowhere_to_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
