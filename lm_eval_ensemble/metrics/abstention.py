@@ -100,6 +100,8 @@ def abstain(
     if pairs.clusters is not None and pairs.clusters < ENOUGH:
         return none(f"{pairs.clusters} clusters are too few for a promise, which takes {ENOUGH}")
     if pairs.codes is not None and (least := _bound(np.zeros(n, bool), pairs.codes, 1.0, level)) is not None:
+        if least <= alpha:
+            return none("no coverage certified: too many of the answers below the thresholds tried are wrong")
         return none(f"no coverage certified; even if none of all {n} answers were wrong the bound would be {100 * least:.1f} %")
     return none(f"no coverage certified; even without an error it takes {needed} answers below a threshold")
 

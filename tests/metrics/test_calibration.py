@@ -176,6 +176,10 @@ def test_clusters_abstain_by_their_number() -> None:
     assert none.reason == (
         f"no coverage certified; even if none of all 200 answers were wrong the bound would be {100 * worst.high:.1f} %"
     )
+    # Where the clusters could promise it, it is the errors that forbid it.
+    lenient = abstain(np.arange(200.0), np.arange(200) % 2, 0.4, clusters=np.repeat(np.arange(20), 10))
+    assert worst.high < 0.4
+    assert lenient.reason == "no coverage certified: too many of the answers below the thresholds tried are wrong"
     few = abstain(score[:80], wrong[80:160], alpha=0.5, clusters=texts[:80])
     assert few.reason == "8 clusters are too few for a promise, which takes 10"
 
