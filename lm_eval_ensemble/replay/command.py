@@ -126,7 +126,13 @@ def _records(
             problems.append(f"{run.results_path}: no samples of {run.task} beside it; run lm_eval with --log_samples.")
             continue
         try:
-            records.append(recorded := read_record(run, rule, measure))
+            recorded = read_record(run, rule, measure)
+            if not _is_scored(recorded) and all(len(choice.case.candidates) == 1 for choice in recorded.choices):
+                raise NoRecordsError(
+                    f"{run.samples_path}: one candidate a document, without a score, in {run.task} by {run.model_source}: "
+                    "there is nothing to choose from."
+                )
+            records.append(recorded)
             problems += recorded.problems
         except NoRecordsError as error:
             others.append(str(error))
@@ -135,14 +141,18 @@ def _records(
     if not records:
         raise DataError("\n".join(["Nothing to replay.", *problems, *others]))
     for recorded in records:
-        _has_rule(recorded)
+        if not _is_scored(recorded):
+            raise ConfigError(
+                f"--rule {recorded.choices[0].case.rule!r}: not a score that {recorded.task} recorded."
+                f"{did_you_mean(recorded.choices[0].case.rule, recorded.scores)}"
+            )
     return records
 
 
-def _has_rule(recorded: Recorded) -> None:
+def _is_scored(recorded: Recorded) -> bool:
+    """Whether any candidate has the score that decides."""
     rule = recorded.choices[0].case.rule
-    if all(score_of(scored, rule) is None for choice in recorded.choices for scored in choice.case.candidates):
-        raise ConfigError(f"--rule {rule!r}: not a score that {recorded.task} recorded.{did_you_mean(rule, recorded.scores)}")
+    return any(score_of(scored, rule) is not None for choice in recorded.choices for scored in choice.case.candidates)
 
 
 def _compare(

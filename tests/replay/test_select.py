@@ -275,6 +275,18 @@ def test_a_run_without_records_says_what_to_do(tmp_path: Path, capsys: pytest.Ca
     assert "santacoder_fim" in problems[0]
 
 
+def test_a_model_alone_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``hf-scored`` and ``diffusion-infill`` record their one candidate, which nothing has scored."""
+    alone = santacoder(tmp_path, candidates=lambda i, random: [replace(pair(i, random)[0], scores={})])
+    with pytest.raises(DataError, match="one candidate a document, without a score, in santacoder_fim"):
+        select_runs([tmp_path])
+    write_run(tmp_path)
+    assert main(["select", str(tmp_path)]) == 0
+    out, told = capsys.readouterr()
+    assert "humaneval_infill" in out
+    assert f"{alone}: one candidate" in told
+
+
 def test_a_routed_run_says_that_members_were_not_asked(tmp_path: Path) -> None:
     write_run(tmp_path, candidates=lambda i, random: [pair(i, random)[i % 2]])
     (found,), _ = select_runs([tmp_path])
