@@ -129,7 +129,9 @@ def auroc(found: Any, score: str) -> str:
 def made(run: TaskRun) -> str:
     """The command without its folders, its date and its time."""
     model_args = ",".join(f"{name}={_shown(value)}" for name, value in run.config["model_args"].items() if name != "store")
-    seconds = "" if run.run_seconds is None else f"; {run.run_seconds:.0f} s for the whole command, loading and judging included"
+    seconds = (
+        "" if run.run_seconds is None else f"; {run.run_seconds:.0f} s for the whole command, loading and judging included"
+    )
     return (
         f"```sh\nlm_eval --model {run.model_source} --model_args {model_args} --tasks {run.task} "
         f"--batch_size {run.config.get('batch_size')} --output_path out --log_samples\n```\n\n"
