@@ -237,7 +237,7 @@ REACH = [
     _refused("file and network reach", "reads its parent's memory from /proc", "import os\nopen(f'/proc/{os.getppid()}/mem', 'rb')"),
     _refused("file and network reach", "lists other processes", "import os\nos.listdir('/proc')"),
     _refused("file and network reach", "reads this project's data module", f"open({__file__!r}).read()"),
-    _refused("file and network reach", "reads an installed package that is none of its business", "import pytest\nopen(pytest.__file__).read()"),
+    _refused("file and network reach", "reads an installed package that is none of its business", "import numpy, pathlib\n(pathlib.Path(numpy.__file__).parents[1] / 'lm_eval' / '__init__.py').read_text()"),
     _refused("file and network reach", "changes the mode of a file", "import os\nopen('a', 'w').close()\nos.chmod('a', 0o777)"),
     _refused("file and network reach", "gives a file away", "import os\nopen('a', 'w').close()\nos.chown('a', 1, 1)"),
     _refused("file and network reach", "makes a device", "import os, stat\nos.mknod('null', 0o666 | stat.S_IFCHR, os.makedev(1, 3))"),

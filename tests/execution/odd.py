@@ -87,7 +87,7 @@ HONEST = [
     Case("recovers from recursion", "honest code", call("def g(): return g()\ntry: g()\nexcept RecursionError: return x + 1"), "pass"),
     Case("reads standard input", "honest code", call("return int(input())"), "fail"),
     Case("prints in a loop", "honest code", call("import sys\nfor i in range(1000): print(i, file=sys.stderr)\nsys.stdout.write('x')\nsys.stdout.flush()\nreturn x + 1"), "pass"),
-    Case("half a second of work", "honest code", call("import time\nend = time.process_time() + 0.5\nwhile time.process_time() < end: pass\nreturn x + 1"), "pass"),
+    Case("a quarter of a second of work", "honest code", call("import time\nend = time.process_time() + 0.25\nwhile time.process_time() < end: pass\nreturn x + 1"), "pass"),
     Case("exec and eval", "honest code", call("exec('y = 1')\nreturn eval('x + 1')"), "pass"),
     Case("random, seeded", "honest code", call("import random\nrandom.seed(x)\nrandom.shuffle([1, 2])\nreturn x + 1"), "pass"),
     Case("an async function is no answer", "honest code", "    pass\n\nasync def f(x): return x + 1\n", "fail"),
