@@ -131,8 +131,10 @@ def _changeable(tree: ast.Module, entry: str) -> list[ast.AST]:
     return [node for node in ast.walk(function) if _operator(node) in _OTHER or type(getattr(node, "value", None)) is int]
 
 
-def _operator(node: Any) -> type[ast.AST]:
-    return type(node.ops[0] if isinstance(node, ast.Compare) else getattr(node, "op", node))
+def _operator(node: Any) -> type[ast.AST] | None:
+    """Of a comparison its first operator, of an operation its own; None of other nodes."""
+    found = node.ops[0] if isinstance(node, ast.Compare) else getattr(node, "op", None)
+    return None if found is None else type(found)
 
 
 def plain(job: Job) -> bool:

@@ -46,7 +46,9 @@ def bring(app, page, source):  # noqa: ANN001, ANN201
         found, anchor = (here / link[1]).resolve(), link[2] or ""
         if found in PAGES:
             return f"]({PAGES[found]}.md{anchor})"
-        return f"]({os.path.relpath(found, ROOT / 'docs')}{anchor})" if found.exists() else link[0]
+        # Markdown that is no page of the site is a file to look at.
+        kind = "path:" if found.suffix == ".md" and ROOT / "docs" not in found.parents else ""
+        return f"]({kind}{os.path.relpath(found, ROOT / 'docs')}{anchor})" if found.exists() else link[0]
 
     source[0] = re.sub(r"\]\(([^)#:\s]+)(#[^)\s]*)?\)", lead, source[0])
 
