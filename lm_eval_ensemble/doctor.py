@@ -255,11 +255,10 @@ def diffusion(checkpoint: str | None = None) -> Iterator[Finding]:
         found = f"{', '.join(known)}; refused: {', '.join(refused)}"
         yield Finding("diffusion families", "ok", found, "--dllm CHECKPOINT tells that of one, docs/diffusion.md each")
         return
-    from transformers.utils.hub import cached_file
+    from lm_eval_ensemble.diffusion.loading import read_config
 
-    config = json.loads(Path(cached_file(asset_path(checkpoint), "config.json")).read_text(encoding="utf-8"))
     try:
-        family = find_family(checkpoint, config)
+        family = find_family(checkpoint, read_config(asset_path(checkpoint)))
     except ModelError as error:
         yield Finding(f"dllm: {checkpoint}", "missing", str(error))
     else:

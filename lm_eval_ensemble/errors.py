@@ -70,11 +70,20 @@ def no_such_folder(path: str) -> str:
 
 def missing_weights(pretrained: str, error: Exception) -> ModelError:
     """One message for weights that are not there; the library's own says less and takes a page."""
-    if not Path(pretrained).exists() and (pretrained.startswith(("/", ".", "~")) or pretrained.count("/") > 1):
+    path = Path(pretrained)
+    if not path.exists() and (pretrained.startswith(("/", ".", "~")) or pretrained.count("/") > 1):
         return ModelError(no_such_folder(pretrained))
-    kind = "folder" if Path(pretrained).exists() else "Hub model"
-    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return ModelError(
-        f"Could not load the {kind} {pretrained!r}: {first} Check the name and the network (HF_HUB_OFFLINE is honoured), "
-        "give a local folder, or run without any download: --model_args preset=tiny,pretrained=tiny"
+    if path.is_file():
+        return ModelError(f"{pretrained!r} is a file. Give the folder of a checkpoint: config.json, weights and tokenizer.")
+    first = next(iter(str(error).strip().splitlines()), "")
+    first = (first or type(error).__name__).partition(" Checkout 'https")[0].rstrip(". ")
+    advice = (
+        "Check the name and the network (HF_HUB_OFFLINE is honoured), give a local folder, or run without any download: "
+        "--model_args preset=tiny,pretrained=tiny"
     )
+    if path.exists():
+        advice = "Give the folder of a whole checkpoint."
+    if isinstance(error, ImportError | ValueError):  # the files are there
+        advice = ""
+    kind = "folder" if path.exists() else "Hub model"
+    return ModelError(f"Could not load the {kind} {pretrained!r}: {first}. {advice}".rstrip())

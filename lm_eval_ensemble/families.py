@@ -256,11 +256,14 @@ def find_family(pretrained: str, config: Mapping[str, Any], name: str | None = N
     :param config: its config.json.
     :raises ModelError: it can't fill gaps here.
     """
-    family = FAMILIES[name] if name else next(f for f in FAMILIES.values() if f.fits(pretrained, config))
+    fitting = [family for family in FAMILIES.values() if family.fits(pretrained, config)]
+    family = FAMILIES[name] if name else fitting[0]
     if family.blocks:
+        full = [known.name for known in FAMILIES.values() if not known.blocks]
+        another = next(known.name for known in fitting if not known.blocks)
+        advice = f", or say family={another} if it only has that name" if family.names else ""
         raise ModelError(
             f"{pretrained!r} is of the family {family.name} ({family.of}), and {family.blocks}: a gap in its middle would not "
-            "see the text after its block. Take a model with full attention; known families: "
-            f"{', '.join(name for name, known in FAMILIES.items() if not known.blocks)}."
+            f"see the text after its block. Take a model with full attention{advice}; known families: {', '.join(full)}."
         )
     return family

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 
 from lm_eval_ensemble.errors import ModelError, missing_weights
 from lm_eval_ensemble.families import Family, find_family
 
-__all__ = ["Checkpoint", "load_checkpoint"]
+__all__ = ["Checkpoint", "load_checkpoint", "read_config"]
 
-#: weights that a class may leave aside without computing anything else: heads of other tasks, tables it makes itself.
-_ASIDE = ("pooler", "seq_relationship", "inv_freq", "position_ids", "lm_head.weight", "decoder.")
+#: the classes of transformers that have logits, in the order in which a checkpoint's own code is looked for.
+_HEADS = ("AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModel")
+
+#: weights that a class may leave aside without computing anything else: heads of other tasks, tables it makes itself, an
+#: output layer that is the embedding.
+_ASIDE = re.compile(
+    r".*(pooler|seq_relationship|inv_freq|position_ids)|lm_head\.weight|(cls\.predictions\.|lm_head\.)?decoder\."
+)
 _ROLES = ("bos_token", "eos_token", "pad_token", "mask_token", "unk_token")
 
 
@@ -46,24 +54,26 @@ def load_checkpoint(
     :param peft: an adapter of peft for these weights, a folder or a Hub name.
     :raises ModelError: weights not found, not all there, or of a family that cannot fill gaps.
     """
-    from transformers.utils.hub import cached_file
-
     extra: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
     extra |= {"device_map": device_map} if device_map else {}
     if isinstance(device_map, str) and gpus is not None:
         from accelerate.utils import get_max_memory
 
         extra["max_memory"] = {place: room for place, room in get_max_memory().items() if place in (*gpus, "cpu")}
+    # The checkpoint's own code may raise anything.
+    caught = (Exception,) if trust_remote_code else (OSError, ValueError, ImportError, SafetensorError)
     try:
-        config = json.loads(Path(cached_file(pretrained, "config.json", revision=revision)).read_text(encoding="utf-8"))
+        config = read_config(pretrained, revision)
         found = find_family(pretrained, config, family)
         stock = _stock_config(pretrained, config, found, trust_remote_code)
         extra |= {"trust_remote_code": True} if stock is None else {"config": stock, "key_mapping": dict(found.weights) or None}
-        tokenizer = _load_tokenizer(pretrained, revision, found, trust_remote_code)
+        tokenizer = _load_tokenizer(pretrained, revision, found, trust_remote_code, _tokenizer_config(config, stock))
         model, told = _model_class(config, found, stock).from_pretrained(
             pretrained, dtype=dtype, revision=revision, output_loading_info=True, ignore_mismatched_sizes=True, **extra
         )
-    except (OSError, ValueError) as error:
+    except ModelError:
+        raise
+    except caught as error:
         raise missing_weights(pretrained, error) from error
     _refuse_missing(pretrained, type(model).__name__, told)
     if peft:
@@ -71,49 +81,79 @@ def load_checkpoint(
     return Checkpoint(model, tokenizer, found, stock is None)
 
 
+def read_config(pretrained: str, revision: str = "main") -> dict[str, Any]:
+    """The config.json of a checkpoint.
+
+    :raises ModelError: there is none, or it is damaged. :raises OSError: as transformers does.
+    """
+    from transformers.utils.hub import cached_file
+
+    path = cached_file(pretrained, "config.json", revision=revision)
+    if path is None:
+        names = {entry.name for entry in Path(pretrained).glob("*")}
+        advice = "Give the folder of a checkpoint as transformers saves it."
+        if "adapter_config.json" in names:
+            advice = "It is an adapter: give its base model, and the adapter as peft=."
+        elif any(name.endswith(".gguf") for name in names):
+            advice = "GGUF files are for other programs: give the weights they were made of."
+        raise ModelError(f"{pretrained!r} has no config.json. {advice}")
+    try:
+        return dict(json.loads(Path(path).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"{pretrained!r}: config.json is no JSON object ({error}). Give a whole checkpoint.") from error
+
+
 def _stock_config(pretrained: str, config: Mapping[str, Any], family: Family, trust_remote_code: bool) -> Any:
     """The configuration of the class of transformers that computes the same; None: the checkpoint's own code is to run."""
-    from transformers import CONFIG_MAPPING, AutoConfig
+    import transformers
 
-    kind = family.stock_type(config)
-    brought = [name for name in config.get("auto_map") or {} if name != "AutoConfig"]
+    kind, head = family.stock_type(config), _HEADS[int(family.masked_head)]
+    table = transformers.MODEL_FOR_MASKED_LM_MAPPING if family.masked_head else transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    known = kind in transformers.CONFIG_MAPPING and transformers.CONFIG_MAPPING[kind] in table
+    brought = [name for name in _HEADS if name in (config.get("auto_map") or {})]
     # What is absent has the default of the checkpoint's own class, which is another one.
     lacking = [f"no {name}" for name in (*family.settings, *family.needs) if name not in config]
     lacking += [f"{name}={config[name]!r}" for name, value in family.needs.items() if config.get(name, value) != value]
     unknown_code = not family.types and brought
-    if kind in CONFIG_MAPPING and not lacking and not unknown_code:
+    if known and not lacking and not unknown_code:
         kept = {name: value for name, value in config.items() if name not in ("auto_map", "architectures", "model_type")}
         if kept.get("rope_scaling", 0) is None:  # the older way to say nothing
             del kept["rope_scaling"]
         if family.settings:
             kept = {own: config[name] for name, own in family.settings.items() if config.get(name) is not None}
-        return AutoConfig.for_model(kind, **kept)
+        return transformers.AutoConfig.for_model(kind, **kept)
     if trust_remote_code and brought:
         return None
     why = f"model type {config.get('model_type')!r}"
-    why += f", which is a {kind} only otherwise: {', '.join(lacking[:3])}" if lacking else ""
+    why += f"; {', '.join(lacking[:3])}" if lacking else ""
     if brought:
         raise ModelError(
             f"{pretrained!r} ({why}) brings its own model class, and transformers has none that is known to compute the same. "
             "Say trust_remote_code=true to run its code."
         )
     raise ModelError(
-        f"{pretrained!r} ({why}): transformers has no class for it, and it brings no code of its own. Give a checkpoint with "
-        "its files complete, or a newer transformers."
+        f"{pretrained!r} ({why}): transformers has no {head} that is known to compute it as family {family.name}, and it "
+        "brings no such class of its own. Give a checkpoint with all its files, another family=, or a newer transformers."
     )
 
 
 def _model_class(config: Mapping[str, Any], family: Family, stock: Any) -> Any:
     import transformers
 
-    names = ("AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModel")
-    if stock is None:
-        brought = config["auto_map"]
-        return getattr(transformers, next(name for name in names if name in brought))
-    return getattr(transformers, names[1] if family.masked_head else names[0])
+    brought = [name for name in _HEADS if name in (config.get("auto_map") or {})]
+    return getattr(transformers, brought[0] if stock is None else _HEADS[int(family.masked_head)])
 
 
-def _load_tokenizer(pretrained: str, revision: str, family: Family, trust_remote_code: bool) -> Any:
+def _tokenizer_config(config: Mapping[str, Any], stock: Any) -> Any:
+    """The configuration by which transformers chooses a class of tokenizer, for a model type that it does not know; there it
+    would read config.json as one of no type, and stumble over rope_scaling. None: let it read config.json."""
+    from transformers import CONFIG_MAPPING, PreTrainedConfig
+
+    known = stock is None or config.get("model_type") in CONFIG_MAPPING
+    return None if known else PreTrainedConfig(tokenizer_class=config.get("tokenizer_class"))
+
+
+def _load_tokenizer(pretrained: str, revision: str, family: Family, trust_remote_code: bool, config: Any) -> Any:
     """By transformers' class where the files name code of their own for a family whose class is known."""
     import transformers
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
@@ -122,16 +162,23 @@ def _load_tokenizer(pretrained: str, revision: str, family: Family, trust_remote
     settings = get_tokenizer_config(pretrained, revision=revision)
     if not (family.tokenizer and "auto_map" in settings):
         auto: Any = transformers.AutoTokenizer
-        return auto.from_pretrained(pretrained, revision=revision, trust_remote_code=trust_remote_code)
+        found = auto.from_pretrained(pretrained, revision=revision, trust_remote_code=trust_remote_code, config=config)
+        if len(found) <= len(found.added_tokens_decoder):  # what transformers makes of no files
+            raise ModelError(f"{pretrained!r} has no tokenizer: expected tokenizer.json, or vocab.json and merges.txt.")
+        return found
+
+    def read(name: str) -> str:
+        return Path(cached_file(pretrained, name, revision=revision)).read_text(encoding="utf-8")
+
     # Put together here: transformers gives added tokens the ids after the vocabulary, whatever the files say.
-    files = (Path(cached_file(pretrained, name, revision=revision)) for name in ("vocab.json", "merges.txt"))
-    vocabulary, merges = (path.read_text(encoding="utf-8") for path in files)
-    added = {int(i): token for i, token in settings["added_tokens_decoder"].items()}
-    roles = {name: text for name, text in settings.items() if name in _ROLES and text}
+    added = {int(i): token for i, token in settings.get("added_tokens_decoder", {}).items()}
+    # Older files have them by their text.
+    added = added or {i: {"content": text, "special": True} for text, i in json.loads(read("added_tokens.json")).items()}
+    roles = {name: value["content"] if isinstance(value, dict) else value for name, value in settings.items() if name in _ROLES}
     tokenizer = getattr(transformers, family.tokenizer)(
-        vocab={**json.loads(vocabulary), **{token["content"]: i for i, token in added.items()}},
-        merges=[tuple(line.split()) for line in merges.splitlines() if line and not line.startswith("#version")],
-        **roles,
+        vocab={**json.loads(read("vocab.json")), **{token["content"]: i for i, token in added.items()}},
+        merges=[tuple(line.split()) for line in read("merges.txt").splitlines() if line and not line.startswith("#version")],
+        **{name: text for name, text in roles.items() if text},
     )
     tokenizer.add_tokens([transformers.AddedToken(**added[i]) for i in sorted(added)])
     return tokenizer
@@ -139,9 +186,14 @@ def _load_tokenizer(pretrained: str, revision: str, family: Family, trust_remote
 
 def _refuse_missing(pretrained: str, name: str, told: Mapping[str, Any]) -> None:
     """transformers fills what is missing with random numbers, and only warns."""
-    missing = sorted({*told["missing_keys"], *(key for key, *_ in told.get("mismatched_keys", ()))})
-    left = sorted(key for key in told["unexpected_keys"] if not any(part in key for part in _ASIDE))
-    for what, keys in (("lacks weights of", missing), ("has weights that have no place in", left)):
+    missing, others = sorted(told["missing_keys"]), sorted(key for key, *_ in told.get("mismatched_keys", ()))
+    left = sorted(key for key in told["unexpected_keys"] if not _ASIDE.match(key))
+    faults = {
+        "lacks weights of": missing,
+        "has weights of other shapes than": others,
+        "has weights that have no place in": left,
+    }
+    for what, keys in faults.items():
         if keys:
             raise ModelError(
                 f"{pretrained!r} {what} the class {name} ({len(keys)}, as {keys[0]!r}): it would be computed wrongly. Give the "
@@ -158,6 +210,11 @@ def _add_adapter(model: Any, peft: str, family: Family) -> None:
         told = model.load_adapter(peft)
     except (OSError, ValueError) as error:
         raise missing_weights(peft, error) from error
+    except RuntimeError as error:
+        raise ModelError(
+            f"The adapter {peft!r} does not fit {type(model).__name__}: its weights have other shapes. Give it the base model "
+            "that it was trained on."
+        ) from error
     lost = sorted({*getattr(told, "missing_keys", ()), *getattr(told, "unexpected_keys", ())})
     if lost:
         raise ModelError(

@@ -57,6 +57,11 @@ class MaskedDiffusionModel:
         self.encoder = PlainEncoder(tokenizer)
         self.vocabulary_rows = rows = int(model.get_input_embeddings().weight.shape[0])
         self.mask_id = resolve_mask_id(tokenizer, mask_token, model.config, rows, family)
+        if (highest := max(set(tokenizer.get_vocab().values()) - self.encoder.control_ids)) >= rows:
+            raise ModelError(
+                f"The tokenizer of the diffusion model has tokens up to {highest}, its embedding {rows} rows: they do not "
+                "belong together. Give the tokenizer files that were published with these weights."
+            )
         # Never sampled: the mask, padding rows of the vocabulary, and control tokens (a middle is plain text).
         forbidden = sorted(self.encoder.control_ids | {self.mask_id} | set(range(self.encoder.vocabulary, rows)))
         self._forbidden = torch.tensor([i for i in forbidden if i < rows], device=self.device)
@@ -221,17 +226,23 @@ def resolve_mask_id(
     :raises ModelError: no mask token.
     """
     known = dict.fromkeys(name for other in FAMILIES.values() for name in other.masks if isinstance(name, str))
-    names: tuple[Any, ...] = (tokenizer.mask_token, getattr(config, "mask_token_id", None), *family.masks, *known)
-    names = names if mask_token is None or mask_token == "" else (mask_token,)
-    for name in names:
-        found = name if isinstance(name, int) else None if name is None else tokenizer.convert_tokens_to_ids(name)
+    asked = mask_token is not None and mask_token != ""
+    names = (mask_token,) if asked else (tokenizer.mask_token, getattr(config, "mask_token_id", None), *family.masks, *known)
+    tried = [name for name in dict.fromkeys(names) if name is not None]
+    for name in tried:
+        found = name if isinstance(name, int) else tokenizer.convert_tokens_to_ids(name)
         if found is None or (found == tokenizer.unk_token_id and not isinstance(name, int)):
             continue
         if 0 <= found < (rows if rows is not None else found + 1):
             return int(found)
+    if asked:
+        raise ModelError(
+            f"mask_token={mask_token!r} is no token of the diffusion model. Give the text or the id of the one that it was "
+            "trained with, or leave mask_token= out."
+        )
     raise ModelError(
-        f"The diffusion model has no mask token (looked for {', '.join(repr(n) for n in names if n is not None)}): "
-        "the checkpoint was not trained by masking. Give a masked-diffusion checkpoint, or name its token with mask_token=."
+        f"The diffusion model has no mask token (looked for {', '.join(map(repr, tried))}). Give a checkpoint that was trained "
+        "by masking; if this one was, name its token with mask_token=."
     )
 
 

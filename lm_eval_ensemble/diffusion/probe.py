@@ -11,6 +11,7 @@ Random weights predict nothing, so 3 may stay undecided; that is a note. In all 
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any, Protocol
 
 import torch
@@ -76,8 +77,18 @@ def check(network: Probed, shift: bool | None) -> tuple[bool, dict[str, Any]]:
     """
     ids = torch.tensor([network.encoder.encode(_TEXT)], device=network.device)
     hidden = _settle_path(network, ids) if network.fast else None
-    _check_attention(network, ids, hidden)
+    try:
+        _check_attention(network, ids, hidden)
+    except (AttributeError, ImportError, RuntimeError, TypeError, ValueError) as error:
+        if not network.own_code:
+            raise
+        raise _broken_code(network, error) from error
     shifted, plain = _masked_losses(network, ids)
+    if not math.isfinite(shifted + plain):
+        raise ModelError(
+            f"The diffusion model ({type(network.model).__name__}, {network.model.dtype}) gives logits that are not finite: "
+            "its weights are damaged, or too large for this dtype. Give a whole checkpoint, or dtype=float32."
+        )
     causal = _causal_loss(network, ids, hidden)
     asked, source = (shift, "settings") if shift is not None else (network.family.shift, "family")
     if asked is None:
@@ -163,6 +174,18 @@ def _check_attention(network: Probed, ids: Tensor, hidden: Tensor | None) -> Non
             "first half of a text is read as if its last token were not there. Give a checkpoint with full attention, or "
             "another class for it (family=)."
         )
+
+
+def _broken_code(network: Probed, error: Exception) -> ModelError:
+    import transformers
+
+    name, here = type(network.model).__name__, transformers.__version__
+    written = getattr(network.model.config, "transformers_version", None) or "another release"
+    first = next(iter(str(error).splitlines()), "")
+    return ModelError(
+        f"{name}, the checkpoint's own code, gives no logits with transformers {here} (its files are of {written}): "
+        f"{type(error).__name__}: {first}. Install the release it was written for."
+    )
 
 
 def _masked_losses(network: Probed, ids: Tensor) -> tuple[float, float]:

@@ -78,10 +78,20 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
 
 
-def rotate(x: Tensor, theta: float) -> Tensor:
+#: how Llama 3 stretches its rotary positions; each of three frequencies of a head of 8 is treated in another way.
+LLAMA3 = {"factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 64}
+
+
+def rotate(x: Tensor, theta: float, stretched: bool = False) -> Tensor:
     """Rotary positions of ``(L, heads, size)``, halves apart as in Llama."""
     length, _, size = x.shape
-    angles = torch.arange(length)[:, None] / theta ** (torch.arange(0, size, 2) / size)
+    rates = theta ** -(torch.arange(0, size, 2) / size)
+    if stretched:
+        turns = LLAMA3["original_max_position_embeddings"] * rates / (2 * math.pi)  # within the original context
+        kept = (turns - LLAMA3["low_freq_factor"]) / (LLAMA3["high_freq_factor"] - LLAMA3["low_freq_factor"])
+        kept = kept.clamp(0, 1)
+        rates = kept * rates + (1 - kept) * rates / LLAMA3["factor"]
+    angles = torch.arange(length)[:, None] * rates
     cos, sin = angles.cos()[:, None], angles.sin()[:, None]
     a, b = x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
@@ -99,6 +109,7 @@ def decoder(
     weights: Weights,
     *,
     theta: float = 1e6,
+    stretched: bool = False,
     eps: float = 1e-6,
     kv_heads: int = 2,
     embedding_multiplier: float = 1.0,
@@ -119,7 +130,7 @@ def decoder(
             if f"{at}.self_attn.q_norm.weight" in weights:
                 q, k = (rms_norm(y, weights[f"{at}.self_attn.{n}_norm.weight"], eps) for y, n in ((q, "q"), (k, "k")))
             scale = attention_multiplier or 1 / math.sqrt(q.shape[-1])
-            mixed = attend(rotate(q, theta), rotate(k, theta), v, scale)
+            mixed = attend(rotate(q, theta, stretched), rotate(k, theta, stretched), v, scale)
             x = x + linear(mixed, f"{at}.self_attn.o_proj") * residual_multiplier
             h = rms_norm(x, weights[f"{at}.post_attention_layernorm.weight"], eps)
             gated = F.silu(linear(h, f"{at}.mlp.gate_proj")) * linear(h, f"{at}.mlp.up_proj")
@@ -200,11 +211,14 @@ def a2d(folder: Path, assets: Path, kind: str) -> StandIn:
     """dllm's adapted models: stock classes under other names."""
     tied = kind == "qwen2"
     weights = decoder_weights(biases=kind == "qwen2", qk_norm=kind == "qwen3", tied=tied)
-    sizes = {"tie_word_embeddings": tied, "head_dim": HIDDEN // HEADS}
+    sizes: dict[str, Any] = {"tie_word_embeddings": tied, "head_dim": HIDDEN // HEADS}
+    if llama3 := kind == "llama":
+        sizes |= {"rope_scaling": {**LLAMA3, "rope_type": "llama3"}, "rope_theta": 100.0}
     architecture = f"A2D{kind.capitalize()}LMHeadModel"
     write(folder, weights, {**_DECODER_CONFIG, **sizes, "architectures": [architecture], "model_type": f"a2d-{kind}"})
     write_tokenizer(folder, assets)
-    return StandIn(folder, decoder(weights), False, None, f"{kind.capitalize()}ForCausalLM")
+    reference = decoder(weights, theta=100.0 if llama3 else 1e6, stretched=llama3)
+    return StandIn(folder, reference, False, None, f"{kind.capitalize()}ForCausalLM")
 
 
 #: published name of a weight of LLaDA -> the one it has in ``decoder``.
@@ -524,6 +538,7 @@ STAND_INS: dict[str, Callable[[Path, Path], StandIn]] = {
     "dream": dream,
     "a2d-qwen2": lambda folder, assets: a2d(folder, assets, "qwen2"),
     "a2d-qwen3": lambda folder, assets: a2d(folder, assets, "qwen3"),
+    "a2d-llama": lambda folder, assets: a2d(folder, assets, "llama"),
     "llada": llada,
     "granite": granite,
     "bert": bert,

@@ -163,7 +163,7 @@ def test_the_mask_is_found_where_the_checkpoint_says(tokenizer: Any) -> None:
     # An id beyond the embedding is no mask: it would be an untrained row, or none.
     with pytest.raises(ModelError, match="no mask token"):
         resolve_mask_id(bare, None, None, 1000, FAMILIES["llada"])
-    with pytest.raises(ModelError, match="looked for 2000"):
+    with pytest.raises(ModelError, match="mask_token=2000 is no token"):
         resolve_mask_id(bare, 2000, None, 1000)
 
 

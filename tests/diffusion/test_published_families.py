@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from lm_eval_ensemble.diffusion.model import MaskedDiffusionModel, pad_right
 from lm_eval_ensemble.errors import ModelError
@@ -193,6 +194,168 @@ def test_unknown_code_is_never_replaced_by_a_class_of_the_same_type(tmp_path: Pa
     assert load(tmp_path, family="open-dcoder").shift
 
 
+def no_config(folder: Path, assets: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def gguf(folder: Path, assets: Path) -> None:
+    (folder / "config.json").unlink()
+    (folder / "model.gguf").write_bytes(b"GGUF")
+
+
+def an_adapter(folder: Path, assets: Path) -> None:
+    (folder / "config.json").rename(folder / "adapter_config.json")
+
+
+def config_of(text: str) -> Callable[[Path, Path], None]:
+    def make(folder: Path, assets: Path) -> None:
+        (folder / "config.json").write_text(text)
+
+    return make
+
+
+def configured(**config: Any) -> Callable[[Path, Path], None]:
+    return lambda folder, assets: standins.tiny_as(folder, assets, **config)
+
+
+def half_the_weights(folder: Path, assets: Path) -> None:
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
+
+
+def a_pointer(folder: Path, assets: Path) -> None:
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 1\n")
+
+
+def changed(name: str, change: Callable[[torch.Tensor], torch.Tensor], **config: Any) -> Callable[[Path, Path], None]:
+    def make(folder: Path, assets: Path) -> None:
+        standins.tiny_as(folder, assets, **config)
+        weights = load_file(folder / "model.safetensors")
+        weights[name] = change(weights[name]).contiguous()
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+    return make
+
+
+def no_tokenizer(folder: Path, assets: Path) -> None:
+    for path in folder.glob("*token*"):
+        path.unlink()
+
+
+def own_code_with(old: str, new: str, *classes: str) -> Callable[[Path, Path], None]:
+    def make(folder: Path, assets: Path) -> None:
+        standins.own_code(folder, assets)
+        path = folder / "modeling_own.py"
+        path.write_text(path.read_text().replace(old, new))
+        own = {"AutoConfig": "modeling_own.OwnConfig", **dict.fromkeys(classes, "modeling_own.OwnModel")}
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "auto_map": own}))
+
+    return make
+
+
+Wrong = tuple[Callable[[Path, Path], None], dict[str, Any], str]
+WRONG: dict[str, Wrong] = {
+    "no config": (no_config, {}, r"has no config.json. Give the folder"),
+    "gguf": (gguf, {}, r"has no config.json. GGUF files are for other programs"),
+    "an adapter": (an_adapter, {}, r"It is an adapter: give its base model, and the adapter as peft="),
+    "config torn": (config_of("{"), {}, r"config.json is no JSON object"),
+    "config a list": (config_of("[1]"), {}, r"config.json is no JSON object"),
+    "weights torn": (half_the_weights, {}, r"Could not load the folder .*header.*Give the folder of a whole checkpoint"),
+    "weights a pointer": (a_pointer, {}, r"Could not load the folder .*header"),
+    "weights not numbers": (
+        changed("model.norm.weight", lambda w: w * float("nan")),
+        {},
+        r"float32\) gives logits",
+    ),
+    "too few rows": (
+        changed("model.embed_tokens.weight", lambda w: w[:4000], vocab_size=4000),
+        {},
+        r"tokens up to 4095, its embedding 4000 rows",
+    ),
+    "other shapes": (changed("model.norm.weight", lambda w: w[:7]), {}, r"has weights of other shapes than the class Qwen2"),
+    "no tokenizer": (no_tokenizer, {}, r"has no tokenizer: expected tokenizer.json"),
+    "a mask that is none": (configured(), {"mask_token": "<nope>"}, r"mask_token='<nope>' is no token of the diffusion model"),
+    "a mask beyond": (configured(), {"mask_token": 4096}, r"mask_token=4096 is no token of the diffusion model"),
+    "another family": (configured(), {"family": "llada"}, r"no d_model.* is known to compute it as family llada"),
+    "a family of masked heads": (configured(), {"family": "masked-lm"}, r"no AutoModelForMaskedLM .* as family masked-lm"),
+    "a type without such a class": (
+        configured(model_type="t5", architectures=None),
+        {},
+        r"no AutoModelForCausalLM that",
+    ),
+    "quantised": (
+        configured(quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 128}),
+        {},
+        r"requires optimum|gptqmodel",
+    ),
+    "code that needs a package": (
+        own_code_with("import torch\n", "import torch\nimport no_such_package\n", "AutoModel"),
+        {"trust_remote_code": True},
+        r"not found in your environment: no_such_package",
+    ),
+    "code of another release": (
+        own_code_with("x = self.words(input_ids)", "x = self.gone(input_ids)", "AutoModel"),
+        {"trust_remote_code": True},
+        r"own code, gives no logits with transformers 5.*no attribute 'gone'. Install the release",
+    ),
+    "code without a head": (
+        own_code_with("logits=logits", "past_key_values=None", "AutoModel"),
+        {"trust_remote_code": True},
+        r"own code, gives no logits",
+    ),
+    "code for something else": (
+        own_code_with("", "", "AutoModelForSeq2SeqLM"),
+        {"trust_remote_code": True},
+        r"brings no such class of its own",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_said(name: str, tmp_path: Path, assets: Path) -> None:
+    make, options, said = WRONG[name]
+    standins.tiny_as(tmp_path, assets)
+    make(tmp_path, assets)
+    with pytest.raises(ModelError, match=said) as caught:
+        load(tmp_path, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_is_no_checkpoint(assets: Path) -> None:
+    with pytest.raises(ModelError, match=r"model.safetensors' is a file. Give the folder"):
+        load(assets / "mdm" / "model.safetensors")
+
+
+def test_a_name_alone_makes_no_family(tmp_path: Path, assets: Path) -> None:
+    """dllm's folders are named after how they were trained; a folder of another's may have that name too."""
+    folder = tmp_path / "bd3lm-experiments" / "model"
+    standins.tiny_as(folder, assets, model_type="a2d-qwen2")
+    with pytest.raises(ModelError, match=r"of the family bd3lm .*or say family=a2d if it only has that name"):
+        load(folder)
+    assert load(folder, family="a2d", shift=True).facts["family"] == "a2d"
+
+
+@pytest.mark.parametrize("written", ["roles as objects", "added tokens by their text"])
+def test_older_tokenizer_files_of_dream(written: str, tmp_path: Path, assets: Path) -> None:
+    standins.dream(tmp_path, assets)
+    expected = load(tmp_path).encoder
+    path = tmp_path / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    if written == "roles as objects":
+        settings |= {
+            name: {"content": settings[name], "__type": "AddedToken"} for name in ("bos_token", "eos_token", "mask_token")
+        }
+    else:
+        del settings["added_tokens_decoder"]
+    path.write_text(json.dumps(settings))
+    found = load(tmp_path).encoder
+    text = "def f(x):\n    return x  # <|mask|>\n"
+    assert found.encode(text) == expected.encode(text)
+    assert (found.tokenizer.mask_token_id, found.control_ids) == (MASK, expected.control_ids)
+
+
 def adapter(folder: Path, stem: str, rank: int = 2) -> dict[str, torch.Tensor]:
     """Files as peft saves them: low-rank changes of the queries; returns what they add to each weight, by layer."""
     folder.mkdir()
@@ -233,3 +396,12 @@ def test_an_adapter_of_another_class_is_refused(tmp_path: Path, assets: Path) ->
         load(tmp_path / "model", peft=str(tmp_path / "adapter"))
     with pytest.raises(ModelError, match=r"nowhere.*: no such folder"):
         load(tmp_path / "model", peft=str(tmp_path / "nowhere"))
+
+
+def test_an_adapter_of_other_shapes_is_refused(tmp_path: Path, assets: Path) -> None:
+    standins.a2d(tmp_path / "model", assets, "qwen3")
+    adapter(tmp_path / "adapter", "model.layers.{}.self_attn.q_proj")
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "r": 3}))
+    with pytest.raises(ModelError, match=r"does not fit Qwen3ForCausalLM: its weights have other shapes"):
+        load(tmp_path / "model", peft=str(tmp_path / "adapter"))
