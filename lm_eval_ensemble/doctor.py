@@ -44,7 +44,7 @@ class Finding:
     essential: bool = False
 
     def as_text(self) -> str:
-        line = f"{self.mark:<10}{self.name:<34}{self.found}"
+        line = f"{self.mark:<10}{self.name:<33} {self.found}"
         return f"{line}; {self.advice}" if self.advice else line
 
 
@@ -255,14 +255,17 @@ def diffusion(checkpoint: str | None = None) -> Iterator[Finding]:
         found = f"{', '.join(known)}; refused: {', '.join(refused)}"
         yield Finding("diffusion families", "ok", found, "--dllm CHECKPOINT tells that of one, docs/diffusion.md each")
         return
-    from lm_eval_ensemble.diffusion.loading import read_config
+    from lm_eval_ensemble.diffusion.loading import read_config, stock_config
 
     try:
-        family = find_family(checkpoint, read_config(asset_path(checkpoint)))
+        config = read_config(asset_path(checkpoint))
+        family = find_family(checkpoint, config)
+        kind = stock_config(checkpoint, config, family, trust_remote_code=False).model_type
     except ModelError as error:
         yield Finding(f"dllm: {checkpoint}", "missing", str(error))
     else:
-        yield Finding(f"dllm: {checkpoint}", "ok", f"family {family.name}: {family.told}", f"read in {family.source}")
+        found = f"family {family.name} ({family.of}): read as {kind}; {family.told}"
+        yield Finding(f"dllm: {checkpoint}", "ok", found, f"read in {family.source}")
 
 
 _REINSTALL = "reinstall lm_eval_ensemble; preset=tiny needs it"

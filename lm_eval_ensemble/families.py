@@ -65,15 +65,14 @@ class Family:
 
     @property
     def told(self) -> str:
-        """The entry in a line."""
+        """Shift and mask in a line."""
         shift = {
             True: "the state before a position predicts it",
             False: "the state at it predicts it",
             None: "shift by a probe",
         }
-        classes = dict.fromkeys(kind for kind in self.types.values() if kind) or {"its own": None}
         masks = ", ".join(map(str, self.masks)) or "as its files say"
-        return f"{self.of}: class {', '.join(classes)}; {shift[self.shift]}; mask {masks}"
+        return f"{shift[self.shift]}; mask {masks}"
 
     def stock_type(self, config: Mapping[str, Any]) -> str | None:
         """The model type of transformers that computes the same, or None."""

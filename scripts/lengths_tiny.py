@@ -8,6 +8,9 @@ filled once and every text is scored and judged once, whichever policies ask for
 policy's answers are those of a run of its own. Five documents of each set at a time are appended to the output; a run that
 was stopped goes on where it was.
 
+``--grown CHECKPOINT`` evaluates ``length=expand`` instead, by a model that ``scripts.train_tiny train --kind grow`` made; the
+judge of the ensemble is the embedded pair, as for the other policies. Its lines go to a file of their own.
+
 ``--fit FOLDER`` writes the held-out files of the pair's training corpus there: what ``fit-length`` was given.
 """
 
@@ -70,7 +73,7 @@ class Partner:
         self.propose = propose
 
 
-def build() -> tuple[dict[str, DiffusionInfill], Partner, Scorers]:
+def build(grown: str | None) -> tuple[dict[str, DiffusionInfill], Partner, Scorers]:
     """One diffusion member per policy, all with one memory of fills; the partner; the scorers of the default rule."""
     members, fills = {}, None
     for policy in POLICIES:
@@ -79,6 +82,9 @@ def build() -> tuple[dict[str, DiffusionInfill], Partner, Scorers]:
         member._fill = fills  # type: ignore
         members[policy] = member
     causal, first = ScoredHF(name="fim", preset="tiny", batch_size=16), members["oracle"]
+    if grown:
+        settings: dict[str, Any] = {"temperature": 0.0, "max_length": 384, "max_new_tokens": 64, "batch_size": 16}
+        members = {"expand": DiffusionInfill(name="dllm", pretrained=grown, length="expand", alg="entropy", **settings)}
     answers = Remembered(causal.propose, lambda request: request.key)
     causal.token_logprobs = Remembered(causal.token_logprobs, lambda span: (tuple(span.ids), span.start))  # type: ignore
     first.onepass_logprobs = Remembered(first.onepass_logprobs, lambda row: tuple(map(tuple, row)))  # type: ignore
@@ -114,9 +120,8 @@ def evaluate(task: str, numbers: Sequence[int], documents: Sequence[dict[str, An
         for i, d in zip(numbers, docs, strict=True)
     ]
     hints = [candidate.text for candidate in partner.propose(requests)]
-    for policy, shown in POLICIES.items():
-        member = members[policy]
-        asked = [r if shown else replace(r, reference=None) for r in requests]
+    for policy, member in members.items():
+        asked = [r if POLICIES.get(policy) else replace(r, reference=None) for r in requests]
         together = ensemble.run(asked, [member, partner], scorers, ensemble.Settings(prefer="fim"))
         alone = offered([r.with_hint(h) for r, h in zip(asked, hints, strict=True)], member.policy, member.propose)
         found = zip(numbers, docs, judged(docs, together, judge), judged(docs, alone, judge), strict=True)
@@ -137,11 +142,11 @@ def evaluate(task: str, numbers: Sequence[int], documents: Sequence[dict[str, An
             }
 
 
-def run(output: Path, first: int, last: int) -> None:
+def run(output: Path, first: int, last: int, grown: str | None) -> None:
     """Append the documents that are not in the output yet."""
     lines = output.read_text(encoding="utf-8").splitlines() if output.exists() else []
     done = {(row["task"], row["doc"]) for row in map(json.loads, lines)}
-    models = build()
+    models = build(grown)
     # A text of a document is judged once.
     judge = Remembered(lambda pairs: judge_all(pairs, JudgeSettings(workers=1), "lengths")[0], _judge_key)
     sets = {task: load_documents(name) for task, name in SETS.items()}
@@ -165,29 +170,31 @@ def table(output: Path) -> str:
     lines = []
     for task in SETS:
         own = [row for row in rows if row["task"] == task]
-        count = len({row["doc"] for row in own})
+        count, policies = len({row["doc"] for row in own}), list(dict.fromkeys(row["policy"] for row in own))
         lines += [
-            f"`{task}`, n = {count}; autoregressive member alone: pass@1 {_sum(own, 'oracle', 'fim_pass')}, "
-            f"exact match {_sum(own, 'oracle', 'fim_exact')}",
+            f"`{task}`, n = {count}; autoregressive member alone: pass@1 {_sum(own, policies[0], 'fim_pass')}, "
+            f"exact match {_sum(own, policies[0], 'fim_exact')}",
             "",
             "| `length=` | needs the reference | dllm pass@1 | dllm exact match | ensemble pass@1 | reachable | row-forwards: "
             "length + fill |",
             "|---|---|---|---|---|---|---|",
         ]
-        for policy, shown in POLICIES.items():
+        for policy in policies:
             numbers = [_sum(own, policy, k) for k in ("dllm_pass", "dllm_exact", "ensemble_pass", "reachable")]
             costs = [
                 statistics.fmean(row[key] for row in own if row["policy"] == policy)
                 for key in ("length_forwards", "row_forwards")
             ]
-            lines.append(
-                f"| `{policy}` | {'yes' if shown else 'no'} | {' | '.join(numbers)} | {costs[0]:.1f} + {costs[1]:.1f} |"
-            )
+            shown = "yes" if POLICIES.get(policy) else "no"
+            lines.append(f"| `{policy}` | {shown} | {' | '.join(numbers)} | {costs[0]:.1f} + {costs[1]:.1f} |")
+        lines.append("")
+        if policies != list(POLICIES):
+            continue
         low, high = (float(_sum(own, policy, "dllm_pass")) for policy in ("fixed-mean", "oracle"))
         free = {p: float(_sum(own, p, "dllm_pass")) for p, shown in POLICIES.items() if not shown and p != "fixed-mean"}
         best = max(free, key=lambda policy: free[policy])
         share = f"{(free[best] - low) / (high - low):.0%}" if high > low else "undefined"
-        lines += ["", f"Best without a reference: `{best}`, {share} of the gap between `fixed-mean` and `oracle`.", ""]
+        lines += [f"Best without a reference: `{best}`, {share} of the gap between `fixed-mean` and `oracle`.", ""]
     return "\n".join(lines)
 
 
@@ -218,6 +225,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=450)
     parser.add_argument("--last", type=int, default=750)
     parser.add_argument("--table", action="store_true", help="print the table of what is there")
+    parser.add_argument("--grown", metavar="CHECKPOINT", help="evaluate length=expand alone, with this model")
     parser.add_argument("--fit", type=Path, metavar="FOLDER", help="copy the held-out files there")
     arguments = parser.parse_args()
     if arguments.fit:
@@ -225,7 +233,7 @@ def main() -> None:
     elif arguments.table:
         print(table(arguments.output))
     else:
-        run(arguments.output, arguments.first, arguments.last)
+        run(arguments.output, arguments.first, arguments.last, arguments.grown)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from lm_eval_ensemble.errors import ModelError, missing_weights
 from lm_eval_ensemble.families import Family, find_family
 
-__all__ = ["Checkpoint", "load_checkpoint", "read_config"]
+__all__ = ["Checkpoint", "load_checkpoint", "read_config", "stock_config"]
 
 #: the classes of transformers that have logits, in the order in which a checkpoint's own code is looked for.
 _HEADS = ("AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModel")
@@ -65,7 +65,7 @@ def load_checkpoint(
     try:
         config = read_config(pretrained, revision)
         found = find_family(pretrained, config, family)
-        stock = _stock_config(pretrained, config, found, trust_remote_code)
+        stock = stock_config(pretrained, config, found, trust_remote_code)
         extra |= {"trust_remote_code": True} if stock is None else {"config": stock, "key_mapping": dict(found.weights) or None}
         tokenizer = _load_tokenizer(pretrained, revision, found, trust_remote_code, _tokenizer_config(config, stock))
         model, told = _model_class(config, found, stock).from_pretrained(
@@ -84,11 +84,14 @@ def load_checkpoint(
 def read_config(pretrained: str, revision: str = "main") -> dict[str, Any]:
     """The config.json of a checkpoint.
 
-    :raises ModelError: there is none, or it is damaged. :raises OSError: as transformers does.
+    :raises ModelError: there is none, or it is damaged.
     """
     from transformers.utils.hub import cached_file
 
-    path = cached_file(pretrained, "config.json", revision=revision)
+    try:
+        path = cached_file(pretrained, "config.json", revision=revision)
+    except OSError as error:
+        raise missing_weights(pretrained, error) from error
     if path is None:
         names = {entry.name for entry in Path(pretrained).glob("*")}
         advice = "Give the folder of a checkpoint as transformers saves it."
@@ -98,13 +101,19 @@ def read_config(pretrained: str, revision: str = "main") -> dict[str, Any]:
             advice = "GGUF files are for other programs: give the weights they were made of."
         raise ModelError(f"{pretrained!r} has no config.json. {advice}")
     try:
-        return dict(json.loads(Path(path).read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ModelError(f"{pretrained!r}: config.json is no JSON object ({error}). Give a whole checkpoint.") from error
+        config = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        raise ModelError(f"{pretrained!r}: config.json is no JSON object. Give the folder of a whole checkpoint.")
+    return config
 
 
-def _stock_config(pretrained: str, config: Mapping[str, Any], family: Family, trust_remote_code: bool) -> Any:
-    """The configuration of the class of transformers that computes the same; None: the checkpoint's own code is to run."""
+def stock_config(pretrained: str, config: Mapping[str, Any], family: Family, trust_remote_code: bool) -> Any:
+    """The configuration of the class of transformers that computes the same; None: the checkpoint's own code is to run.
+
+    :raises ModelError: there is no such class, and no own code, or it may not run.
+    """
     import transformers
 
     kind, head = family.stock_type(config), _HEADS[int(family.masked_head)]

@@ -260,7 +260,7 @@ WRONG: dict[str, Wrong] = {
     "gguf": (gguf, {}, r"has no config.json. GGUF files are for other programs"),
     "an adapter": (an_adapter, {}, r"It is an adapter: give its base model, and the adapter as peft="),
     "config torn": (config_of("{"), {}, r"config.json is no JSON object"),
-    "config a list": (config_of("[1]"), {}, r"config.json is no JSON object"),
+    "config a list": (config_of("[]"), {}, r"config.json is no JSON object"),
     "weights torn": (half_the_weights, {}, r"Could not load the folder .*header.*Give the folder of a whole checkpoint"),
     "weights a pointer": (a_pointer, {}, r"Could not load the folder .*header"),
     "weights not numbers": (

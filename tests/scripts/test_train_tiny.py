@@ -133,6 +133,7 @@ def test_grow_sample_merges_and_adds_masks(tokenizer: Any) -> None:
         assert all(target == IGNORED for target in sample.targets[: len(prefix)] + sample.targets[inside.stop :])
         shown = [token if target == IGNORED else target for token, target in zip(inputs, targets, strict=True)]
         ends = shown.count(END)
+        assert sum(w for w, t in zip(sample.weights, sample.targets, strict=True) if t == END) == pytest.approx(min(ends, 1))
         assert END not in shown[: len(shown) - ends]
         kept = iter(middle)
         # What is shown beside the merged ones is the middle in its order, and whole where nothing was merged.
