@@ -83,6 +83,10 @@ class Family:
         return found.get(kind.lower(), other)
 
 
+def _same(*names: str) -> dict[str, str]:
+    return {name: name for name in names}
+
+
 _DREAM = {"Dream": "qwen2"}
 _A2D = {"a2d-qwen2": "qwen2", "a2d-qwen3": "qwen3", "a2d-llama": "llama"}
 
@@ -154,11 +158,18 @@ _TABLE = (
     Family(
         "llada-moe",
         "LLaDA-MoE 7B-A1B",
-        "ZHZisZZ/dllm, pipelines/llada/models/modeling_lladamoe.py (full attention, a mixture of its own)",
-        {"llada": None, "lladamoe": None},
+        "ZHZisZZ/dllm, pipelines/llada/models/modeling_lladamoe.py (full attention; weights of experts are not normalised)",
+        {"llada": "qwen3_moe", "lladamoe": "qwen3_moe"},
         ("LLaDAMoE",),
         shift=False,
         masks=("<|mask|>",),
+        settings={
+            "expert_intermediate_size": "moe_intermediate_size",
+            **_same("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "hidden_act"),
+            **_same("num_experts", "num_experts_per_tok", "vocab_size", "max_position_embeddings", "rms_norm_eps"),
+            **_same("rope_theta", "attention_bias", "tie_word_embeddings", "eos_token_id", "pad_token_id"),
+        },
+        needs={"qk_layernorm": True, "clip_qkv": None, "partial_rotary_factor": 1, "rope_scaling": None},
     ),
     Family(
         "llada",
@@ -175,12 +186,8 @@ _TABLE = (
             "mlp_hidden_size": "intermediate_size",
             "embedding_size": "vocab_size",
             "max_sequence_length": "max_position_embeddings",
-            "rms_norm_eps": "rms_norm_eps",
-            "rope_theta": "rope_theta",
             "weight_tying": "tie_word_embeddings",
-            "eos_token_id": "eos_token_id",
-            "pad_token_id": "pad_token_id",
-            "mask_token_id": "mask_token_id",
+            **_same("rms_norm_eps", "rope_theta", "eos_token_id", "pad_token_id", "mask_token_id"),
         },
         needs={
             "block_type": "llama",

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from lm_eval_ensemble.errors import ModelError, missing_weights
 from lm_eval_ensemble.families import Family, find_family
 
-__all__ = ["Checkpoint", "load_checkpoint", "read_config", "stock_config"]
+__all__ = ["Checkpoint", "broken_code", "load_checkpoint", "read_config", "stock_config"]
 
 #: the classes of transformers that have logits, in the order in which a checkpoint's own code is looked for.
 _HEADS = ("AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModel")
@@ -60,8 +60,7 @@ def load_checkpoint(
         from accelerate.utils import get_max_memory
 
         extra["max_memory"] = {place: room for place, room in get_max_memory().items() if place in (*gpus, "cpu")}
-    # The checkpoint's own code may raise anything.
-    caught = (Exception,) if trust_remote_code else (OSError, ValueError, ImportError, SafetensorError)
+    config: Mapping[str, Any] = {}
     try:
         config = read_config(pretrained, revision)
         found = find_family(pretrained, config, family)
@@ -73,12 +72,33 @@ def load_checkpoint(
         )
     except ModelError:
         raise
-    except caught as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise missing_weights(pretrained, error) from error
+    except Exception as error:
+        if trust_remote_code and config.get("auto_map"):
+            raise broken_code(f"{pretrained!r} does not load", config, error) from error
+        if isinstance(error, ImportError):
+            raise missing_weights(pretrained, error) from error
+        raise
     _refuse_missing(pretrained, type(model).__name__, told)
     if peft:
         _add_adapter(model, peft, found)
     return Checkpoint(model, tokenizer, found, stock is None)
+
+
+def broken_code(what: str, config: Mapping[str, Any], error: Exception) -> ModelError:
+    """The checkpoint's own code, which may raise anything, was written for another release of transformers.
+
+    :param what: a sentence without its end; config: the checkpoint's.
+    """
+    import transformers
+
+    written = config.get("transformers_version") or "another release"
+    first = next(iter(str(error).splitlines()), "")
+    return ModelError(
+        f"{what}: the checkpoint's own code fails with transformers {transformers.__version__} (its files are of {written}; "
+        f"{type(error).__name__}: {first}). Its authors may have newer code."
+    )
 
 
 def read_config(pretrained: str, revision: str = "main") -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from lm_eval_ensemble.diffusion.loading import broken_code
 from lm_eval_ensemble.errors import ModelError
 from lm_eval_ensemble.families import Family
 from lm_eval_ensemble.tokens import PlainEncoder
@@ -82,7 +83,8 @@ def check(network: Probed, shift: bool | None) -> tuple[bool, dict[str, Any]]:
     except (AttributeError, ImportError, RuntimeError, TypeError, ValueError) as error:
         if not network.own_code:
             raise
-        raise _broken_code(network, error) from error
+        name, files = type(network.model).__name__, vars(network.model.config)
+        raise broken_code(f"{name} gives no logits", files, error) from error
     shifted, plain = _masked_losses(network, ids)
     if not math.isfinite(shifted + plain):
         raise ModelError(
@@ -174,18 +176,6 @@ def _check_attention(network: Probed, ids: Tensor, hidden: Tensor | None) -> Non
             "first half of a text is read as if its last token were not there. Give a checkpoint with full attention, or "
             "another class for it (family=)."
         )
-
-
-def _broken_code(network: Probed, error: Exception) -> ModelError:
-    import transformers
-
-    name, here = type(network.model).__name__, transformers.__version__
-    written = getattr(network.model.config, "transformers_version", None) or "another release"
-    first = next(iter(str(error).splitlines()), "")
-    return ModelError(
-        f"{name}, the checkpoint's own code, gives no logits with transformers {here} (its files are of {written}): "
-        f"{type(error).__name__}: {first}. Install the release it was written for."
-    )
 
 
 def _masked_losses(network: Probed, ids: Tensor) -> tuple[float, float]:

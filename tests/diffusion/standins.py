@@ -23,7 +23,7 @@ from transformers import AutoTokenizer
 Weights = dict[str, Tensor]
 Reference = Callable[[Tensor], Tensor]
 
-VOCABULARY, HIDDEN, LAYERS, HEADS, INNER = 4096, 32, 2, 4, 48
+VOCABULARY, HIDDEN, LAYERS, HEADS, INNER, EXPERTS = 4096, 32, 2, 4, 48, 4
 MASK, END = 5, 0  # of the embedded tokenizer
 
 
@@ -105,6 +105,18 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, seen: Tensor | None = 
     return torch.einsum("hqk,khd->qhd", scores.softmax(-1), v).flatten(1)
 
 
+def gated(x: Tensor, weights: Weights, at: str) -> Tensor:
+    gate, up, down = (weights[f"{at}.{part}_proj.weight"].T for part in ("gate", "up", "down"))
+    return (F.silu(x @ gate) * (x @ up)) @ down
+
+
+def experts(x: Tensor, weights: Weights, at: str) -> Tensor:
+    """The two most probable experts of each token, weighted by their probabilities, which do not sum to 1."""
+    chances, chosen = (x @ weights[f"{at}.mlp.gate.weight"].T).softmax(-1).topk(2)
+    every = torch.stack([gated(x, weights, f"{at}.mlp.experts.{i}") for i in range(EXPERTS)], 1)  # (L, E, H)
+    return (every.gather(1, chosen[..., None].expand(-1, -1, x.shape[-1])) * chances[..., None]).sum(1)
+
+
 def decoder(
     weights: Weights,
     *,
@@ -133,8 +145,8 @@ def decoder(
             mixed = attend(rotate(q, theta, stretched), rotate(k, theta, stretched), v, scale)
             x = x + linear(mixed, f"{at}.self_attn.o_proj") * residual_multiplier
             h = rms_norm(x, weights[f"{at}.post_attention_layernorm.weight"], eps)
-            gated = F.silu(linear(h, f"{at}.mlp.gate_proj")) * linear(h, f"{at}.mlp.up_proj")
-            x = x + linear(gated, f"{at}.mlp.down_proj") * residual_multiplier
+            mixture = f"{at}.mlp.gate.weight" in weights
+            x = x + (experts(h, weights, at) if mixture else gated(h, weights, f"{at}.mlp")) * residual_multiplier
         head = weights.get("lm_head.weight", weights["model.embed_tokens.weight"])
         return rms_norm(x, weights["model.norm.weight"], eps) @ head.T / logits_scaling
 
@@ -290,6 +302,38 @@ def llada(folder: Path, assets: Path) -> StandIn:
     write(folder, published, LLADA_CONFIG)
     write_tokenizer(folder, assets, {"<|mask|>": "<|mdm_mask|>"}, mask_token=None)
     return StandIn(folder, decoder(weights, theta=5e5, eps=1e-5, kv_heads=HEADS), False, None, "LlamaForCausalLM")
+
+
+def llada_moe(folder: Path, assets: Path) -> StandIn:
+    """A mixture of experts under the names of Qwen3's, its settings under others."""
+    weights = decoder_weights(kv_heads=HEADS, qk_norm=True)
+    kept = {name: value for name, value in weights.items() if ".mlp." not in name}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in range(LAYERS):
+        at = f"model.layers.{layer}.mlp"
+        shapes[f"{at}.gate.weight"] = (EXPERTS, HIDDEN)
+        for i in range(EXPERTS):
+            shapes |= {f"{at}.experts.{i}.{part}_proj.weight": (16, HIDDEN) for part in ("gate", "up")}
+            shapes[f"{at}.experts.{i}.down_proj.weight"] = (HIDDEN, 16)
+    weights = kept | draw(shapes)
+    own = dict.fromkeys(("AutoModel", "AutoModelForCausalLM"), "modeling_lladamoe.LLaDAMoEModelLM")
+    config: dict[str, Any] = {**_DECODER_CONFIG}
+    del config["intermediate_size"], config["bos_token_id"]
+    config |= {
+        "architectures": ["LLaDAMoEModelLM"],
+        "model_type": "lladamoe",
+        "num_key_value_heads": HEADS,
+        "rms_norm_eps": 1e-5,
+    }
+    config |= {"auto_map": {"AutoConfig": "configuration_lladamoe.LLaDAMoEConfig", **own}, "attention_bias": False}
+    config |= {"clip_qkv": None, "dense_intermediate_size": INNER, "expert_intermediate_size": 16, "moe_layer_freq": [1, 1]}
+    config |= {"moe_router_enable_expert_bias": None, "moe_router_score_function": "softmax", "norm_topk_prob": None}
+    config |= {"num_experts": EXPERTS, "num_experts_per_tok": 2, "partial_rotary_factor": 1, "qk_layernorm": True}
+    config |= {"routed_scaling_factor": 1, "rope_theta": 5e4, "shared_expert_intermediate_size": None, "pad_token_id": 0}
+    write(folder, weights, config)
+    write_tokenizer(folder, assets, mask_token=None)
+    reference = decoder(weights, theta=5e4, eps=1e-5, kv_heads=HEADS)
+    return StandIn(folder, reference, False, None, "Qwen3MoeForCausalLM")
 
 
 def granite(folder: Path, assets: Path) -> StandIn:
@@ -540,6 +584,7 @@ STAND_INS: dict[str, Callable[[Path, Path], StandIn]] = {
     "a2d-qwen3": lambda folder, assets: a2d(folder, assets, "qwen3"),
     "a2d-llama": lambda folder, assets: a2d(folder, assets, "llama"),
     "llada": llada,
+    "llada-moe": llada_moe,
     "granite": granite,
     "bert": bert,
     "modernbert": modernbert,

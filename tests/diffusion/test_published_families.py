@@ -292,17 +292,22 @@ WRONG: dict[str, Wrong] = {
     "code that needs a package": (
         own_code_with("import torch\n", "import torch\nimport no_such_package\n", "AutoModel"),
         {"trust_remote_code": True},
-        r"not found in your environment: no_such_package",
+        r"does not load: .* not found in your environment: no_such_package",
     ),
     "code of another release": (
         own_code_with("x = self.words(input_ids)", "x = self.gone(input_ids)", "AutoModel"),
         {"trust_remote_code": True},
-        r"own code, gives no logits with transformers 5.*no attribute 'gone'. Install the release",
+        r"OwnModel gives no logits: .* own code fails with transformers 5.*no attribute 'gone'\). Its authors",
+    ),
+    "code that does not load": (
+        own_code_with("self.post_init()", "self.gone()", "AutoModel"),
+        {"trust_remote_code": True},
+        r"does not load: the checkpoint's own code fails .*no attribute 'gone'",
     ),
     "code without a head": (
-        own_code_with("logits=logits", "past_key_values=None", "AutoModel"),
+        own_code_with("return CausalLMOutputWithPast(logits=logits)", "return dict(states=x)", "AutoModel"),
         {"trust_remote_code": True},
-        r"own code, gives no logits",
+        r"OwnModel gives no logits: .* no attribute 'logits'",
     ),
     "code for something else": (
         own_code_with("", "", "AutoModelForSeq2SeqLM"),
