@@ -23,7 +23,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from lm_eval_ensemble.batching import Batcher
 from lm_eval_ensemble.diffusion.likelihood import onepass_logprobs
-from lm_eval_ensemble.diffusion.model import make_bidirectional
+from lm_eval_ensemble.diffusion.probe import set_causal
 from lm_eval_ensemble.harness.reading import SpanReader
 from lm_eval_ensemble.scoring.base import Span
 
@@ -36,7 +36,8 @@ class Diffusion:
     """What ``diffusion.likelihood`` needs of a masked-diffusion model, around random weights."""
 
     def __init__(self, model: Any) -> None:
-        self.model, self.mask_id, self.device = make_bidirectional(model), MASK, torch.device("cpu")
+        set_causal(model, False)
+        self.model, self.mask_id, self.device = model, MASK, torch.device("cpu")
 
     def logits_at(self, ids: torch.Tensor, lengths: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         mask = torch.arange(ids.shape[1])[None] < lengths[:, None]

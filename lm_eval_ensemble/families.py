@@ -87,7 +87,6 @@ def _same(*names: str) -> dict[str, str]:
     return {name: name for name in names}
 
 
-_DREAM = {"Dream": "qwen2"}
 _A2D = {"a2d-qwen2": "qwen2", "a2d-qwen3": "qwen3", "a2d-llama": "llama"}
 
 #: the first that fits wins; the last one fits everything.
@@ -148,7 +147,7 @@ _TABLE = (
         "dream",
         "Dream 7B, Dream-Coder 7B, DiffuCoder 7B, DreamOn 7B",
         "ZHZisZZ/dllm, pipelines/dream/models/; DreamLM/DreamOn, eval/generator.py (shift, frame) and readme.md (2048 tokens)",
-        _DREAM,
+        {"Dream": "qwen2"},
         shift=True,
         masks=("<|mask|>", 151666),
         framed=True,

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from lm_eval_ensemble.diffusion.algorithms import StableTies
+from lm_eval_ensemble.diffusion.model import pad_right
 from lm_eval_ensemble.errors import ConfigError
 from lm_eval_ensemble.sampling import draw_ahead
 
@@ -140,15 +141,12 @@ def _advance(
 ) -> None:
     """One step: every row fills its most certain mask."""
     texts = [[*prefix, *(model.mask_id if t is None else t for t in span.tokens), *suffix] for span, prefix, suffix in live]
-    ids = torch.full((len(texts), max(map(len, texts))), model.mask_id)
-    for row, text in enumerate(texts):
-        ids[row, : len(text)] = torch.tensor(text)
-    lengths = torch.tensor([len(text) for text in texts])
+    device = model.device
+    ids, lengths = pad_right(texts, model.mask_id, device)
     rows = torch.tensor([row for row, (span, _, _) in enumerate(live) for _ in span.masks])
     columns = torch.tensor([len(prefix) + place for span, prefix, _ in live for place in span.masks])
     may_grow = torch.tensor([len(span.tokens) < span.limit and span.budget > 0 for span, _, _ in live])
-    device = model.device
-    states = model.states_at(ids.to(device), lengths.to(device), rows.to(device), columns.to(device))
+    states = model.states_at(ids, lengths, rows.to(device), columns.to(device))
     logits = model.logits_of(states, torch.ones(len(rows), dtype=torch.bool), may_grow[rows])
     numbers = None if uniforms is None else uniforms[:, None].to(logits.device)
     drawn = draw_ahead(logits, temperature, top_p, numbers, certainty=alg == "entropy")

@@ -169,8 +169,8 @@ def stock_config(pretrained: str, config: Mapping[str, Any], family: Family, tru
 def _model_class(config: Mapping[str, Any], family: Family, stock: Any) -> Any:
     import transformers
 
-    brought = [name for name in _HEADS if name in (config.get("auto_map") or {})]
-    return getattr(transformers, brought[0] if stock is None else _HEADS[int(family.masked_head)])
+    own = next((name for name in _HEADS if stock is None and name in config["auto_map"]), None)
+    return getattr(transformers, own or _HEADS[int(family.masked_head)])
 
 
 def _tokenizer_config(config: Mapping[str, Any], stock: Any) -> Any:

@@ -27,7 +27,7 @@ from lm_eval_ensemble.errors import ModelError
 from lm_eval_ensemble.families import FAMILIES, Family
 from lm_eval_ensemble.tokens import PlainEncoder
 
-__all__ = ["MaskedDiffusionModel", "make_bidirectional", "resolve_mask_id"]
+__all__ = ["MaskedDiffusionModel", "pad_right", "resolve_mask_id"]
 
 _EXPAND = "<|expand|>"
 
@@ -52,7 +52,9 @@ class MaskedDiffusionModel:
         mask_token: str | int | None = None,
         shift: bool | None = None,
     ) -> None:
-        self.model = model.eval() if own_code else make_bidirectional(model.eval())
+        self.model = model.eval()
+        if not own_code:
+            set_causal(model, False)
         self.family, self.own_code = family, own_code
         self.encoder = PlainEncoder(tokenizer)
         self.vocabulary_rows = rows = int(model.get_input_embeddings().weight.shape[0])
@@ -202,12 +204,6 @@ class MaskedDiffusionModel:
             found[asked.to(found.device)] = logits[local.to(logits.device), at.to(logits.device)]
         assert found is not None
         return found
-
-
-def make_bidirectional(model: Any) -> Any:
-    """Let every token attend to every other: on the config (mask builders) and on each layer (kernels)."""
-    set_causal(model, False)
-    return model
 
 
 def resolve_mask_id(
