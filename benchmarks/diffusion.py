@@ -1,6 +1,6 @@
 """What a denoising step and a document cost, against the published algorithm written plainly (full vocabulary, full sort).
 
-    python benchmarks/diffusion.py [--full] [--threads 2]
+    python benchmarks/diffusion.py [--temperature 0] [--full] [--threads 2]
     LM_EVAL_ENSEMBLE_DATA=... python benchmarks/diffusion.py --forwards [--tasks 200]
 
 Shape of Open-dCoder 0.5B: hidden 896, 14 heads, vocabulary 151,936, float32; two rows of about 300 tokens, 15 of them
@@ -35,8 +35,6 @@ sys.path.insert(0, str(ROOT))
 #: tokens a row may have in ``--forwards``: short, so that counting is quick.
 CONTEXT = 128
 VOCABULARY, HIDDEN, LENGTH, MIDDLE, STEPS = 151_936, 896, 300, 15, 64
-SAMPLED: dict[str, Any] = {"temperature": 0.6, "top_p": 0.95}
-GREEDY: dict[str, Any] = {"temperature": 0.0, "top_p": 0.95}
 #: CPU-seconds a step of the published code at two rows and two layers, measured once: backbone, LM head, sampling.
 PUBLISHED = {"backbone": 0.78, "lm_head": 2.32, "sampling": 14.73}
 
@@ -136,9 +134,9 @@ def memory_kib(field: str) -> int:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(f"{field}:"))
 
 
-def measure(side: str, layers: int, rows: int, threads: int) -> dict[str, Any]:
+def measure(side: str, layers: int, rows: int, threads: int, temperature: float) -> dict[str, Any]:
     """One side in this process. ``full``: some steps; ``ours``: a step per token, so that every step needs the model;
-    ``document``: 64 greedy steps; ``probe``: what is checked at load, as if it were one step."""
+    ``document``: 64 steps; ``probe``: what is checked at load, as if it were one step."""
     import torch
 
     from lm_eval_ensemble.diffusion.probe import check
@@ -150,7 +148,7 @@ def measure(side: str, layers: int, rows: int, threads: int) -> dict[str, Any]:
     clock.watch("lm_head", network.model.get_output_embeddings())
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     before, began = memory_kib("VmRSS"), time.process_time()
-    settings = GREEDY if side == "document" or layers > 2 else SAMPLED
+    settings = {"temperature": temperature, "top_p": 0.95}
     found: dict[str, Any] = {"side": side, "layers": layers, "rows": rows}
     if side == "probe":
         check(network, shift=True)
@@ -173,28 +171,32 @@ def measure(side: str, layers: int, rows: int, threads: int) -> dict[str, Any]:
     return found
 
 
-def child(side: str, layers: int, rows: int, threads: int) -> dict[str, Any]:
+def child(side: str, layers: int, rows: int, threads: int, temperature: float) -> dict[str, Any]:
     command = [sys.executable, __file__, "--child", side, "--layers", str(layers), "--rows", str(rows)]
-    done = subprocess.run([*command, "--threads", str(threads)], check=True, stdout=subprocess.PIPE, text=True)
+    command += ["--threads", str(threads), "--temperature", str(temperature)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     parts = "  ".join(f"{name} {found[name]:7.2f}" for name in ("backbone", "lm_head", "sampling", "step"))
     print(f"{side:9s} {layers:2d} layers, {rows} rows: {parts}  extra memory {found['extra_gib']:5.2f} GiB", flush=True)
     return found
 
 
-def costs(full: bool, threads: int) -> None:
-    print("CPU-seconds a step (forward pass of all rows), and the peak of memory above the model:", flush=True)
-    plain, ours = child("full", 2, 2, threads), child("ours", 2, 2, threads)
+def costs(full: bool, threads: int, temperature: float) -> None:
+    print(
+        f"T = {temperature}; CPU-seconds a step (forward pass of all rows), and the peak of memory above the model:", flush=True
+    )
+    how = (threads, temperature)
+    plain, ours = child("full", 2, 2, *how), child("ours", 2, 2, *how)
     published = sum(PUBLISHED.values())
     print(f"published code, measured earlier: {PUBLISHED}, step {published:.2f}; here {plain['step'] / published:.2f} of it")
-    deep, document = child("full", 24, 2, threads), child("document", 24, 2, threads)
+    deep, document = child("full", 24, 2, *how), child("document", 24, 2, *how)
     # The published loop ends when nothing is masked: floor(n * (1 - (i + 1) / 64)) = 0.
     needed = math.floor(STEPS * (1 - 1 / MIDDLE)) + 1
     print(
-        f"a document of 64 greedy steps, 24 layers, 2 rows: {document['total']:.0f} CPU-seconds, {document['row_forwards']} of "
+        f"a document of 64 steps, 24 layers, 2 rows: {document['total']:.0f} CPU-seconds, {document['row_forwards']} of "
         f"{2 * STEPS} row-forwards; full vocabulary: {needed} steps (nothing is masked then) x {deep['step']:.2f}"
     )
-    probe = child("probe", 24, 2, threads)
+    probe = child("probe", 24, 2, *how)
     ratios = {
         "step_ratio_2l": plain["step"] / ours["step"],
         "step_ratio_24l": deep["step"] / document["step"],
@@ -203,7 +205,7 @@ def costs(full: bool, threads: int) -> None:
         "probe_in_forwards_24l": probe["total"] / (deep["backbone"] + deep["lm_head"]),
     }
     if full:
-        plain, ours = child("full", 2, 8, threads), child("ours", 2, 8, threads)
+        plain, ours = child("full", 2, 8, *how), child("ours", 2, 8, *how)
         ratios |= {"step_ratio_2l_b8": plain["step"] / ours["step"], "memory_ratio_b8": plain["extra_gib"] / ours["extra_gib"]}
     print(json.dumps({name: round(value, 2) for name, value in ratios.items()}))
 
@@ -249,6 +251,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="also eight rows")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--temperature", type=float, default=0.6, help="0: greedy (default: 0.6, as published)")
     parser.add_argument("--forwards", action="store_true", help="count row-forwards of the embedded model on real tasks")
     parser.add_argument("--tasks", type=int, default=200)
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -256,11 +259,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        print(json.dumps(measure(options.child, options.layers, options.rows, options.threads)))
+        print(json.dumps(measure(options.child, options.layers, options.rows, options.threads, options.temperature)))
     elif options.forwards:
         forwards(options.tasks, options.threads)
     else:
-        costs(options.full, options.threads)
+        costs(options.full, options.threads, options.temperature)
 
 
 if __name__ == "__main__":
