@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 
 from lm_eval_ensemble.metrics.bootstrap import percentile, resamples
 from lm_eval_ensemble.metrics.clustered import Clusters
+from lm_eval_ensemble.metrics.delong import midranks
 from lm_eval_ensemble.metrics.rejection import CURVES, grouped
 from lm_eval_ensemble.metrics.uncertainty import FEW, Estimate, Pairs, auroc, usable
 
@@ -60,7 +60,7 @@ def spearman(scores: Mapping[str, Sequence[float | None]]) -> dict[str, dict[str
     """Rank correlations of all pairs of scores, over the documents that have both; None where one does not vary."""
     known = {name: usable(values, np.zeros(len(values))).score for name, values in scores.items() if _complete(values)}
     holed = {name: np.array([np.nan if v is None else v for v in values], float) for name, values in scores.items()}
-    ranks = {name: rankdata(values) for name, values in known.items()}
+    ranks = {name: midranks(values) for name, values in known.items()}
     return {a: {b: _correlation(a, b, ranks, holed) for b in scores} for a in scores}
 
 
@@ -75,7 +75,7 @@ def _correlation(
         first, second = ranks[a], ranks[b]
     else:
         both = ~np.isnan(scores[a]) & ~np.isnan(scores[b])
-        first, second = rankdata(scores[a][both]), rankdata(scores[b][both])
+        first, second = midranks(scores[a][both]), midranks(scores[b][both])
     if len(first) < 2 or not np.ptp(first) or not np.ptp(second):
         return None
     return float(np.clip(np.corrcoef(first, second)[0, 1], -1, 1))

@@ -16,6 +16,7 @@ from lm_eval_ensemble.replay.plans import Teacher, fitting, make_plans
 from lm_eval_ensemble.replay.render import as_json, as_markdown
 from lm_eval_ensemble.replay.rows import NoRecordsError, Recorded, read_record
 from lm_eval_ensemble.runs.load import TaskRun, load_runs
+from lm_eval_ensemble.runs.samples import without_collection
 from lm_eval_ensemble.selection.base import score_of
 from lm_eval_ensemble.selection.fit import FOLDS
 from lm_eval_ensemble.selection.spec import VERSION
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fit", metavar="FILE", help="fit on all HumanEval-Infilling records and write a selector file")
 
 
+@without_collection()
 def main(arguments: argparse.Namespace) -> int:
     """Print the tables; what could not be read goes to stderr. The exit status is 1 if something could not."""
     features = None if arguments.features is None else [name.strip() for name in arguments.features.split(",")]

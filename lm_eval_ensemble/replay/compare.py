@@ -165,7 +165,7 @@ def compare(
     problems = programs[np.unique(document, return_index=True)[1]]
     right = [choice.right for choice in choices]
     decisive = np.array([choice.decisive for choice in choices])
-    members = {name: _member(choices, name) for name in recorded.members}
+    members = _members(choices, recorded.members)
     shared = ~np.isnan(np.array(list(members.values()))).any(axis=0)
     own_document = np.unique(document[shared], return_inverse=True)[1]
     together = problems[np.unique(document[shared])]
@@ -250,13 +250,18 @@ def _over_all(own: Values, members: Sequence[Values], problems: NDArray[np.intp]
     )
 
 
-def _member(choices: Sequence[Decision], name: str) -> Values:
+def _members(choices: Sequence[Decision], names: Sequence[str]) -> dict[str, Values]:
     """Share of right ones among a member's own candidates, per choice: what picking it blindly gives; NaN where it has none."""
-    shares = []
-    for choice in choices:
-        own = [r for s, r in zip(choice.case.candidates, choice.right, strict=True) if s.candidate.member == name]
-        shares.append(sum(own) / len(own) if own else np.nan)
-    return np.array(shares)
+    numbers = {name: number for number, name in enumerate(names)}
+    member = np.array([numbers[scored.candidate.member] for choice in choices for scored in choice.case.candidates])
+    right = np.array([value for choice in choices for value in choice.right], dtype=np.float64)
+    place = np.repeat(np.arange(len(choices)), [len(choice.right) for choice in choices])
+    shares = {}
+    for name, number in numbers.items():
+        own = member == number
+        with np.errstate(invalid="ignore"):
+            shares[name] = np.bincount(place[own], right[own], len(choices)) / np.bincount(place[own], minlength=len(choices))
+    return shares
 
 
 def _replay(plans: Sequence[Plan], choices: Sequence[Decision]) -> dict[str, list[tuple[int, str]]]:

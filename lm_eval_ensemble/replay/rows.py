@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any
 
 from lm_eval_ensemble.errors import ConfigError, DataError, did_you_mean
@@ -17,11 +15,10 @@ from lm_eval_ensemble.runs.load import TaskRun
 from lm_eval_ensemble.runs.samples import Measure, Sample, measures
 from lm_eval_ensemble.selection import Case
 from lm_eval_ensemble.selection.fit import Judged
-from lm_eval_ensemble.types import RUN, Candidate, Scored
+from lm_eval_ensemble.types import RUN
 
 __all__ = ["Decision", "NoRecordsError", "Recorded", "read_record"]
 
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _HUMANEVAL = re.compile(r"(SingleLine|MultiLine|RandomSpan|RandomSpanLight)Infilling/")
 
 
@@ -93,26 +90,28 @@ def read_record(run: TaskRun, rule: str | None = None, measure: str | None = Non
     :raises NoRecordsError: the run has no records of candidates; ``DataError``: none of them can be used.
     """
     seed = _seed(run.config)
-    own: dict[str, tuple[str, str, str | None]] = {}
+    own: list[tuple[str, str, str | None]] = []
     modes: set[str] = set()
 
     def keep(sample: Sample) -> tuple[str, list[Decision]]:
         if not sample.choices:
             return "", []
         selection = sample.choices[0].selection
-        settings = selection.settings
-        own.setdefault("", (str(settings.get("selector", "argmin")), selection.rule, settings.get("prefer")))
-        modes.update(c.candidate.info["length_mode"] for c in selection.candidates if "length_mode" in c.candidate.info)
+        if not own:
+            settings = selection.settings
+            own.append((str(settings.get("selector", "argmin")), selection.rule, settings.get("prefer")))
+        modes.update([str(c.candidate.info["length_mode"]) for c in selection.candidates if "length_mode" in c.candidate.info])
         if measure is None or measure == sample.measure:
             return sample.measure, _decisions(run, sample, rule, seed)
-        known = measures(sample.doc)
+        # What tests say was found by the judge, or is not known.
+        known = measures({**sample.doc, "test": ""})
         if measure not in known:
             names.update(known)
             return "", []
         return measure, _decisions(run, sample, rule, seed, known[measure])
 
     names: dict[str, Any] = {}
-    samples = files.read(run, keep)
+    samples = files.read(run, keep, facts=(RUN, "length_mode"))
     kinds = Counter(kind for kind, row in samples.rows if row)
     if not kinds and names:
         raise ConfigError(f"--measure {measure!r}: not a measure of this task.{did_you_mean(str(measure), names)}")
@@ -131,7 +130,7 @@ def read_record(run: TaskRun, rule: str | None = None, measure: str | None = Non
                 ]
             )
         )
-    selector, used, prefer = own[""]
+    selector, used, prefer = own[0]
     return Recorded(
         run,
         decisions,
@@ -159,25 +158,16 @@ def _decisions(run: TaskRun, sample: Sample, rule: str | None, seed: int, is_rig
     prefix, suffix = str(doc.get("prefix", doc.get("prompt", ""))), str(doc.get("suffix", ""))
     name = str(doc.get("task_id", ""))
     problem = str(sample.problem or name or sample.number)
-    marks = (s.candidate.info[RUN] for choice in sample.choices for s in choice.selection.candidates if RUN in s.candidate.info)
-    runs = max(marks, default=0) + 1
+    marks = [s.candidate.info[RUN] for choice in sample.choices for s in choice.selection.candidates if RUN in s.candidate.info]
+    runs = max(marks) + 1 if marks else 1
     decisions = []
     for number, choice in enumerate(sample.choices):
         made, right = choice.selection, choice.right
         if is_right is not None:
             right = tuple(map(is_right, made.candidates))
-        shown = tuple([_as_selectors_see(scored) for scored in made.candidates])
         # All runs of a repeat (length=fixed-mean) have the random stream of that repeat.
         key: tuple[Any, ...] = (run.task, sample.number, number // runs)
         prefer = made.settings.get("prefer")
-        case = Case(shown, rule or made.rule, prefer, prefix, suffix, key, seed)
+        case = Case(made.candidates, rule or made.rule, prefer, prefix, suffix, key, seed)
         decisions.append(Decision(case, right, problem, name, made.winner, made.reason, (sample.number, sample.content)))
     return decisions
-
-
-def _as_selectors_see(scored: Scored) -> Scored:
-    """A candidate's texts and scores: verdicts are not for them to see, and the rest would fill the memory of a large run."""
-    own = scored.candidate
-    raw = own.text if own.raw == own.text else own.raw
-    run = {RUN: own.info[RUN]} if RUN in own.info else _NOTHING
-    return Scored(Candidate(sys.intern(own.member), own.text, raw, own.sample, info=run), scored.scores, facts=_NOTHING)

@@ -56,12 +56,12 @@ class Columns:
         )
 
     @property
-    def keys(self) -> list[tuple[Any, ...]]:
+    def keys(self) -> list[Hashable]:
         """What makes a document the same in two runs."""
         return document_keys(self.ids, self.hashes)
 
     @property
-    def numbers(self) -> list[tuple[Any, ...]]:
+    def numbers(self) -> list[Hashable]:
         """The documents by number alone."""
         return document_keys(self.ids, [None] * len(self.ids))
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lm_eval_ensemble.errors import DataError
 from lm_eval_ensemble.runs.load import TaskRun, identities, labels, load_runs
+from lm_eval_ensemble.runs.samples import without_collection
 
 if TYPE_CHECKING:
     from lm_eval_ensemble.report.comparison import Comparison
@@ -59,11 +60,11 @@ def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the random signs of the test (default: %(default)s)")
 
 
+@without_collection()
 def main_compare(arguments: argparse.Namespace) -> int:
     """Prints the tables; what could not be read goes to stderr. The exit status is 1 if something could not."""
     from lm_eval_ensemble.report.compare import CompareOptions, compare
-    from lm_eval_ensemble.report.page.board import board
-    from lm_eval_ensemble.report.tables import render, tables_of
+    from lm_eval_ensemble.report.tables import render
 
     baseline, paths = arguments.baseline, list(arguments.runs)
     runs, problems = load_runs(paths)
@@ -85,12 +86,14 @@ def main_compare(arguments: argparse.Namespace) -> int:
     asked = _asked(runs, arguments.task)
     found = compare(asked, options, problems)
     columns = None if arguments.columns is None else [name.strip() for name in arguments.columns.split(",") if name.strip()]
-    if not arguments.summary:
-        text = (
-            board(found, tables_of(found, columns)) if arguments.format == "html" else render(found, arguments.format, columns)
-        )
-        return _deliver(text, found.problems, arguments.output)
-    return _summary(arguments, runs, asked, found, columns)
+    if arguments.summary:
+        return _summary(arguments, runs, asked, found, columns)
+    if arguments.format != "html":
+        return _deliver(render(found, arguments.format, columns), found.problems, arguments.output)
+    from lm_eval_ensemble.report.page.board import board
+    from lm_eval_ensemble.report.tables import tables_of
+
+    return _deliver(board(found, tables_of(found, columns)), found.problems, arguments.output)
 
 
 def _summary(
@@ -173,6 +176,7 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the resamples and random signs (default: %(default)s)")
 
 
+@without_collection()
 def main_report(arguments: argparse.Namespace) -> int:
     """Prints figures or an export, and writes the page; what could not be read goes to stderr. The exit status is 1 if
     something could not."""

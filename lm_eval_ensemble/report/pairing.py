@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,8 @@ class Pairing:
 def pair(first: Columns, second: Columns) -> Pairing:
     """The documents of both, matched by content, whatever the order of the files and the numbers in them."""
     ours, theirs = _keys([first, second])
+    if ours == theirs:
+        return Pairing(list(range(len(ours))), list(range(len(ours))), [], [], [])
     there = {key: i for i, key in enumerate(theirs)}
     here = set(ours)
     matched = [(i, there[key]) for i, key in enumerate(ours) if key in there]
@@ -70,9 +72,9 @@ def shared(runs: Sequence[Columns]) -> list[list[int]]:
     return [[own[key] for key in order] for own in places]
 
 
-def _keys(runs: Sequence[Columns]) -> list[list[tuple[Any, ...]]]:
+def _keys(runs: Sequence[Columns]) -> list[list[Hashable]]:
     """By content where every run tells it, else by number."""
-    hashed = all(value is not None for run in runs for value in run.hashes)
+    hashed = not any(None in run.hashes for run in runs)
     return [run.keys if hashed else run.numbers for run in runs]
 
 

@@ -12,13 +12,16 @@ is decided here, once, so that all commands count the same documents and print t
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import hashlib
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from lm_eval_ensemble.errors import DataError, did_you_mean
@@ -52,6 +55,7 @@ __all__ = [
     "recorded",
     "text_of",
     "unjudged_record",
+    "without_collection",
 ]
 
 
@@ -133,7 +137,7 @@ class Sample:
     @property
     def doc(self) -> Mapping[str, Any]:
         doc = self.raw.get("doc")
-        return doc if isinstance(doc, Mapping) else {}
+        return doc if isinstance(doc, dict) else {}
 
     @property
     def cluster(self) -> Hashable:
@@ -260,20 +264,23 @@ def read(
     metric: str | None = None,
     filter_name: str | None = None,
     lines: Iterable[Line] | None = None,
+    facts: Sequence[str] | None = None,
 ) -> Samples[T]:
     """The samples of a run, one after the other, so that no more of them is held than ``keep`` returns. The pieces of the
     candidates' texts (``tokens``) are left out; :func:`again` has them.
 
     :param metric: the row that must be a number where it is given; None takes that of :func:`choose_metric`.
     :param lines: instead of those of the run's file, numbered, in the form they have there.
+    :param facts: make of a candidate its texts, its scores and these of its facts (texts or whole numbers) alone; None makes
+        all of it.
     :raises DataError: the run has no samples.
     """
     if metric is None:
         metric = _metric_or_none(run, filter_name)
     wanted = filter_name or run.first_filter
     told: dict[int, str] = {}
-    with _without_collection():
-        entries = list(_entries(run, keep, metric, wanted, told, run.lines(told) if lines is None else lines))
+    with without_collection():
+        entries = list(_entries(run, keep, metric, wanted, told, run.lines(told) if lines is None else lines, facts))
     entries, lost = _without_the_lost(entries)
     told |= {line: f"{run.samples_path}, line {line}: no record as in other lines; the line is left out." for line in lost}
     entries, notes = _corpus(entries, run, metric, told)
@@ -288,8 +295,8 @@ def read(
         run,
         metric,
         wanted,
-        tuple(entry.row for entry in sorted(entries, key=lambda entry: _order(entry.number))),
-        frozenset(entry.line for entry in entries),
+        tuple([entries[place].row for place in _in_order([entry.number for entry in entries])]),
+        frozenset([entry.line for entry in entries]),
         tuple(problems),
         tuple(notes),
         math.fsum(values) / len(values) if values else None,
@@ -300,21 +307,23 @@ def again(samples: Samples[Any]) -> Iterator[Sample]:
     """The documents of ``samples`` once more, whole and in the order of the file, for a reader that cannot keep them all."""
     for line, raw in samples.run.lines({}):
         if line in samples.lines:
-            sample = _sample(line, raw, pieces=True)
+            sample = _sample(line, raw, None, pieces=True)
             sample.score = None if samples.metric is None else sample.value(samples.metric)
             yield sample
 
 
-def document_keys(numbers: Sequence[Any], contents: Sequence[str | None]) -> list[tuple[Any, ...]]:
+def document_keys(numbers: Sequence[Any], contents: Sequence[str | None]) -> list[Hashable]:
     """What makes a document the same in two runs: its content, which does not depend on prompt or number; equal documents of
     one set are told apart by their order. Where a content is unknown, all go by number."""
-    if any(content is None for content in contents):
+    if None in contents:
         return [("doc_id", number) for number in numbers]
-    seen: Counter[str | None] = Counter()
-    keys: list[tuple[Any, ...]] = [()] * len(numbers)
-    for i in sorted(range(len(numbers)), key=lambda i: _order(numbers[i])):
-        keys[i] = (contents[i], seen[contents[i]])
-        seen[contents[i]] += 1
+    keys: list[Hashable] = list(contents)
+    if len(set(contents)) < len(contents):
+        seen: Counter[str | None] = Counter()
+        for i in _in_order(numbers):
+            if before := seen[contents[i]]:
+                keys[i] = (contents[i], before)
+            seen[contents[i]] += 1
     return keys
 
 
@@ -365,7 +374,7 @@ def recorded(raw: Mapping[str, Any]) -> tuple[Selection, ...]:
     if (kept := raw.get(UNJUDGED, raw.get("selection"))) is None:
         return ()
     try:
-        return tuple(_selection(entry, pieces=True) for entry in kept.get("completions") or [kept])
+        return tuple(_selection(entry, None, pieces=True) for entry in kept.get("completions") or [kept])
     except _DAMAGE as error:
         raise DataError(f"the record is damaged ({type(error).__name__}: {error})") from None
 
@@ -394,7 +403,13 @@ class _Entry(NamedTuple, Generic[T]):
 
 
 def _entries(
-    run: TaskRun, keep: Callable[[Sample], T], metric: str | None, wanted: str, told: dict[int, str], lines: Iterable[Line]
+    run: TaskRun,
+    keep: Callable[[Sample], T],
+    metric: str | None,
+    wanted: str,
+    told: dict[int, str],
+    lines: Iterable[Line],
+    facts: Sequence[str] | None,
 ) -> Iterator[_Entry[T]]:
     """The lines that are sound by themselves; the others are told."""
     seen: set[tuple[str, str | None]] = set()
@@ -403,7 +418,7 @@ def _entries(
             continue
         listed = False
         try:
-            sample = _sample(line, raw)
+            sample = _sample(line, raw, facts)
             identity = (sample.number, sample.content)
             fault = "the document stands there again" if identity in seen else _contradiction(sample)
             if metric is not None and fault is None:
@@ -422,8 +437,8 @@ def _entries(
 
 
 @contextlib.contextmanager
-def _without_collection() -> Iterator[None]:
-    """Lines hold no cycles: looking for some among millions of values, again and again, would take half of the time."""
+def without_collection() -> Iterator[None]:
+    """Lines hold no cycles: looking for some among millions of values, again and again, would take up to half of the time."""
     if not gc.isenabled():
         yield
         return
@@ -468,14 +483,15 @@ def _corpus(
     ]
 
 
-def _sample(line: int, raw: Mapping[str, Any], pieces: bool = False) -> Sample:
+def _sample(line: int, raw: Mapping[str, Any], facts: Sequence[str] | None, pieces: bool = False) -> Sample:
     kept, answer, number, content = raw.get("selection"), raw.get("uncertainty"), raw["doc_id"], raw.get("doc_hash")
+    doc = raw.get("doc")
     if not isinstance(number, str | int | float):
         raise TypeError("doc_id is neither a number nor a text")
     if answer is not None and (fault := fault_of(answer)):
         raise ValueError(fault)
-    choices = () if kept is None else _choices(kept, pieces)
-    if choices and isinstance(doc := raw.get("doc"), Mapping):
+    choices = () if kept is None else _choices(kept, facts, pieces)
+    if choices and isinstance(doc, dict):
         for name in ("prefix", "suffix"):
             if not isinstance(doc.get(name, ""), str):
                 raise TypeError(f"doc.{name} is no text")
@@ -483,7 +499,7 @@ def _sample(line: int, raw: Mapping[str, Any], pieces: bool = False) -> Sample:
         line,
         number,
         content if isinstance(content, str) else None,
-        problem_of(raw.get("doc"), kept, answer),
+        problem_of(doc, kept, answer),
         choices,
         str(kept["measure"]) if kept is not None else "",
         answer,
@@ -491,20 +507,21 @@ def _sample(line: int, raw: Mapping[str, Any], pieces: bool = False) -> Sample:
     )
 
 
-def _choices(kept: Mapping[str, Any], pieces: bool) -> tuple[Choice, ...]:
+def _choices(kept: Mapping[str, Any], facts: Sequence[str] | None, pieces: bool) -> tuple[Choice, ...]:
     """The record as the values it was made of."""
     choices = []
     for entry in kept.get("completions") or [kept]:
-        selection = _selection(entry, pieces)
-        right = tuple(row["right"] for row in entry["candidates"])
-        if not all(isinstance(value, bool) for value in right):
-            raise ValueError("right is neither true nor false")
+        selection = _selection(entry, facts, pieces)
+        right = tuple([row["right"] for row in entry["candidates"]])
+        for value in right:
+            if value is not True and value is not False:
+                raise ValueError("right is neither true nor false")
         choices.append(Choice(selection, right))
     return tuple(choices)
 
 
-def _selection(entry: Mapping[str, Any], pieces: bool) -> Selection:
-    winner, candidates = entry["winner_index"], tuple([_scored(row, pieces) for row in entry["candidates"]])
+def _selection(entry: Mapping[str, Any], facts: Sequence[str] | None, pieces: bool) -> Selection:
+    winner, candidates = entry["winner_index"], tuple([_scored(row, facts, pieces) for row in entry["candidates"]])
     if not isinstance(winner, int) or not 0 <= winner < len(candidates):
         raise ValueError(f"winner_index is {winner!r}, there are {len(candidates)} candidates")
     if not isinstance(entry["rule"], str) or not isinstance(entry["reason"], str):
@@ -513,25 +530,38 @@ def _selection(entry: Mapping[str, Any], pieces: bool) -> Selection:
     return Selection(candidates, winner, entry["reason"], entry["rule"], settings)
 
 
-def _scored(row: Mapping[str, Any], pieces: bool) -> Scored:
+def _scored(row: Mapping[str, Any], facts: Sequence[str] | None, pieces: bool) -> Scored:
     member, text, raw = row["member"], row["text"], row["raw"]
     if not (isinstance(member, str) and isinstance(text, str) and isinstance(raw, str)):
         raise TypeError("member, text or raw is no text")
-    info = {name: value for name, value in row.items() if name not in _CANDIDATE}
     logprobs, tokens, verdict = row.get("logprobs"), row.get("tokens"), row.get("verdict")
-    if logprobs is not None and not set(map(type, logprobs)) <= _NUMBERS:
+    if logprobs is not None and not _NUMBERS.issuperset(map(type, logprobs)):
         raise TypeError("logprobs holds something that is no number")
     if tokens is not None and not isinstance(tokens, list):
         raise TypeError("tokens is no list")
     if verdict is not None and not isinstance(verdict, str):
         raise TypeError("verdict is no text")
     scores = row["scores"]
-    if not set(map(type, scores.values())) <= _NUMBERS:
+    if not _NUMBERS.issuperset(map(type, scores.values())):
         raise TypeError("scores holds something that is no number")
-    scores = {name: value if value is None or -_MOST < value < _MOST else None for name, value in scores.items()}
+    for value in scores.values():
+        if value is not None and not -_MOST < value < _MOST:
+            scores = {name: value if value is None or -_MOST < value < _MOST else None for name, value in scores.items()}
+            break
+    # A large run has few names, and most texts were cut nowhere: one object for all of them.
+    member, raw = sys.intern(member), text if raw == text else raw
+    if facts is not None:
+        told = tuple([(name, row[name]) for name in facts if isinstance(row.get(name), str | int)])
+        return Scored(Candidate(member, text, raw, row.get("sample", 0), info=_shared(told)), scores, facts=_shared(()))
+    info = {name: value for name, value in row.items() if name not in _CANDIDATE}
     kept = tuple(tokens) if tokens is not None and pieces else None
     own = Candidate(member, text, raw, row.get("sample", 0), None if logprobs is None else tuple(logprobs), kept, info)
     return Scored(own, scores, verdict, str(row.get("why") or ""))
+
+
+@functools.lru_cache(maxsize=256)
+def _shared(facts: tuple[tuple[str, str | int], ...]) -> Mapping[str, Any]:
+    return MappingProxyType(dict(facts))
 
 
 def _contradiction(sample: Sample) -> str | None:
@@ -542,9 +572,9 @@ def _contradiction(sample: Sample) -> str | None:
             return None
         row = as_number(sample.raw[sample.measure])
         share = _mean([choice.is_right for choice in sample.choices]) or 0.0
-        best = _mean([any(choice.right) for choice in sample.choices]) or 0.0
         if row is not None and abs(row - share) <= 1e-9:
             return None
+        best = _mean([any(choice.right) for choice in sample.choices]) or 0.0
         told = _shown(sample.raw[sample.measure]) if row is None else f"{row:g}"
         if row is not None and row > best + 1e-9:
             return f"{sample.measure} is {told}, but no candidate that was chosen from allows more than {best:g}: {changed}"
@@ -596,6 +626,8 @@ def _as_json(selection: Selection, is_right_candidate: Measure | None) -> dict[s
 def problem_of(doc: Any, *records: Any) -> Hashable:
     """What a document was cut from, and shares with others: the program or problem it names; the article (``title``) of a
     question; the number of HumanEval's within its name; else the text it is to be answered from. None: it stands alone."""
+    if isinstance(doc, dict) and isinstance(problem := doc.get("problem"), str) and problem:
+        return sys.intern(problem)
     places = [place for place in (doc, *records) if isinstance(place, Mapping)]
     for name in ("problem", "title"):
         for place in places:
@@ -626,9 +658,12 @@ def _pair(value: Any) -> tuple[float | None, bool] | None:
     return (as_number(value[0]), bool(value[1])) if isinstance(value, list) and len(value) == 2 else None
 
 
-def _order(number: Any) -> tuple[int, Any]:
-    """Numbers first. Lines of a run by several processes stand in another order."""
-    return (0, number) if isinstance(number, int | float) else (1, str(number))
+def _in_order(numbers: Sequence[Any]) -> list[int]:
+    """Their places by size, texts last. Lines of a run by several processes stand in another order."""
+    places = list(range(len(numbers)))
+    if {int, float}.issuperset(map(type, numbers)):
+        return sorted(places, key=numbers.__getitem__)
+    return sorted(places, key=lambda i: (0, numbers[i]) if isinstance(numbers[i], int | float) else (1, str(numbers[i])))
 
 
 def _mean(values: Sequence[bool]) -> float | None:

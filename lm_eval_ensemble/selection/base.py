@@ -95,7 +95,8 @@ def lowest(case: Case, values: Sequence[float | None], reason: str = "score") ->
 
 def _rank(scored: Scored, value: float | None) -> tuple[int, float]:
     """Defined values first, then texts without one, then blank texts."""
-    if not scored.candidate.text.strip():
+    text = scored.candidate.text
+    if not text or text.isspace():
         return 2, 0.0
     return (1, 0.0) if value is None or not math.isfinite(value) else (0, value)
 

@@ -17,7 +17,7 @@ from lm_eval_ensemble.cli import main
 from tests.report.helpers import FIXTURES
 
 ODD: list[Any] = [None, [], {}, "", "text", -1, 10**400, 1e300, True, [None], {"a": 1}, [[1]], "Infinity"]
-COMMANDS = [["compare", "--members"], ["report"], ["report", "--format", "json"], ["report", "--export", "jsonl"]]
+COMMANDS = [["compare", "--members"], ["report"], ["report", "--format", "json"], ["report", "--export", "jsonl"], ["select"]]
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
