@@ -112,6 +112,9 @@ class MaskedDiffusionModel:
     def max_positions(self) -> int:
         """Tokens that a row may have, those of the frame not counted."""
         configured = int(getattr(self.model.config, "max_position_embeddings", 2048))
+        table = getattr(getattr(self.model.base_model, "embeddings", None), "position_embeddings", None)
+        if (padding := getattr(table, "padding_idx", None)) is not None:  # RoBERTa: places are counted from the one after it
+            configured -= padding + 1
         return min(configured, self.family.context or configured) - (2 if self._frame else 0)
 
     @torch.no_grad()

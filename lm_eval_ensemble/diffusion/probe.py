@@ -77,6 +77,12 @@ def check(network: Probed, shift: bool | None) -> tuple[bool, dict[str, Any]]:
     :raises ModelError: attention is causal, or another shift or direction is the right one.
     """
     ids = torch.tensor([network.encoder.encode(_TEXT)], device=network.device)
+    if network.encoder.decode(ids[0].tolist()) != _TEXT:
+        logger.warning(
+            "%s: its tokenizer does not give a program back as it was (that of BERT loses line breaks and indentation), so "
+            "what it fills is not right where they count.",
+            type(network.model).__name__,
+        )
     hidden = _settle_path(network, ids) if network.fast else None
     try:
         _check_attention(network, ids, hidden)

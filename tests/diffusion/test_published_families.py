@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import BertTokenizer, RobertaConfig, RobertaForMaskedLM
 
 from lm_eval_ensemble.diffusion.model import MaskedDiffusionModel, pad_right
 from lm_eval_ensemble.errors import ModelError
@@ -75,6 +76,30 @@ def test_a_row_is_framed_where_its_family_has_frames(tmp_path: Path, assets: Pat
     unframed = stand_in.reference(torch.tensor(ids))[0]
     usable = torch.isfinite(found)
     assert not torch.allclose(found[usable], unframed[usable], atol=1e-2)
+
+
+def test_a_tokenizer_that_loses_line_breaks_is_told(tmp_path: Path, assets: Path, caplog: pytest.LogCaptureFixture) -> None:
+    standins.bert(tmp_path, assets)
+    with caplog.at_level(logging.WARNING, "lm_eval_ensemble"):
+        load(tmp_path)
+        assert "give a program back" not in caplog.text
+        for path in tmp_path.glob("*token*"):
+            path.unlink()
+        pieces = list(map(chr, range(33, 127)))
+        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *pieces, *(f"##{c}" for c in pieces)]
+        BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(tmp_path)
+        load(tmp_path, mask_token="[MASK]")
+    assert "does not give a program back as it was" in caplog.text
+
+
+def test_roberta_counts_its_places_from_the_one_after_padding(tmp_path: Path, assets: Path) -> None:
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 4096}
+    RobertaForMaskedLM(RobertaConfig(**shape, max_position_embeddings=130, pad_token_id=1)).save_pretrained(tmp_path)
+    standins.write_masked_tokenizer(tmp_path, assets)
+    model = DiffusionInfill(pretrained=str(tmp_path), dtype="float32", steps=2)
+    assert model.window == 130 - 2 - 2  # two places are never used, two hold the frame
+    (found,) = model.propose([InfillRequest("x = 1\n" * 200, "y = 2\n" * 100, reference="z\n")])
+    assert found.info["length"] > 0
 
 
 BLOCKS: dict[str, dict[str, Any]] = {
