@@ -46,6 +46,7 @@ class Batcher:
         quiet: bool = False,
         known: Container[int] = (),
         done: Callable[[dict[int, Result]], None] | None = None,
+        left_out: Callable[[Sequence[Item]], None] | None = None,
     ) -> list[Result]:
         """``work`` on every batch; out-of-memory halves the batch and goes on.
 
@@ -56,6 +57,7 @@ class Batcher:
             knows nothing, and only batches of known items alone are left out. Floats move by about 1e-6 with the shape of
             a batch, so a resumed run gives the same numbers only in the same batches.
         :param done: is told the new results of each batch, by number of the item, as soon as they are there.
+        :param left_out: is told the items of each batch that was left out.
         :returns: one result per item; None for items of batches that were left out.
         """
         order = sorted(range(len(items)), key=lambda i: (-cost(items[i]), i))
@@ -73,6 +75,8 @@ class Batcher:
                         results[i] = output
                     if done is not None:
                         done({i: output for i, output in found.items() if i not in known})
+                elif left_out is not None:
+                    left_out([items[i] for i in chosen])
                 start += len(chosen)
                 bar.update(len(chosen))
         return results  # type: ignore[return-value]

@@ -145,6 +145,10 @@ class Lender:
             lent.update(*pair, index)
         return lent
 
+    def trunk(self, beginning: Beginning) -> Any:
+        """Keys and values of a trunk that was lent in the last batch; None if it was not."""
+        return self._trunks.get(beginning.trunk.tobytes()) if beginning.length else None
+
     def fresh(self) -> Any:
         """An empty cache for this model."""
         return DynamicCache(config=self.model.config)

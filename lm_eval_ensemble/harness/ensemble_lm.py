@@ -33,7 +33,7 @@ from lm_eval_ensemble.harness.memory import peak_memory
 from lm_eval_ensemble.harness.ranks import machine
 from lm_eval_ensemble.harness.refine_member import RefineMember
 from lm_eval_ensemble.harness.requests import to_requests
-from lm_eval_ensemble.harness.scorers import build_scorers, check_scorers
+from lm_eval_ensemble.harness.scorers import answering_scorers, build_scorers, check_scorers
 from lm_eval_ensemble.members.base import Ledger, Member
 from lm_eval_ensemble.scoring import DEFAULT_RULE, check_terms, parse_rule, parse_terms
 from lm_eval_ensemble.scoring.rules import is_score
@@ -77,6 +77,10 @@ class EnsemblePPL(InfillLM):
         self.scorers = build_scorers(models, kinds)
         extra = _extra_scores(config)
         check_terms(self.scorers, rule, extra)
+        # A model that leaves memory between answering and scoring can keep nothing.
+        self._keep = [] if self._shelf.one else answering_scorers(self.scorers, self.members, rule, extra)
+        for model in self._keep:
+            model.keep_prompts()
         self.settings = ensemble.Settings(
             rule=rule,
             selector=config.selector,
@@ -117,7 +121,11 @@ class EnsemblePPL(InfillLM):
         return list(completions)
 
     def answer(self, requests: Sequence[InfillRequest]) -> list[Completion]:
-        return ensemble.run(requests, self.members, self.scorers, self.settings, self._ask)
+        try:
+            return ensemble.run(requests, self.members, self.scorers, self.settings, self._ask)
+        finally:
+            for model in self._keep:
+                model.forget_prompts()
 
     def _ask(self, member: Member, requests: Sequence[InfillRequest]) -> list[Candidate]:
         """What the store has of a member's candidates, and the others generated; its peak memory is noted."""

@@ -1,7 +1,8 @@
 """Reading given tokens with an autoregressive model: their log-probabilities, batched, nothing computed twice.
 
 Rows are padded on the left, so that the tokens to score are the last columns of all of them and only those columns pass
-the LM head. Candidates of one gap share their prompt, which is then read once and its keys and values lent to all of them.
+the LM head. Candidates of one gap share their prompt, which is then read once and its keys and values lent to all of them; a
+prompt that the model answered itself is not read again (``prompts``).
 
 Letters: B = rows, T = tokens, V = vocabulary.
 """
@@ -20,6 +21,7 @@ from transformers import DynamicCache
 
 from lm_eval_ensemble.batching import Batcher
 from lm_eval_ensemble.harness.beginnings import APART, Beginning, Lender, find_beginnings
+from lm_eval_ensemble.harness.prompts import PromptMemory
 from lm_eval_ensemble.scoring.base import Span
 from lm_eval_ensemble.tokens import pack
 
@@ -58,6 +60,7 @@ class SpanReader:
     def __init__(self, model: Any, pad_id: int, device: Any, share: bool = True) -> None:
         self.model, self.pad_id, self.device = model, pad_id, device
         self.lender = Lender(model, device)
+        self.memory = PromptMemory(self.lender, self._read_prompts)
         self.share = share and self.obstacle is None
         self._told = not share
 
@@ -76,9 +79,18 @@ class SpanReader:
                 self._tell(several)
             groups = [_Group([n], [span]) for g in groups for n, span in zip(g.numbers, g.spans, strict=True)]
         found: dict[int, array[float]] = {}
-        alone, shared = ([group for group in groups if (len(group.numbers) > 1) == many] for many in (False, True))
-        for part, work in ((alone, self._read), (shared, lambda batch: self._read_groups(batch, batcher.size))):
-            rows = batcher.run(part, _place, work, title=title, quiet=quiet)
+        known = [group for group in groups if group.prompt in self.memory]
+        others = [group for group in groups if group.prompt not in self.memory]
+        alone, shared = ([group for group in others if (len(group.numbers) > 1) == many] for many in (False, True))
+
+        def together(batch: Sequence[_Group]) -> list[list[array[float]]]:
+            return self._read_groups(batch, batcher.size)
+
+        def met(group: _Group) -> int:
+            return -self.memory.place(group.prompt)
+
+        for part, place, work in ((known, met, together), (alone, _place, self._read), (shared, _place, together)):
+            rows = batcher.run(part, place, work, title=title, quiet=quiet)
             for group, logprobs in zip(part, rows, strict=True):
                 found.update(zip(group.numbers, logprobs, strict=True))
         return [found[i] for i in range(len(spans))]
@@ -107,41 +119,46 @@ class SpanReader:
 
     def _read_groups(self, groups: Sequence[_Group], size: int) -> list[list[array[float]]]:
         """Prompts first; then what follows them, ``size`` rows at a time (the LM head is what fills the memory)."""
-        ids, mask = pad_left([group.prompt for group in groups], self.pad_id, self.device)
-        cache = self._begin(groups, [len(group.prompt) for group in groups]) or self.lender.fresh()
-        first = self._forward(ids, mask, 1, cache)[:, -1]
+        prompts = [group.prompt for group in groups]
+        if prompts[0] in self.memory:
+            cache = self.memory.gather(prompts)
+        else:
+            cache = self._begin(groups, [len(prompt) for prompt in prompts]) or self.lender.fresh()
+            self._read_prompts(prompts, cache)
+        _, mask = pad_left(prompts, self.pad_id, self.device)
         owners = [g for g, group in enumerate(groups) for _ in group.spans]
-        rests = [rest for group in groups for rest in group.rests]
+        rests = [[group.prompt[-1], *rest] for group in groups for rest in group.rests]
         order = sorted(range(len(rests)), key=lambda i: (-len(rests[i]), i))
         found: dict[int, array[float]] = {}
         for at in range(0, len(order), size):
             chosen = order[at : at + size]
-            rows = torch.tensor([owners[i] for i in chosen], device=ids.device)
+            rows = torch.tensor([owners[i] for i in chosen], device=mask.device)
             logits = self._continue([rests[i] for i in chosen], cache, mask, rows)
             for row, i in enumerate(chosen):
-                n = len(rests[i])
-                # The first token is predicted by the prompt's last column, which every row of the gap shares.
-                found[i] = _pick(first[owners[i]][None], rests[i][:1])
-                if n > 1:
-                    found[i] += _pick(logits[row, : n - 1], rests[i][1:])
+                found[i] = _pick(logits[row, : len(rests[i]) - 1], rests[i][1:])
         flat = iter(found[i] for i in range(len(rests)))
         return [[next(flat) for _ in group.spans] for group in groups]
+
+    def _read_prompts(self, prompts: Sequence[Sequence[int]], cache: Any) -> None:
+        ids, mask = pad_left(prompts, self.pad_id, self.device)
+        self._forward(ids, mask, 1, cache)
 
     def _begin(self, groups: Sequence[_Group], lengths: Sequence[int], least: int = 1) -> Any:
         return self.lender.lend([group.beginning for group in groups], lengths, least)
 
     def _continue(self, rests: Sequence[Sequence[int]], cache: Any, mask: Tensor, rows: Tensor) -> Tensor:
-        """Logits ``(B, T, V)`` after each token of the rests but their last, padded on the right."""
-        width = max(len(rest) for rest in rests) - 1
-        if not width:
-            return torch.empty(len(rests), 0, 0)
+        """Logits ``(B, T, V)`` after each token of the rests but their last, padded on the right. A rest begins with the last
+        token of its prompt, whose column of the cache, if it is there, is left out."""
+        width, columns = max(len(rest) for rest in rests) - 1, mask.shape[1] - 1
         ids = torch.full((len(rests), width), self.pad_id)
         fresh = torch.zeros_like(ids)
         for row, rest in enumerate(rests):
             ids[row, : len(rest) - 1] = torch.tensor(list(rest[:-1]))
             fresh[row, : len(rest) - 1] = 1
-        lent = _lend(cache, rows)
-        whole = torch.cat([mask[rows], fresh.to(self.device)], 1)
+        lent = DynamicCache()
+        for index, layer in enumerate(cache.layers):
+            lent.update(layer.keys[rows, :, :columns], layer.values[rows, :, :columns], index)
+        whole = torch.cat([mask[rows, :columns], fresh.to(self.device)], 1)
         return self._forward(ids.to(self.device), whole, width, lent)
 
     def _forward(self, ids: Tensor, mask: Tensor, keep: int, cache: Any = None) -> Tensor:
@@ -180,14 +197,6 @@ def _pick(logits: Tensor, ids: Sequence[int]) -> array[float]:
     target = torch.tensor(list(ids), device=rows.device)
     chosen = rows.gather(-1, target[:, None])[:, 0] - rows.logsumexp(-1)
     return array("f", chosen.tolist())
-
-
-def _lend(cache: Any, rows: Tensor) -> Any:
-    """A copy of the cache with these rows of it, in this order."""
-    lent = DynamicCache()
-    for index, layer in enumerate(cache.layers):
-        lent.update(layer.keys[rows], layer.values[rows], index)
-    return lent
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad_id: int, device: Any) -> tuple[Tensor, Tensor]:

@@ -152,6 +152,7 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
 
     def propose(self, requests: Sequence[InfillRequest], ledger: Ledger | None = None) -> list[Candidate]:
         """One filled gap per request; each batch is added to the ledger as soon as it is finished."""
+        self.forget_prompts()
         return self._answer([self._gap_row(request) for request in requests], ledger)
 
     def fingerprint(self) -> dict[str, Any] | None:
@@ -185,6 +186,14 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
     def token_logprobs(self, spans: Sequence[Span]) -> Sequence[Sequence[float]]:
         """Log-probability (nats, untempered, float32) of each token ``ids[start:]`` given all before it; batched."""
         return self._reader.read(spans, self._batcher, title=f"{self.name}: scoring", quiet=self.rank > 0)
+
+    def keep_prompts(self) -> None:
+        """From now on the prompts of proposals are kept, for scoring other members' candidates without reading them again."""
+        self._reader.memory.wanted = True
+
+    def forget_prompts(self) -> None:
+        """Frees what is kept of the prompts."""
+        self._reader.memory.clear()
 
     def _read(self, instances: Sequence[Instance]) -> list[tuple[Instance, InfillRequest]]:
         gaps = iter(to_requests([i for i in instances if is_infill(i)]))
@@ -290,11 +299,16 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
                 quiet=self.rank > 0,
                 known={j for j, i in enumerate(members) if i in ledger},
                 done=note,
+                left_out=self._recall if self._can_drop else None,
             )
         return [ledger[i] for i in range(len(rows))]
 
     def _note(self, ledger: Ledger, rows: Sequence[_Prompt], members: Sequence[int], found: Mapping[int, Answer]) -> None:
         ledger.add({members[j]: self._candidate(rows[members[j]], answer) for j, answer in found.items()})
+
+    def _recall(self, batch: Sequence[tuple[_Prompt, Beginning]], cache: Any = None, lent: int = 0) -> None:
+        """Notes the prompts of a batch that has answers, for scoring others'."""
+        self._reader.memory.note([(row.ids, own) for row, own in batch], cache, lent)
 
     @torch.no_grad()
     def _generate(self, batch: Sequence[tuple[_Prompt, Beginning]]) -> list[Answer]:
@@ -313,6 +327,7 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
         lender, cache = self._reader.lender, None
         if self._can_drop:
             cache = lender.lend([own for _, own in batch], [len(row.ids) for row in rows]) or lender.fresh()
+            lent = cache.get_seq_length()
         found: list[tuple[list[int], list[Step]]] = [([], []) for _ in rows]
         left = list(range(len(rows)))
         while left and count > 0:
@@ -334,6 +349,8 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
                     stopping_criteria=StoppingCriteriaList([ending]),
                     **lender.named(cache),
                 )
+            if cache is not None and len(left) == len(rows):
+                self._recall(batch, cache, lent)
             new = output[:, ids.shape[1] :]
             self._tell_unseen(recorder)
             for i, tokens, steps in zip(left, new.tolist(), recorder.finish(new), strict=True):

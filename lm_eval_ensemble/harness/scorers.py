@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lm_eval_ensemble.config import DIFFUSION, SCORED, EnsembleConfig
@@ -12,7 +12,7 @@ from lm_eval_ensemble.harness.scored_lm import ScoredHF
 from lm_eval_ensemble.scoring import Scorers, parse_terms
 from lm_eval_ensemble.scoring.base import DIFFUSION_PASSES
 
-__all__ = ["build_scorers", "check_scorers"]
+__all__ = ["answering_scorers", "build_scorers", "check_scorers"]
 
 
 def build_scorers(models: Mapping[str, Any], kinds: Mapping[str, Any]) -> Scorers:
@@ -30,6 +30,13 @@ def build_scorers(models: Mapping[str, Any], kinds: Mapping[str, Any]) -> Scorer
         diffusion=next(iter(diffusion.values()), None),
         named=named(ScoredHF, DiffusionInfill),
     )
+
+
+def answering_scorers(scorers: Scorers, members: Sequence[Any], rule: str, extra: str) -> list[Any]:
+    """The members that score others' candidates behind the very prompt that they answer themselves (the pass ``fim``)."""
+    terms = [*parse_terms(rule), *(parse_terms(extra, "extra_scores") if extra else ())]
+    models = [scorers.model("fim", term.scorer) for term in terms if "fim" in term.score.needs]
+    return [member for member in members if any(member is model for model in models)]
 
 
 def check_scorers(config: EnsembleConfig, rule: str) -> None:
