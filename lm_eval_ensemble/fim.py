@@ -26,7 +26,6 @@ __all__ = [
     "FimLayout",
     "FimPrompt",
     "find_layout",
-    "is_layout",
     "layout_for",
     "layout_named",
     "leftovers",
@@ -193,11 +192,6 @@ def _table() -> dict[str, FimLayout]:
 
 
 LAYOUTS: dict[str, FimLayout] = _table()
-
-
-def is_layout(asked: object) -> bool:
-    """True for the name of a layout, and for a file that should hold one (``@file``, ``file.yaml``)."""
-    return isinstance(asked, str) and (asked in LAYOUTS or _as_file(asked) is not None)
 
 
 def layout_named(asked: str) -> FimLayout:

@@ -21,7 +21,7 @@ from lm_eval.api.metrics import mean
 
 from lm_eval_ensemble.data import SETS, Document, check_document, load_documents
 from lm_eval_ensemble.errors import ConfigError, HostError
-from lm_eval_ensemble.fim import LAYOUTS, MOVED, FimLayout, find_layout, is_layout, layout_named, leftovers
+from lm_eval_ensemble.fim import LAYOUTS, MOVED, FimLayout, find_layout, layout_named, leftovers
 from lm_eval_ensemble.harness.base import NO_CHAT
 from lm_eval_ensemble.harness.judging import JudgeSettings, check_judge, judge_all
 from lm_eval_ensemble.harness.own_task import OwnTask
@@ -223,7 +223,7 @@ class InfillTask(OwnTask):
         """The layout, and whether it was guessed: the one asked for, else that of the checkpoint (``fim`` of ensemble-ppl)."""
         if (asked := self.meta.get("layout")) is not None:
             return layout_named(str(asked)), False
-        if is_layout(self.meta.get("fim")) or ("fim" in self.meta and HOST_RUN.lm is None):
+        if "fim" in self.meta and HOST_RUN.lm is None:
             raise ConfigError(f"--metadata fim={self.meta['fim']!r}: {MOVED}")
         for model in (self.meta.get("fim"), self.meta.get("pretrained")):
             if isinstance(model, str) and (found := find_layout(model)):

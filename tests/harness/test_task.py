@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from lm_eval_ensemble.data import load_documents
 from lm_eval_ensemble.errors import ConfigError, DataError, SandboxError
 from lm_eval_ensemble.harness import ranks, task
+from lm_eval_ensemble.harness.ensemble_lm import EnsemblePPL
 from lm_eval_ensemble.harness.task import InfillTask
 
 Run = Callable[..., Any]
@@ -123,6 +125,20 @@ def test_an_unknown_family_is_not_guessed_in_silence(
         assert found["samples"]["infill_toy"][0]["arguments"][0][0].startswith("<fim_prefix>")
     with pytest.raises(ConfigError, match="Did you mean 'starcoder'"):
         evaluate(scripted(lambda doc: ""), limit=1, metadata={"layout": "starcodr"})
+
+
+def test_a_model_may_be_named_like_a_layout(
+    evaluate: Run, scripted: Run, assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # lm_eval puts the model's arguments among the metadata.
+    monkeypatch.chdir(tmp_path)
+    Path("qwen").symlink_to(assets / "fim")
+    lm = EnsemblePPL(preset="tiny", fim="qwen", store="off", steps=2, max_new_tokens=4)
+    found = evaluate(lm, limit=1, metadata={"preset": "tiny", "fim": "qwen"})
+    assert found["configs"]["infill_toy"]["metadata"]["fim"] == "qwen"
+    monkeypatch.setattr(ranks.HOST_RUN, "_lm", None)
+    with pytest.raises(ConfigError, match="a prompt layout is layout="):
+        evaluate(scripted(lambda doc: ""), limit=1, metadata={"fim": "qwen"})
 
 
 def test_prompts_are_never_served_from_the_request_cache(
