@@ -235,8 +235,11 @@ def _add_adapter(model: Any, peft: str, family: Family) -> None:
 
     if not is_peft_available():
         raise ModelError(f"peft={peft!r} needs the package peft: pip install 'lm_eval_ensemble[peft]'")
+    from peft.utils import load_peft_weights
+
     try:
-        told = model.load_adapter(peft)
+        model.load_adapter(peft)
+        given = {name.removeprefix("base_model.model.") for name in load_peft_weights(peft, device="cpu")}
     except (OSError, ValueError) as error:
         raise missing_weights(peft, error) from error
     except RuntimeError as error:
@@ -244,8 +247,9 @@ def _add_adapter(model: Any, peft: str, family: Family) -> None:
             f"The adapter {peft!r} does not fit {type(model).__name__}: its weights have other shapes. Give it the base model "
             "that it was trained on."
         ) from error
-    lost = sorted({*getattr(told, "missing_keys", ()), *getattr(told, "unexpected_keys", ())})
-    if lost:
+    # transformers only warns of what has no place.
+    places = {name for name, _ in model.named_modules()}
+    if lost := sorted(name for name in given if not places & {name, name.rpartition(".")[0]}):
         raise ModelError(
             f"The adapter {peft!r} does not fit {type(model).__name__} (family {family.name}): {len(lost)} of its weights have "
             f"no counterpart, as {lost[0]!r}. Merge it into the weights with the program it was trained with."
