@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import subprocess
@@ -79,6 +80,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         elif missing:
             item.add_marker(pytest.mark.skip(reason=f"LM_EVAL_ENSEMBLE_DATA has no {missing[0]}, which is published nowhere"))
     items.sort(key=lambda item: next((i for i, name in enumerate(_LONGEST) if item.path.stem.startswith(name)), len(_LONGEST)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _machine_told_once() -> None:
+    """Every run of lm_eval ends with a description of the machine, for which pip lists the packages: half a second each."""
+    from torch.utils import collect_env
+
+    collect_env.get_pretty_env_info = functools.cache(collect_env.get_pretty_env_info)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -42,7 +42,7 @@ def smaller(command: str) -> tuple[str, int, int]:
         machines = 2
         changes |= {"--nproc-per-node 8 ": "--nproc-per-node 1 ", "HOST:29500 ": f"127.0.0.1:{free_port()} "}
     elif command.startswith("accelerate launch "):
-        changes |= {"--num_processes 8 ": "--num_processes 2 --main_process_port 0 "}
+        changes |= {"--num_processes 8 ": f"--num_processes 2 --main_process_port {free_port()} "}
     elif command.startswith("python "):
         changes |= {"--nproc-per-node 8 ": "--nproc-per-node 2 "}
     else:

@@ -86,7 +86,7 @@ def test_sign_flips_agree_with_scipy(count: int) -> None:
         permutation_type="samples",
         vectorized=True,
         n_resamples=20_000,
-        rng=np.random.default_rng(0),
+        random_state=np.random.default_rng(0),  # scipy 1.15 also calls it rng
     ).pvalue
     assert sign_flip(gaps, clusters) == pytest.approx(expected, abs=0.01)
     assert sign_flip(gaps, clusters) == sign_flip(gaps, clusters)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import functools
 import gc
 import importlib
 import io
@@ -123,10 +124,10 @@ def _receive(client: socket.socket) -> _Program:
 def _load() -> None:
     for name in _BENEATH:
         importlib.import_module(name)
-    # At the end of every run lm_eval has pip list the packages: a second each, and always the same.
+    # At the end of every run lm_eval describes the machine, for which pip lists the packages: half a second each.
     collect: Any = importlib.import_module("torch.utils.collect_env")
-    packages = collect.get_pip_packages(collect.run)
-    collect.get_pip_packages = lambda *_: packages
+    collect.get_pretty_env_info = functools.cache(collect.get_pretty_env_info)
+    collect.get_pretty_env_info()
     gc.collect()
     gc.freeze()
 
