@@ -12,6 +12,7 @@ of the program that the test names.
 
 from __future__ import annotations
 
+import argparse
 import ast
 import csv
 import difflib
@@ -28,7 +29,17 @@ from typing import Any
 from lm_eval_ensemble.data import Document, check_document, read_rows
 from lm_eval_ensemble.errors import ConfigError, DataError
 
-__all__ = ["COLUMNS", "compiles", "documents_of", "files_of", "load_problems", "name_problems", "read_file", "title"]
+__all__ = [
+    "COLUMNS",
+    "add_problems_option",
+    "compiles",
+    "documents_of",
+    "files_of",
+    "load_problems",
+    "name_problems",
+    "read_file",
+    "title",
+]
 
 COLUMNS = ("prefix", "suffix", "middle", "test", "entry_point", "problem", "cut", "language", "task_id")
 #: names of other formats -> ours; the first that a row has is taken.
@@ -49,6 +60,17 @@ told = []
 assert not doctest.DocTestRunner(verbose=False).run(examples, out=told.append).failed, "".join(told)
 """
 _DEFINED = re.compile(r"^(?:(?:async\s+)?def|class)\s+(\w+)", re.MULTILINE)
+
+
+def add_problems_option(parser: argparse.ArgumentParser) -> None:
+    """``--problems``, of the commands that read a file of completions."""
+    parser.add_argument(
+        "--problems",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="your own problems (or HumanEval, EvalPlus) instead: a file or folder as for infill_file; may be repeated",
+    )
 
 
 def load_problems(file: Any, setting: str = "--metadata file") -> list[Document]:
@@ -134,17 +156,24 @@ def read_file(path: Path) -> list[Any]:
     :raises DataError: it cannot be read.
     """
     try:
-        if path.name.removesuffix(".gz").endswith(".csv"):
-            content = path.read_bytes()
-            text = (gzip.decompress(content) if path.name.endswith(".gz") else content).decode("utf-8-sig")
-            csv.field_size_limit(1 << 30)
-            return list(csv.DictReader(io.StringIO(text, newline="")))
-        return read_rows(path.read_bytes(), path.name)
+        content = path.read_bytes()
+        if not path.name.removesuffix(".gz").endswith((".csv", ".tsv")):
+            return read_rows(content, path.name)
+        text = (gzip.decompress(content) if path.name.endswith(".gz") else content).decode("utf-8-sig")
+        csv.field_size_limit(1 << 30)
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        rows, header = list(reader), ",".join(reader.fieldnames or [])
     except Exception as error:  # pyarrow and gzip have errors of their own
         text = " ".join(str(error).split())
         raise DataError(
             f"{path}: cannot be read ({text}). Expected JSON lines, JSON, CSV or Parquet, perhaps gzipped."
         ) from None
+    for separator, name in ((";", "semicolons"), ("\t", "tabs")):
+        if separator in header and "," not in header:
+            raise DataError(
+                f"{path}: its columns are separated by {name}, expected commas. Save it with commas, or as JSON lines."
+            )
+    return rows
 
 
 def documents_of(rows: Iterable[Any], where: str, stem: str) -> list[Document]:

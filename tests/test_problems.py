@@ -12,6 +12,7 @@ import pytest
 
 from lm_eval_ensemble.errors import ConfigError, DataError
 from lm_eval_ensemble.problems import compiles, load_problems, title
+from lm_eval_ensemble.questions import own_questions
 
 GAP = {"prefix": "def f(x):\n", "middle": "    return x\n", "suffix": ""}
 
@@ -183,6 +184,15 @@ def test_faulty_files_are_named(tmp_path: Path) -> None:
         load_problems(write(tmp_path / "twice.jsonl", {**GAP, "task_id": "a"}, {**GAP, "task_id": "a"}))
     with pytest.raises(ConfigError, match="expected the path of a file"):
         load_problems(3)
+
+
+@pytest.mark.parametrize(("name", "separator", "told"), [("a.csv", ";", "semicolons"), ("a.tsv", "\t", "tabs")])
+def test_other_separators_than_commas_are_named(name: str, separator: str, told: str, tmp_path: Path) -> None:
+    rows = [["question", "answers"], ["Who?", "me"]]
+    (tmp_path / name).write_text("".join(separator.join(row) + "\n" for row in rows))
+    for load in (load_problems, own_questions):
+        with pytest.raises(DataError, match=rf"{name}: its columns are separated by {told}, expected commas\. Save it"):
+            load(str(tmp_path / name))
 
 
 def test_compiles() -> None:

@@ -25,7 +25,7 @@ from lm_eval_ensemble.errors import ConfigError, DataError, did_you_mean
 from lm_eval_ensemble.execution.jobs import LOST, Job
 from lm_eval_ensemble.execution.pool import JUDGES, SANDBOXES, Judge
 from lm_eval_ensemble.metrics.passk import pass_at_k
-from lm_eval_ensemble.problems import load_problems, title
+from lm_eval_ensemble.problems import add_problems_option, load_problems, title
 from lm_eval_ensemble.types import Cut, is_of_the_judge, normalise
 
 __all__ = ["TASKS", "Report", "Row", "add_arguments", "judge_file", "main", "read_completions", "sets_of"]
@@ -313,13 +313,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "lm_eval, or the folder of a run made with --predict_only and --log_samples",
     )
     parser.add_argument("--task", help="data set the ids belong to (default: every set found on disk)")
-    parser.add_argument(
-        "--problems",
-        metavar="FILE",
-        action="append",
-        default=[],
-        help="your own problems (or HumanEval, EvalPlus) instead: a file or folder as for infill_file; may be repeated",
-    )
+    add_problems_option(parser)
     parser.add_argument("--data_dir", help="folder with local data sets (default: $LM_EVAL_ENSEMBLE_DATA)")
     parser.add_argument("-k", default="1,10,100", help="which pass@k to print (default: %(default)s)")
     parser.add_argument("--workers", type=int, help="processes (default: the usable processors)")

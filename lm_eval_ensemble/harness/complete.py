@@ -16,8 +16,7 @@ from typing import Any
 from lm_eval_ensemble.errors import ConfigError, DataError
 from lm_eval_ensemble.execution import files
 from lm_eval_ensemble.execution.files import add_arguments
-from lm_eval_ensemble.runs.load import TaskRun, load_runs
-from lm_eval_ensemble.runs.samples import UNJUDGED, UNMEASURED
+from lm_eval_ensemble.runs.load import UNJUDGED, UNMEASURED, TaskRun, load_runs
 from lm_eval_ensemble.types import Scored
 
 __all__ = ["add_arguments", "complete", "main"]

@@ -17,7 +17,7 @@ from lm_eval.api.task import ConfigurableTask
 
 from lm_eval_ensemble import config as settings_of_models
 from lm_eval_ensemble.errors import ConfigError, HostError, did_you_mean
-from lm_eval_ensemble.runs.samples import UNMEASURED
+from lm_eval_ensemble.runs.load import UNMEASURED
 
 __all__ = ["OwnTask", "check_counts", "refuse_misspelt", "refuse_unread", "tell_misspelt"]
 

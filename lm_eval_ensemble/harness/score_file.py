@@ -23,7 +23,7 @@ from lm_eval_ensemble.execution.pool import JUDGES
 from lm_eval_ensemble.harness.gaps import ScoreOptions, read_gaps
 from lm_eval_ensemble.harness.judging import JudgeSettings
 from lm_eval_ensemble.members.identity import identified
-from lm_eval_ensemble.problems import load_problems
+from lm_eval_ensemble.problems import add_problems_option, load_problems
 
 __all__ = ["add_arguments", "as_text", "main", "score_file"]
 
@@ -107,13 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", help="folder to write to (default: FILE.scored beside the file)")
     parser.add_argument("--task", help="data set or task; lines of others are left out (default: every set found on disk)")
     parser.add_argument("--data_dir", help="folder with local data sets (default: $LM_EVAL_ENSEMBLE_DATA)")
-    parser.add_argument(
-        "--problems",
-        metavar="FILE",
-        action="append",
-        default=[],
-        help="your own problems (or HumanEval, EvalPlus) instead: a file or folder as for infill_file; may be repeated",
-    )
+    add_problems_option(parser)
     parser.add_argument("--member", default="file", help="whose completions they are (default: %(default)s)")
     parser.add_argument("--member_field", help="column of the lines that says whose completion it is, instead")
     parser.add_argument("--cut", choices=["none"], help="none: as they stand (default: the cut rule of the set)")

@@ -218,9 +218,12 @@ def clustered_share(
     return Clustered(share, math.sqrt(float(sure.variance)), float(low), float(high), level, n, count, deff, df)
 
 
-def few_clusters(count: int | None, of: str = "problems", df: float | None = None) -> str:
+def few_clusters(count: int | None, of: str = "problems", df: float | None = None, compared: bool = False) -> str:
     """What is said beside an interval from few clusters; empty from :data:`FEW_CLUSTERS` on, unless its degrees of freedom
-    ``df`` tell that a few of them make the variance."""
+    ``df`` tell that a few of them make the variance.
+
+    :param compared: there is a difference beside it, with the size of one that would be found.
+    """
     if count is not None and count >= FEW_CLUSTERS and df is not None and df < FEW_CLUSTERS / 4:
         return (
             f"A few of the {count} {of} carry most of the variance ({df:.1f} effective degrees of freedom): the interval is "
@@ -230,10 +233,10 @@ def few_clusters(count: int | None, of: str = "problems", df: float | None = Non
         return ""
     if count == 1:
         return f"All documents come from one of the {of}: nothing tells how another one would do, so there is no interval."
+    difference = ", and a difference said to be found in four runs of five may be found in seven of ten" if compared else ""
     return (
         f"{count} {of} are few: intervals are wide because their own precision is a guess (effective degrees of freedom in the "
-        "JSON), and a difference said to be found in four runs of five may be found in seven of ten; "
-        f"from {FEW_CLUSTERS} {of} on they settle."
+        f"JSON){difference}; from {FEW_CLUSTERS} {of} on they settle."
     )
 
 

@@ -23,7 +23,19 @@ from scipy.special import betaincinv, expit, logit, ndtri, stdtr, stdtrit
 
 from lm_eval_ensemble.metrics.clustered import Spread, spread
 
-__all__ = ["SCARCE", "Area", "Difference", "auroc_interval", "components", "delong", "midranks", "paired", "unpaired", "within"]
+__all__ = [
+    "NO_VARIANCE",
+    "SCARCE",
+    "Area",
+    "Difference",
+    "auroc_interval",
+    "components",
+    "delong",
+    "midranks",
+    "paired",
+    "unpaired",
+    "within",
+]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -31,10 +43,10 @@ Bools = NDArray[np.bool_]
 Codes = NDArray[np.intp] | None
 
 
+#: why a difference to an area of 1 (or 0) has no p.
+NO_VARIANCE = "an area of 1 or 0 has no variance: no p, only an interval"
 #: degrees of freedom from which Student's t is the normal distribution.
 _NORMAL = 1e9
-#: pairs of areas where neither score ever errs, so DeLong's variance of the difference is zero.
-_APART = ((0.0, 0.0), (1.0, 1.0))
 #: answers of the scarcer class from which DeLong's variance alone makes the interval.
 SCARCE = 100
 
@@ -244,8 +256,8 @@ def paired(
     own errors) the components of all documents enter as one cluster per document (Obuchowski 1997, Biometrics 53:567). With
     clusters of documents the jackknife over these takes the place of both. z is the published one; its p is Student's, with the
     degrees of freedom of Welch for the two classes, or those that the fourth moment allows: with ten wrong answers, normal
-    quantiles reject a truth in 8 % (``benchmarks/coverage.py``). Of two areas of 1 (or 0) the interval is made of the exact
-    bounds of both, unless the scores rank alike.
+    quantiles reject a truth in 8 % (``benchmarks/coverage.py``). Of an area of 1 (or 0), which has no variance, the interval is
+    made of the bounds of both, unless the scores rank alike, and a difference has no p.
     """
     labels = (first_wrong, first_wrong if second_wrong is None else second_wrong)
     name = "paired delong" if second_wrong is None else "paired by document (delong components)"
@@ -262,8 +274,9 @@ def paired(
         areas, added = (area_a, area_b), added_a - added_b
         variance, df = float(np.sum(added**2)), _seen(added)
     value, alike = areas[0] - areas[1], bool((labels[0] == labels[1]).all() and (midranks(first) == midranks(second)).all())
-    if areas in _APART and not alike:
-        return _apart(auroc_interval(first, labels[0], codes, level), auroc_interval(second, labels[1], codes, level), n)
+    if not alike and _without_error(areas):
+        own = (_area(areas, first, labels[0], codes, level), _area(areas, second, labels[1], codes, level))
+        return _apart(*own, n)
     if codes is None:
         return _difference(value, variance, level, name, n, df)
     count = int(codes.max()) + 1
@@ -289,9 +302,9 @@ def unpaired(
         return Difference(None, None, None, None, name, reason, n)
     (area_a, *one), (area_b, *other) = components(first, first_wrong), components(second, second_wrong)
     variance, df = _independent(*one, *other)
-    if (area_a, area_b) in _APART:
-        own = codes or (None, None)
-        return _apart(auroc_interval(first, first_wrong, own[0], level), auroc_interval(second, second_wrong, own[1], level), n)
+    if _without_error(areas := (area_a, area_b)):
+        ours, theirs = codes or (None, None)
+        return _apart(_area(areas, first, first_wrong, ours, level), _area(areas, second, second_wrong, theirs, level), n)
     if codes is None:
         return _difference(area_a - area_b, variance, level, name, n, df)
     count = int(max(own.max() for own in codes)) + 1
@@ -299,12 +312,26 @@ def unpaired(
     return _by_cluster(a, b, (variance, df), (a.squares + b.squares) / 4, level, name, n)
 
 
+def _without_error(areas: tuple[float, float]) -> bool:
+    """Whether one of two areas is 1 or 0: no error was seen there, which is not to say that there is none."""
+    return not {0.0, 1.0}.isdisjoint(areas)
+
+
+def _area(areas: tuple[float, float], score: Floats, wrong: Bools, codes: Codes, level: float) -> Area:
+    """Of two areas that are both 1, or 0, each is on its side of its exact bound but for half of 1 - level, so both are at
+    once; of others either bound may fail."""
+    return auroc_interval(score, wrong, codes, level if areas[0] == areas[1] else (1 + level) / 2)
+
+
 def _apart(first: Area, second: Area, n: int) -> Difference:
-    """Two areas of 1, or of 0: no error was seen in either, which is not to say that there is none. Each is on its side of its
-    exact bound but for half of 1 - level, so both are at once."""
+    """Of two areas of which one has no variance: the interval is made of the bounds of both."""
+    value = first.value - second.value
     if first.low is None or first.high is None or second.low is None or second.high is None:
-        return Difference(0.0, None, None, None, first.method, first.reason or second.reason, n)
-    return Difference(0.0, first.low - second.high, first.high - second.low, 1.0, first.method, None, n)
+        return Difference(value, None, None, None, first.method, first.reason or second.reason, n)
+    ends = (first.low - second.high, first.high - second.low)
+    if not value:
+        return Difference(value, *ends, 1.0, first.method, None, n)
+    return Difference(value, *ends, None, "bounds of both", NO_VARIANCE, n)
 
 
 def _by_cluster(

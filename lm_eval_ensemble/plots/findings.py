@@ -6,7 +6,7 @@ No sentence says more than its test: a difference is called one only if its p-va
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -21,7 +21,7 @@ from lm_eval_ensemble.report.compare import compare as compare_runs
 from lm_eval_ensemble.report.sentences import disagreement, verdict
 from lm_eval_ensemble.report.tables import markdown_table
 from lm_eval_ensemble.runs.load import TaskRun
-from lm_eval_ensemble.uncertainty.analysis import BASELINE, PRIMARY, Analysis, between, compare
+from lm_eval_ensemble.uncertainty.analysis import BASELINE, PRIMARY, Analysis, HolmTest, between, compare
 
 __all__ = ["LEVEL", "compared", "infill_findings", "uncertainty_findings", "uncertainty_table"]
 
@@ -35,8 +35,9 @@ def infill_findings(report: Mapping[str, Any]) -> list[str]:
     score = figures["score"]
     share = 0 <= score["value"] <= 1
     value = percent(score["value"]) if share else f"{score['value']:.4g}"
-    text = f"{report['metric']} {value}{_span(score, share)} on {figures['n']} documents of {figures['problems']} problems."
-    found = [text, *filter(None, [few_clusters(figures["problems"], df=score["df"])])]
+    size = f"{figures['n']} documents of {figures['problems']} {figures['clusters_are']}"
+    few = few_clusters(figures["problems"], figures["clusters_are"], score["df"], compared="members" in figures)
+    found = [f"{report['metric']} {value}{_span(score, share)} on {size}.", *([few] if few else [])]
     if "members" not in figures:
         return found
     best = figures["best_member"]
@@ -46,7 +47,7 @@ def infill_findings(report: Mapping[str, Any]) -> list[str]:
         ends = "" if gain["low"] is None else f" (95 % interval {100 * gain['low']:+.1f} to {100 * gain['high']:+.1f})"
         significant = p < LEVEL and bool(gain["difference"])
         word = "significant" if significant else "not significant"
-        name = f"{member} (the best member)" if member == best else member
+        name = f"{member} (the best member)" if member == best and not figures["members_are_level"] else member
         found.append(
             f"The ensemble minus {name}: {100 * gain['difference']:+.1f} points{ends}; {gain['wins']} wins, {gain['losses']} "
             f"losses; {word}, p = {p:.2g} (sign flip by problem, {tests})."
@@ -174,7 +175,8 @@ def _best(analyses: Sequence[Analysis]) -> list[str]:
             for (a, b), test in zip(order, tests, strict=True)
             if best in (a, b) and (test.test.p_holm is None or test.test.p_holm >= LEVEL)
         ]
-        text += f"; not told from it (p >= {LEVEL}, DeLong, Holm over {len(order)} pairs): {listed(alike)}"
+        made = _tests([pair.test for pair in tests])
+        text += f"; not told from it (p >= {LEVEL}, {made}, Holm over {len(order)} pairs): {listed(alike)}"
         found.append(f"{text}.")
     return found
 
@@ -189,7 +191,7 @@ def _against_length(analyses: Sequence[Analysis]) -> list[str]:
     worse = sum(test.p_holm < LEVEL and (test.difference.value or 0) < 0 for test in known if test.p_holm is not None)
     return [
         f"{PRIMARY} tells wrong answers better than their length ({BASELINE}) in {better} of {len(known)} runs, worse in "
-        f"{worse}, and cannot be told from it in {len(known) - better - worse} (paired DeLong, Holm within each run)."
+        f"{worse}, and cannot be told from it in {len(known) - better - worse} ({_tests(known)}, Holm within each run)."
     ]
 
 
@@ -197,17 +199,19 @@ def _other_scores(analyses: Sequence[Analysis]) -> list[str]:
     """Scores that beat the primary one somewhere."""
     wins: dict[str, int] = {}
     asked: dict[str, int] = {}
+    known: list[HolmTest] = []
     for analysis in analyses:
         for name, report in analysis.reports.items():
             test = report.over_primary
             if test is None or test.p_holm is None or name.startswith("length_"):
                 continue
+            known.append(test)
             asked[name] = asked.get(name, 0) + 1
             wins[name] = wins.get(name, 0) + (test.p_holm < LEVEL and (test.difference.value or 0.0) > 0)
     if not asked:
         return []
     ahead = [f"{name} ({wins[name]} of {asked[name]} runs)" for name in asked if wins[name]]
-    return [f"Scores significantly better than {PRIMARY} (paired DeLong, Holm within each run): {listed(ahead)}."]
+    return [f"Scores significantly better than {PRIMARY} ({_tests(known)}, Holm within each run): {listed(ahead)}."]
 
 
 def _below_chance(analyses: Sequence[Analysis]) -> list[str]:
@@ -229,11 +233,12 @@ def _size(analyses: Sequence[Analysis]) -> list[str]:
         gaps = [(area_of(b).value or 0.0) - (area_of(a).value or 0.0) for a, b in pairs]
         tests = {(c.dataset, i): c for i, c in enumerate(c for a, b in pairs for c in compare([a, b], (PRIMARY,)))}
         p = holm([c.test.difference.p if c.test.difference.p is not None else 1.0 for c in tests.values()])
+        made = _tests([c.test for c in tests.values()])
         up = sum(value < LEVEL and gap > 0 for value, gap in zip(p, gaps, strict=True))
         down = sum(value < LEVEL and gap < 0 for value, gap in zip(p, gaps, strict=True))
         found.append(
             f"Larger minus smaller model of one family: AUROC of {PRIMARY} {min(gaps):+.3f} to {max(gaps):+.3f} in "
-            f"{len(pairs)} pairs; significantly higher in {up}, lower in {down} (DeLong, Holm over the pairs)."
+            f"{len(pairs)} pairs; significantly higher in {up}, lower in {down} ({made}, Holm over the pairs)."
         )
     if caveat and len({a.answers.origin.parameters for a in known}) > 1:
         found.append(f"Caution: {caveat}")
@@ -247,6 +252,7 @@ def _dataset(analyses: Sequence[Analysis]) -> list[str]:
     for other in others:
         gaps: list[float] = []
         p: list[float] = []
+        methods: set[str] = set()
         for own in models_of(analyses).values():
             here = {a.answers.dataset: a for a in own if area_of(a).value is not None}
             if first in here and other in here:
@@ -254,12 +260,13 @@ def _dataset(analyses: Sequence[Analysis]) -> list[str]:
                 if difference.value is not None and difference.p is not None:
                     gaps.append(difference.value)
                     p.append(difference.p)
+                    methods.add(difference.method)
         if not gaps:
             continue
         told = sum(value < LEVEL for value in holm(p))
         found.append(
             f"{first} minus {other}: AUROC of {PRIMARY} {min(gaps):+.3f} to {max(gaps):+.3f} over {len(gaps)} models; "
-            f"significant for {told} (unpaired DeLong, Holm over the models)."
+            f"significant for {told} ({_named(methods)}, Holm over the models)."
         )
     return found
 
@@ -299,6 +306,15 @@ def _recovered(entry: Mapping[str, Any]) -> str:
         return f"; {entry['reason']}"
     ends = "" if entry["low"] is None else f" (95 % {percent(entry['low'])} to {percent(entry['high'])})"
     return f"; the ensemble recovers {percent(entry['value'])} of what a perfect selector adds to the best member{ends}"
+
+
+def _tests(tests: Sequence[HolmTest]) -> str:
+    return _named({test.difference.method for test in tests if test.difference.p is not None})
+
+
+def _named(methods: Iterable[str]) -> str:
+    """The names of the tests that were made."""
+    return listed(sorted(method.replace("delong", "DeLong") for method in methods))
 
 
 def _runs(n: int) -> str:

@@ -189,7 +189,7 @@ def selection_by_margin(report: Report) -> Figure:
             textcoords="offset points", fontsize=8, color=COLOURS[1],
             bbox={"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.8},
         )  # fmt: skip
-    axes.set_xticks(range(len(bins)), [f"{part['low']:.2g} to {part['high']:.2g}\nn = {part['n']}" for part in bins])
+    axes.set_xticks(range(len(bins)), [f"{part['from_nats']:.2g} to {part['to_nats']:.2g}\nn = {part['n']}" for part in bins])
     axes.set_ylim(0, 112)
     axes.set_yticks(range(0, 101, 20))
     axes.set_xlim(-0.6, len(bins) - 0.1)
@@ -339,10 +339,10 @@ def _pair(report: Report) -> tuple[str, str]:
 
 
 def _documents(reports: Sequence[Report]) -> str:
-    counts = list(dict.fromkeys((report["figures"]["n"], report["figures"]["problems"]) for report in reports))
-    if len(counts) == 1:
-        return f"n = {counts[0][0]} documents of {counts[0][1]} problems."
-    parts = [f"{short(r['run'])} {r['figures']['n']} of {r['figures']['problems']} problems" for r in reports]
+    sizes = [f"{f['n']} documents of {f['problems']} {f['clusters_are']}" for f in (report["figures"] for report in reports)]
+    if len(set(sizes)) == 1:
+        return f"n = {sizes[0]}."
+    parts = [f"{short(report['run'])} {size}" for report, size in zip(reports, sizes, strict=True)]
     return f"Documents differ: {'; '.join(parts)}."
 
 

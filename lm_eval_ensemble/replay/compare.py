@@ -81,7 +81,8 @@ class OverAll:
 class Replay:
     """One task of one run: ``rows`` from best to worst; ``members`` map to (score, choices it answered).
 
-    ``shared`` counts the choices that all members answered, ``best`` is None where there is none. ``reference`` is the member
+    ``shared`` counts the choices that all members answered, ``best`` is None where there is none; ``level``: all members are
+    right equally often there. ``reference`` is the member
     that gains are over: ``baseline``, named beforehand, else the best one, found on these documents. ``over_all`` is what the
     run's own selector gains over the best member whichever that truly is. ``changed`` counts those in
     which replaying the run's own selector chooses another candidate. ``left_out`` maps a selector to the reason.
@@ -91,6 +92,7 @@ class Replay:
     rule: str
     rows: tuple[Ranked, ...]
     best: str | None
+    level: bool
     members: Mapping[str, tuple[float, int]]
     shared: int
     floor: float
@@ -195,7 +197,7 @@ def compare(
                 score=stands.clustered,
                 wilson=stands.wilson,
                 s=clustered_share(_sums(x * decisive, document), problems, _sums(decisive, document)),
-                gain=known.get(key),
+                gain=_of_bound(name, known[key]) if name in bounds and key in known else known.get(key),
                 reasons=Counter(reason for _, reason in picks.get(name, ())),
                 fitted=fitted.get(name, ""),
                 primary=name == own,
@@ -213,6 +215,7 @@ def compare(
         rule=choices[0].case.rule,
         rows=_ranked([replace(row, among=among.get(row.selector)) for row in rows]),
         best=best,
+        level=len({x[shared].sum() for x in members.values()}) == 1,
         members={name: (float(np.nanmean(x)), int((~np.isnan(x)).sum())) for name, x in members.items()},
         shared=len(together),
         floor=float(bounds["floor"].mean()),
@@ -224,6 +227,15 @@ def compare(
         changed=sum(now != then for (now, _), (then, _) in zip(replayed.get(own, made), made, strict=True)),
         left_out=dict(left_out or {}),
     )
+
+
+def _of_bound(name: str, gain: Paired) -> Paired:
+    """The oracle cannot lose to a member, nor the floor win, whatever the documents."""
+    found = gain.difference
+    if found.low is None or found.high is None:
+        return gain
+    low, high = (max(0.0, found.low), found.high) if name == "oracle" else (found.low, min(0.0, found.high))
+    return replace(gain, difference=replace(found, low=low, high=high))
 
 
 def _sums(values: NDArray[Any], document: NDArray[np.intp]) -> Values:

@@ -62,8 +62,10 @@ def _primary(found: Replay) -> list[str]:
     gain, lines = found.primary.gain, []
     if gain is not None and found.baseline is None and len(found.members) > 1:
         lines.append(
-            f"{found.best} was found to be the best on these documents, after looking: --baseline MEMBER compares with one "
-            "named beforehand."
+            f"No member is better than another on these documents; gains are over {found.best}, or over --baseline MEMBER."
+            if found.level
+            else f"{found.best} was found to be the best on these documents, after looking: --baseline MEMBER compares with "
+            "one named beforehand."
         )
     if found.over_all is not None:
         one = found.over_all
@@ -81,7 +83,7 @@ def _primary(found: Replay) -> list[str]:
         lines.append(
             f"Design effect of the primary gain {gain.difference.deff:.2f}; {size} with a chance of 80 % at the 5 % level."
         )
-    if few := few_clusters(found.clusters, "programs"):
+    if few := few_clusters(found.clusters, "programs", compared=gain is not None):
         lines.append(few)
     return lines
 

@@ -104,8 +104,7 @@ def _baseline(named: Sequence[_Named], asked: str | None) -> Owner:
     :raises DataError: the name is that of no run, or of several.
     """
     if asked is None:
-        measured = [entry for entry in named if set(entry.run.results) - {"alias", "bypass", "bypass_stderr"}]
-        return (measured or list(named))[0].identity, ""
+        return next((entry for entry in named if entry.run.is_measured), named[0]).identity, ""
     whole, slash, member = asked.rpartition("/")
     for found, part in (
         ({entry.identity for entry in named if entry.label == asked}, ""),
@@ -346,7 +345,8 @@ def _finished(table: _Table) -> TaskComparison:
         )
     rows = [line.row for line in table.lines]
     least = min((row.clusters for row in rows if row.clusters), default=None)
-    if few := few_clusters(least, df=min((row.df for row in rows if row.df is not None), default=None)):
+    df = min((row.df for row in rows if row.df is not None), default=None)
+    if few := few_clusters(least, df=df, compared=any(row.contrast for row in rows)):
         table.notes.append(few)
     told = TaskComparison(table.task, table.metric, table.filter, table.better, share, base, rows, [], table.notes)
     return replace(told, verdicts=[verdict(told, row) for row in rows if row.contrast])

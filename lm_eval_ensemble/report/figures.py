@@ -24,7 +24,7 @@ from lm_eval_ensemble.report.failures import failures
 from lm_eval_ensemble.report.questions import question_figures
 from lm_eval_ensemble.report.records import Measured
 from lm_eval_ensemble.report.signals import diversity, risk_coverage, scorers
-from lm_eval_ensemble.runs.samples import as_number, is_text
+from lm_eval_ensemble.runs.samples import as_number, kind_of_clusters
 from lm_eval_ensemble.types import RUN
 
 __all__ = ["LENGTHS", "figures", "score_figures"]
@@ -41,8 +41,9 @@ def figures(rows: Sequence[Measured], seed: int = 0) -> dict[str, Any]:
     found: dict[str, Any] = {
         "n": len(rows),
         "problems": int(clusters.max()) + 1,
+        "clusters_are": kind_of_clusters(row.clustered_by for row in rows) or "problems",
         "documents_without_problem": sum(row.problem is None for row in rows),
-        "clustered_by_text": any(is_text(row.cluster) for row in rows),
+        "clustered_by_text": any(row.clustered_by == "texts" for row in rows),
         "completions_per_document": max((len(row.choices) for row in rows), default=0) or 1,
         "score": score_figures([row.value for row in rows], clusters),
     }
@@ -161,7 +162,15 @@ def _against_the_best(documents: _Documents) -> dict[str, Any]:
     oracle, chosen = documents.oracle[shared], documents.chosen[shared]
     if not len(oracle):
         recovered = {"value": None, "low": None, "high": None, "reason": "no document was answered by all members"}
-        return {"random": None, "best_member": None, "regret": regret, "recovered": recovered, "gain": oracle, "gap": oracle}
+        return {
+            "random": None,
+            "best_member": None,
+            "members_are_level": False,
+            "regret": regret,
+            "recovered": recovered,
+            "gain": oracle,
+            "gap": oracle,
+        }
     best = max(own, key=lambda name: math.fsum(own[name]))
     gap, gain = oracle - own[best], chosen - own[best]
     whole = math.fsum(gap)
@@ -169,6 +178,7 @@ def _against_the_best(documents: _Documents) -> dict[str, Any]:
     return {
         "random": float(np.mean([values.mean() for values in own.values()])),
         "best_member": best,
+        "members_are_level": len({math.fsum(values) for values in own.values()}) == 1,
         "regret": regret,
         "recovered": {"value": math.fsum(gain) / whole if whole else None, "low": None, "high": None, "reason": reason},
         "gain": gain,

@@ -18,7 +18,7 @@ __all__ = ["Measured", "measured", "own_score", "read_measured"]
 class Measured:
     """One document: ``value`` of the metric, ``choices`` (one per repeat; none for models that do not tell how they chose),
     ``length`` of the reference in characters (of the answer where there is none), ``answer`` to a question where recorded, and
-    ``areas``: uncertainty score -> (its value, whether the answer is wrong)."""
+    ``areas``: uncertainty score -> (its value, whether the answer is wrong). ``clustered_by`` is ``Sample.clustered_by``."""
 
     number: Any
     cluster: Hashable
@@ -29,6 +29,7 @@ class Measured:
     choices: tuple[Choice, ...]
     answer: Mapping[str, Any] | None
     areas: Mapping[str, tuple[float | None, bool]]
+    clustered_by: str = ""
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -63,6 +64,7 @@ def measured(sample: Sample) -> Measured | None:
         sample.choices,
         sample.answer,
         sample.areas(),
+        sample.clustered_by,
     )
 
 

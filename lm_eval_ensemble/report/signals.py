@@ -59,6 +59,7 @@ def _on_member(
     area = auroc(scores, wrong, cluster)
     return {
         "n": len(known),
+        "without": len(scores) - len(known),
         "mean": math.fsum(known) / len(known) if len(known) else None,
         "auroc": area.value,
         "auroc_low": area.low,
@@ -163,7 +164,9 @@ def risk_coverage(choices: Sequence[Choice], clusters: NDArray[np.intp]) -> dict
         right = [choices[i].is_right for _, i in quarter]
         share = clustered_share(np.array(right, float), clusters[[i for _, i in quarter]])
         ends = {"accuracy_low": share and share.low, "accuracy_high": share and share.high}
-        bins.append({"low": quarter[0][0], "high": quarter[-1][0], "n": len(part), "accuracy": sum(right) / len(right), **ends})
+        bins.append(
+            {"from_nats": quarter[0][0], "to_nats": quarter[-1][0], "n": len(part), "accuracy": sum(right) / len(right), **ends}
+        )
     return {"by": "margin", **found, "selection_accuracy_by_margin": bins}
 
 

@@ -77,7 +77,10 @@ def headline(report: Mapping[str, Any]) -> str:
     if unnamed == figures["n"]:
         facts.append(f"{unnamed} documents (they name no problem and count as independent)")
     else:
-        facts.append(f"{figures['n']} documents of {figures['problems']} problems" + (f", {unnamed} alone" if unnamed else ""))
+        facts.append(
+            f"{figures['n']} documents of {figures['problems']} {figures['clusters_are']}"
+            + (f", {unnamed} alone" if unnamed else "")
+        )
     if figures["completions_per_document"] > 1:
         facts.append(f"{figures['completions_per_document']} completions each")
     if report.get("length_mode"):
@@ -104,12 +107,13 @@ def closing(report: Mapping[str, Any]) -> list[str]:
         return f"{_share(entry['value'])} %" + (f" ({interval})" if interval != _NONE else "")
 
     size = f"{figures['n']} documents" + (
-        "" if figures["documents_without_problem"] == figures["n"] else f" of {figures['problems']} problems"
+        "" if figures["documents_without_problem"] == figures["n"] else f" of {figures['problems']} {figures['clusters_are']}"
     )
     lines = [f"{name} {told(score)}, {size}."]
     if figures.get("best_member") is not None:
         best = figures["best_member"]
-        lines.append(f"  best member: {best} {told(figures['members'][best])}")
+        who = f"members, all level: {', '.join(figures['members'])}" if figures["members_are_level"] else f"best member: {best}"
+        lines.append(f"  {who} {told(figures['members'][best])}")
     if figures.get("oracle"):
         lines.append(
             f"  oracle, the best possible choice: {told(figures['oracle'])}; floor, the worst: {told(figures['floor'])}"
@@ -174,7 +178,8 @@ def _scores(figures: Mapping[str, Any]) -> list[str | Table]:
         )
     rows += [[name, *_score_cells(entry, partial), *[_NONE] * 5] for name, entry in named.items() if entry]
     by_text = f"{BY_TEXT[0].upper()}{BY_TEXT[1:]}." if figures["clustered_by_text"] else ""
-    told = [few_clusters(figures["problems"], df=figures["score"]["df"]), by_text, _repeats(figures)]
+    few = few_clusters(figures["problems"], figures["clusters_are"], figures["score"]["df"], compared=bool(members))
+    told = [few, by_text, _repeats(figures)]
     return [_table(header, rows), *(line for line in told if line)]
 
 
@@ -252,7 +257,17 @@ def _scorers(figures: Mapping[str, Any]) -> list[str | Table]:
     )
     if inner or among:
         intro += "; within: AUROC among the candidates of one document only, which is what choosing needs"
-    return [intro + ":", _table([*header, *(["within"] if among else []), *(["accuracy"] if several else [])], rows)]
+    told: list[str | Table] = [
+        intro + ":",
+        _table([*header, *(["within"] if among else []), *(["accuracy"] if several else [])], rows),
+    ]
+    gone = [
+        f"{name} of {own['without']} of {own['without'] + own['n']} by {member}"
+        for name, entry in found.items()
+        for member, own in entry["members"].items()
+        if own["n"] and own["without"]
+    ]
+    return [*told, *([f"Candidates without a finite score are left out there: {', '.join(gone)}."] if gone else [])]
 
 
 def _diversity(figures: Mapping[str, Any]) -> list[str | Table]:
@@ -290,7 +305,9 @@ def _margin(figures: Mapping[str, Any]) -> list[str | Table]:
         f"{_plain(found['aurc'], '.3f')}, excess {_plain(found['eaurc'], '.3f')}, AUROC {_plain(found['auroc'], '.3f')}."
     )
     if bins := found.get("selection_accuracy_by_margin"):
-        parts = ", ".join(f"{_share(b['accuracy'])} % of {b['n']} ({b['low']:.3g} to {b['high']:.3g} nats)" for b in bins)
+        parts = ", ".join(
+            f"{_share(b['accuracy'])} % of {b['n']} ({b['from_nats']:.3g} to {b['to_nats']:.3g} nats)" for b in bins
+        )
         text += f"\nRight choices by margin, among those that mattered: {parts}."
     return [text]
 
@@ -318,7 +335,7 @@ def _problems(figures: Mapping[str, Any]) -> list[str | Table]:
         return []
     solved = sum(entry["score"] == 1 for entry in entries)
     none = sum(entry["score"] == 0 for entry in entries)
-    text = f"Of {len(entries)} problems {solved} are solved in every document, {none} in none."
+    text = f"Of {len(entries)} {figures['clusters_are']} {solved} are solved in every document, {none} in none."
     if members:
         # Where selection left the most on the table, in documents.
         lost = sorted(entries, key=lambda e: (-(e["oracle"] - e["score"]) * e["n"], str(e["problem"])))[:_SHOWN]

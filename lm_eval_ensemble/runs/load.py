@@ -20,8 +20,22 @@ from typing import Any, TextIO
 
 from lm_eval_ensemble.errors import DataError
 
-__all__ = ["TaskRun", "first_few", "identities", "labels", "load_runs", "runs_in", "short_label"]
+__all__ = [
+    "NO_METRICS",
+    "UNJUDGED",
+    "UNMEASURED",
+    "TaskRun",
+    "first_few",
+    "identities",
+    "labels",
+    "load_runs",
+    "runs_in",
+    "short_label",
+]
 
+#: what stands among the results and is no metric: of ``--predict_only`` its mark, and the record of what is to be judged.
+UNMEASURED, UNJUDGED = "bypass", "unjudged"
+NO_METRICS = ("alias", "selection", "uncertainty", UNMEASURED, UNJUDGED)
 _DATE = re.compile(r"_(\d{4}-\d{2}-\d{2}T\d{2}-\d{2}-\d{2}\.\d+)\.json$")
 #: so many faults of one file are told one by one.
 _TOLD = 5
@@ -43,7 +57,7 @@ class TaskRun:
     whole command, loading and judging included, ``run_documents`` the documents of all its tasks together.
     ``first_filter`` is the filter whose metrics stand in ``results``. ``shots`` are the examples in the prompt. ``cell`` is the
     name that ``sweep`` gave the run, which tells settings of one checkpoint apart, ``grid`` that of its grid; empty for other
-    runs. ``older`` counts earlier runs of the same settings in the same folder, which this one stands for. ``groups`` are the
+    runs. ``older`` counts earlier runs of the same settings in the same folder that measured something. ``groups`` are the
     groups of tasks that were asked for with it, each with its tasks.
     """
 
@@ -68,6 +82,11 @@ class TaskRun:
     grid: str = ""
     older: int = 0
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether anything was measured; with ``--predict_only`` (lm_eval's metric ``bypass``) nothing is."""
+        return any(name not in NO_METRICS and "_stderr" not in name for name in self.results)
 
     @property
     def quantization(self) -> str:
@@ -137,8 +156,8 @@ def load_runs(paths: Sequence[str | Path]) -> tuple[list[TaskRun], list[str]]:
                 if before is None:
                     newest[place] = run
                 else:
-                    last = run if before.date < run.date else before
-                    newest[place] = replace(last, older=before.older + 1)
+                    last, other = (run, before) if before.date < run.date else (before, run)
+                    newest[place] = replace(last, older=before.older + other.is_measured)
         order = _grid_order(path)
         loaded += sorted(
             newest.values(),

@@ -29,14 +29,12 @@ from lm_eval_ensemble.metrics.answer_scores import free_scores
 from lm_eval_ensemble.metrics.matching import exact_match, exact_match_first_line
 from lm_eval_ensemble.problems import compiles
 from lm_eval_ensemble.runs.answer import fault_of, is_right, row_of
-from lm_eval_ensemble.runs.load import TaskRun, first_few
+from lm_eval_ensemble.runs.load import NO_METRICS, UNJUDGED, UNMEASURED, TaskRun, first_few
 from lm_eval_ensemble.types import Candidate, Scored, Selection
 
 __all__ = [
     "BOUNDS",
     "BY_TEXT",
-    "UNJUDGED",
-    "UNMEASURED",
     "Choice",
     "NotMeasuredError",
     "Sample",
@@ -48,6 +46,7 @@ __all__ = [
     "document_keys",
     "is_text",
     "judged_measures",
+    "kind_of_clusters",
     "measures",
     "problem_of",
     "read",
@@ -69,9 +68,6 @@ Line = tuple[int, Mapping[str, Any]]
 
 #: rows of an ensemble that no selector can reach on purpose.
 BOUNDS = ("oracle", "floor")
-#: what stands among the results and is no metric: of ``--predict_only`` its mark, and the record of what is to be judged.
-UNMEASURED, UNJUDGED = "bypass", "unjudged"
-_NO_METRICS = ("alias", "selection", "uncertainty", UNMEASURED, UNJUDGED)
 _CANDIDATE = frozenset(("member", "sample", "text", "raw", "tokens", "logprobs", "scores", "verdict", "why", "right"))
 _CHOICE = frozenset(("winner", "winner_index", "reason", "rule", "candidates", "measure", "problem", "completions"))
 #: what is said where some clusters are texts (:func:`is_text`).
@@ -143,6 +139,14 @@ class Sample:
     def cluster(self) -> Hashable:
         """What is resampled as one; a document that names no problem stands alone."""
         return ("document", repr(self.number), self.content) if self.problem is None else self.problem
+
+    @property
+    def clustered_by(self) -> str:
+        """What its cluster is, in the plural; empty where it stands alone."""
+        if self.problem is None:
+            return ""
+        titles = (self.doc.get("title"), (self.answer or {}).get("title"))
+        return "texts" if is_text(self.problem) else "articles" if self.problem in titles else "problems"
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -240,7 +244,7 @@ def choose_metric(run: TaskRun, asked: str | None = None, filter_name: str | Non
     :raises DataError: the run does not have it, or has none.
     """
     values = run.metrics(filter_name)
-    names = [name for name in values if "_stderr" not in name and name not in _NO_METRICS]
+    names = [name for name in values if "_stderr" not in name and name not in NO_METRICS]
     if asked is None:
         first = next((name for name in names if as_number(values[name]) is not None), None)
         if first is not None:
@@ -639,6 +643,12 @@ def problem_of(doc: Any, *records: Any) -> Hashable:
     task_id = doc.get("task_id") if isinstance(doc, Mapping) else None
     match = _HUMANEVAL.search(task_id) if isinstance(task_id, str) else None
     return f"HumanEval/{match[1]}" if match else text_of(doc)
+
+
+def kind_of_clusters(kinds: Iterable[str]) -> str:
+    """Of :attr:`Sample.clustered_by` of all documents, where they differ the weakest word; empty where all stand alone."""
+    found = set(kinds)
+    return next((kind for kind in ("texts", "problems", "articles") if kind in found), "")
 
 
 def is_text(cluster: Hashable) -> bool:

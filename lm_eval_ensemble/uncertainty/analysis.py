@@ -15,8 +15,8 @@ from lm_eval_ensemble.errors import ConfigError, DataError, did_you_mean
 from lm_eval_ensemble.metrics.abstention import Abstention, abstain
 from lm_eval_ensemble.metrics.answer_scores import free_scores
 from lm_eval_ensemble.metrics.calibration import METHODS, Calibration, calibrate
-from lm_eval_ensemble.metrics.clustered import FEW_CLUSTERS, cluster_codes, clustered_share, few_clusters
-from lm_eval_ensemble.metrics.delong import Difference, paired, unpaired
+from lm_eval_ensemble.metrics.clustered import cluster_codes, clustered_share, few_clusters
+from lm_eval_ensemble.metrics.delong import NO_VARIANCE, Difference, paired, unpaired
 from lm_eval_ensemble.metrics.discrimination import Discrimination, discriminate, spearman
 from lm_eval_ensemble.metrics.multiple import holm
 from lm_eval_ensemble.metrics.uncertainty import Estimate, auroc
@@ -344,18 +344,16 @@ def _rates(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def _warnings(answers: Answers, reports: Mapping[str, ScoreReport], rules: Mapping[str, NDArray[np.bool_]]) -> list[str]:
     found = list(answers.notes)
-    if (count := len(set(answers.clusters))) == 1:
-        found.append(few_clusters(count, answers.kind).removesuffix("."))
-    elif count and count < FEW_CLUSTERS:
-        found.append(
-            f"{count} {answers.kind} are few: intervals are wide, because their own precision is a guess (effective degrees of "
-            f"freedom in the JSON); from {FEW_CLUSTERS} on they settle. Those by resampling are too narrow until then"
-        )
+    if answers.clusters and (few := few_clusters(count := len(set(answers.clusters)), answers.kind)):
+        found.append(few.removesuffix(".") if count == 1 else f"{few} Those by resampling are too narrow until then")
     found += [warning for warning in reports[BASELINE_OF_ALL].discrimination.warnings if "too few" in warning]
     for name, report in reports.items():
         # that longer answers are right more often is a finding about lengths, no fault
         if not name.startswith("length_"):
             found += [f"{name}: {warning}" for warning in report.discrimination.warnings if "too few" not in warning]
+    tests = [test for report in reports.values() for test in (report.over_primary, report.over_length) if test is not None]
+    if any(test.difference.reason == NO_VARIANCE for test in tests):
+        found.append("a difference to an AUROC of 1 or 0, which has no variance, has no p; its interval is in the JSON")
     if all(record.get("logprobs") is None for record in answers.records):
         found.append("no log-probabilities were recorded: lengths only. Run with --model hf-scored")
     sources = sorted({str(record.get("source") or "generation") for record in answers.records})

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lm_eval_ensemble.errors import DataError
 from lm_eval_ensemble.runs.answer import RULES, fault_of, value_of
 from lm_eval_ensemble.runs.load import TaskRun, first_few, load_runs
-from lm_eval_ensemble.runs.samples import BY_TEXT, Line, Sample, document_keys, is_text, read
+from lm_eval_ensemble.runs.samples import BY_TEXT, Line, Sample, document_keys, kind_of_clusters, read
 from lm_eval_ensemble.uncertainty.legacy import FILE_NAME, old_records, run_settings
 from lm_eval_ensemble.uncertainty.origin import UNKNOWN, Origin, from_config, from_old_name
 
@@ -115,7 +115,7 @@ def answers_of(run: TaskRun, problems: list[str], lines: Iterable[Line] | None =
     # Old files have no hashes of their documents: there the question is the document.
     contents = [row.content or str(record["question"]) for row, record in zip(answered, records, strict=True)]
     clusters = tuple(row.cluster for row in answered)
-    kind = _kind(answered) if len(set(clusters)) < len(clusters) else ""
+    kind = kind_of_clusters(row.by for row in answered) if len(set(clusters)) < len(clusters) else ""
     metadata = run.task_config.get("metadata")
     lot = metadata.get("experiment_lot") if isinstance(metadata, Mapping) else None
     return Answers(
@@ -147,17 +147,9 @@ class _Kept(NamedTuple):
 
 
 def _kept(sample: Sample) -> _Kept:
-    titled = bool((sample.answer or {}).get("title"))
-    by = "" if sample.problem is None else "texts" if is_text(sample.problem) else "articles" if titled else "problems"
     name = sample.doc.get("task_id")
     names = (str(sample.number), *([str(name)] if isinstance(name, str | int) else []))
-    return _Kept(sample.number, sample.content, sample.answer, sample.cluster, by, names)
-
-
-def _kind(rows: Sequence[_Kept]) -> str:
-    """What the clusters are, in the plural; where some are of one kind and some of another, the weakest word."""
-    kinds = {row.by for row in rows} - {""}
-    return next((kind for kind in ("texts", "problems", "articles") if kind in kinds), "")
+    return _Kept(sample.number, sample.content, sample.answer, sample.cluster, sample.clustered_by, names)
 
 
 def _is_drawn(run: TaskRun) -> bool:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.special import stdtr, stdtrit
 from sklearn.metrics import roc_auc_score
 
-from lm_eval_ensemble.metrics.delong import _moved, delong, paired, unpaired
+from lm_eval_ensemble.metrics.delong import NO_VARIANCE, _moved, auroc_interval, delong, paired, unpaired
 from lm_eval_ensemble.metrics.uncertainty import auroc, auroc_within, usable
 
 
@@ -271,6 +271,20 @@ def test_two_areas_of_one_may_differ() -> None:
     by = paired(score, other, wrong, codes=np.arange(20) // 5)
     assert [by.low, by.high] == pytest.approx([0.025**0.5 - 1, 1 - 0.025**0.5])
     assert paired(score, other, wrong, codes=np.zeros(20, np.intp)).low is None
+
+
+def test_an_area_of_one_against_one_below_has_no_p() -> None:
+    """DeLong's variance of an area of 1 is zero, which would make the other one's error that of the difference."""
+    wrong = np.arange(20) >= 10
+    best, other = np.arange(20.0), np.arange(20.0)
+    other[10] = 4.5  # above five of the ten right answers: 5 of 100 pairs are the wrong way round
+    ours, theirs = (auroc_interval(score, wrong, level=0.975) for score in (best, other))
+    assert ours.low is not None
+    assert theirs.low is not None
+    assert theirs.high is not None
+    for found in (paired(best, other, wrong), paired(best, other, wrong, wrong), unpaired(best, other, wrong, wrong)):
+        assert (found.p, found.reason) == (None, NO_VARIANCE)
+        assert (found.value, found.low, found.high) == pytest.approx((0.05, ours.low - theirs.high, 1 - theirs.low))
 
 
 def test_clustered_interval_covers() -> None:

@@ -81,7 +81,12 @@ def test_a_bin_without_a_member_is_drawn_without_it() -> None:
         {"n": 2, "score": 0.5, "low": 0, "high": 10, "members": {"a": None, "b": 0.5}, "intervals": ends},
         {"n": 4, "score": 0.25, "low": 10, "high": 20, "members": {"a": 0.75, "b": 0.5}, "intervals": ends},
     ]
-    figures = {"n": 6, "problems": 6, "by_length": {"of": "reference", "unit": "characters", "bins": bins}}
+    figures = {
+        "n": 6,
+        "problems": 6,
+        "clusters_are": "problems",
+        "by_length": {"of": "reference", "unit": "characters", "bins": bins},
+    }
     report = {"run": "r", "task": "t", "metric": "pass@1", "figures": figures}
     drawn: Any = length_histogram(report).axes[1].containers
     assert [list(found.lines[0].get_ydata()) for found in drawn] == [[50.0, 25.0], [75.0], [50.0, 50.0]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,21 @@ def test_a_difference_that_is_there_is_found(tmp_path: Path) -> None:
     assert found["Best performers"][0].endswith("Holm over 1 pairs): none.")
     assert any("significantly higher in 1, lower in 0" in sentence for sentence in found["Key findings"])
     assert not any("Caution" in sentence for sentence in found["Key findings"])
+
+
+def test_findings_name_the_test_that_was_made(tmp_path: Path) -> None:
+    """Questions about one article are tested by cluster, which is not DeLong's test."""
+    folder = write_grid(tmp_path, 80, {"a-1B": ("f", 10**9, "float16", 0.5, 0.5)}, ["d"]) / "runs"
+    alone = " ".join(uncertainty_findings(analyses_of(folder))["Key findings"])
+    assert "(paired DeLong, Holm within each run)" in alone
+    (path,) = folder.rglob("samples_*")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for number, line in enumerate(lines):
+        line["uncertainty"]["title"] = f"article {number // 4}"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    told = " ".join(uncertainty_findings(analyses_of(folder))["Key findings"])
+    assert "(paired by cluster, Holm within each run)" in told
+    assert "DeLong" not in told
 
 
 def test_a_sign_that_is_wrong_is_told(tmp_path: Path) -> None:

@@ -355,13 +355,29 @@ def test_one_program_leaves_the_fitted_selectors_out(tmp_path: Path) -> None:
         select_runs([tmp_path], specs=["sequence:veto/calibrated"])
 
 
-def test_nothing_decisive(tmp_path: Path) -> None:
+def test_nothing_decisive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(
         tmp_path, n=12, candidates=lambda i, random: [scored(m, f"    return {m}\n", True, 1.0, 1.0) for m in ("dllm", "fim")]
     )
     (found,), _ = select_runs([tmp_path])
     assert (found.s0, found.floor, found.oracle) == (None, 1.0, 1.0)
     assert main(["select", str(tmp_path)]) == 0
+    assert "No member is better than another on these documents; gains are over fim" in capsys.readouterr().out
+
+
+def test_the_oracle_cannot_lose_and_the_floor_cannot_win(tmp_path: Path) -> None:
+    """Candidates that are never both right or both wrong differ on every document."""
+
+    def only(i: int, random: Random) -> list[Scored]:
+        first = random.random() < 0.5
+        return [scored(m, f"    return {m}\n", right, 1.0, 1.0) for m, right in (("dllm", first), ("fim", not first))]
+
+    write_run(tmp_path, n=12, candidates=only)
+    (found,), _ = select_runs([tmp_path], specs=["argmin"])
+    rows = rows_of(found)
+    oracle, floor = (rows[name].gain.difference for name in ("oracle", "floor"))
+    assert oracle.low == 0.0 < oracle.mean < oracle.high
+    assert floor.low < floor.mean < 0.0 == floor.high
 
 
 def test_the_command_prints_tables_and_loads_no_model(tmp_path: Path) -> None:

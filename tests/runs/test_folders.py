@@ -107,6 +107,15 @@ def test_a_run_that_measured_nothing_is_no_baseline(tmp_path: Path, capsys: pyte
     assert "nothing was measured" in capsys.readouterr().err
 
 
+def test_what_measured_nothing_is_no_earlier_run(tmp_path: Path) -> None:
+    """As after ``judge FOLDER``: the judged run lies beside the one with ``--predict_only``."""
+    write_run(tmp_path / "m", [sample(0, None, "bypass")], metric="bypass", date="2026-01-01T00-00-00.0")
+    write_run(tmp_path / "m", [sample(0, 1.0)], date="2026-01-02T00-00-00.0")
+    (run,) = load_runs([tmp_path])[0]
+    assert (run.is_measured, run.older) == (True, 0)
+    assert not any("earlier run" in note for note in compared(tmp_path).notes)
+
+
 def checkpoints(folder: Path) -> list[Path]:
     """Three fine-tunes whose paths end alike, right in 3, 0 and 6 of 40."""
     paths = []
