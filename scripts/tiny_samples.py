@@ -116,8 +116,7 @@ def mdm_sample(
 
 
 def grow_sample(tokenizer: Any, gap: Gap, window: int, rng: random.Random) -> Sample | None:
-    """Loss on the masks that are left: their token, ``EXPAND`` where more than one stood, ``END`` where none did. All ``END``
-    together count as one token, as published: they are easy, and a model that learns many of them deletes everything."""
+    """Loss on the masks that are left: their token, ``EXPAND`` where more than one stood, ``END`` where none did."""
     prefix, middle, suffix = encode(tokenizer, gap)
     if not middle or not prefix or len(middle) > window // 4:
         return None
@@ -135,8 +134,7 @@ def grow_sample(tokenizer: Any, gap: Gap, window: int, rng: random.Random) -> Sa
             targets.append(IGNORED if not masked[i] else EXPAND if merges else token)
         is_merged = merges
     inputs, targets = inputs + suffix, targets + [IGNORED] * len(suffix)
-    weights = [1 / targets.count(END) if target == END else 1.0 for target in targets]
-    return Sample(inputs, targets, weights) if any(target != IGNORED for target in targets) else None
+    return Sample(inputs, targets, [1.0] * len(inputs)) if any(target != IGNORED for target in targets) else None
 
 
 def _random_mask(length: int, middle: tuple[int, int], rng: random.Random) -> set[int]:
@@ -208,7 +206,12 @@ def batches(
                 groups.append([])
             groups[-1].append(sample)
         rng.shuffle(groups)
-        yield from (collate(group, pad) for group in groups)
+        for batch in (collate(group, pad) for group in groups):
+            if kind == "grow":
+                # All of a batch count as one token, as published: a model that learns each of them deletes everything.
+                ends = batch.targets == END
+                batch.weights[ends] /= max(int(ends.sum()), 1)
+            yield batch
 
 
 def validation(
