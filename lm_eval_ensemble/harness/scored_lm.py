@@ -398,6 +398,7 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
         own = {name: getattr(self.decoding, name) for name in _RECORDS}
         return {
             **found,
+            "model_type": getattr(self.model.config, "model_type", None),
             "generation_config": self._generation_config(),
             "logprobs_of": "raw logits, untempered, float32",
             "batch_size": self._batcher.size,

@@ -184,15 +184,17 @@ def selection_by_margin(report: Report) -> Figure:
     even = figures["selection"]["break_even"]
     if even is not None:
         axes.axhline(100 * even, color=COLOURS[1], lw=1.2, ls="--", zorder=3)
+        # Beside the bars: above one of them it would cover its number.
         axes.annotate(
-            *("always the best member", (1.0, 100 * even), (0, 3)), xycoords=("axes fraction", "data"), ha="right",
+            *("always the\nbest member", (len(bins) - 0.55, 100 * even), (0, 3)),
             textcoords="offset points", fontsize=8, color=COLOURS[1],
-            bbox={"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.8},
         )  # fmt: skip
-    axes.set_xticks(range(len(bins)), [f"{part['from_nats']:.2g} to {part['to_nats']:.2g}\nn = {part['n']}" for part in bins])
-    axes.set_ylim(0, 112)
+    axes.set_xticks(
+        range(len(bins)), [f"{part['margin_from']:.2g} to {part['margin_to']:.2g}\nn = {part['n']}" for part in bins]
+    )
+    axes.set_ylim(0, 118)
     axes.set_yticks(range(0, 101, 20))
-    axes.set_xlim(-0.6, len(bins) - 0.1)
+    axes.set_xlim(-0.6, len(bins) + 0.15)
     label(axes, f"margin under {figures['rule']}, {unit_of(figures['rule'])}", "right choices, %")
     caption(
         figure,

@@ -35,7 +35,7 @@ def radar(analyses: Sequence[Analysis], score: str = PRIMARY) -> Figure:
     figure, panels = blank(
         f"Profile of {score}",
         2.6 + 3.0 * len(datasets),
-        4.6,
+        5.1,
         1,
         len(datasets),
         subplot_kw={"projection": "polar"},
@@ -57,7 +57,8 @@ def radar(analyses: Sequence[Analysis], score: str = PRIMARY) -> Figure:
         axes.set_xticks(angles, list(RADAR.values()), fontsize=8)
         axes.set_theta_offset(math.pi / 2)
         axes.tick_params(axis="x", pad=6)
-        axes.set_title(plain(short(dataset)), fontsize=9, y=1.14)
+        # The layout counts neither a title nor names that stand around a circle: the blank line keeps them off what is above.
+        axes.set_title(plain(f"\n{short(dataset)}"), fontsize=9, pad=26)
     handles = {text: line for axes in figure.axes for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), fontsize=8, frameon=False, loc="outside right center")
     more = f"{len(models) - _MOST} more models are not drawn." if len(models) > _MOST else ""
@@ -85,8 +86,9 @@ def reliability(analyses: Sequence[Analysis], method: str = "isotonic", score: s
     names = {id(a): name for name, own in models_of(analyses).items() for a in own}
     columns = min(3, len(known))
     rows = math.ceil(len(known) / columns)
+    # Room for four lines above each panel and as many below all.
     figure, panels = blank(
-        f"Reliability of {score}, {method}", max(5.0, 0.8 + 2.5 * columns), 1.4 + 2.6 * rows, rows, columns, squeeze=False,
+        f"Reliability of {score}, {method}", max(5.0, 0.8 + 2.5 * columns), 1.5 + 3.2 * rows, rows, columns, squeeze=False,
         sharex=True, sharey=True,
     )  # fmt: skip
     for axes, analysis in zip(panels.flat, known, strict=False):

@@ -165,7 +165,13 @@ def risk_coverage(choices: Sequence[Choice], clusters: NDArray[np.intp]) -> dict
         share = clustered_share(np.array(right, float), clusters[[i for _, i in quarter]])
         ends = {"accuracy_low": share and share.low, "accuracy_high": share and share.high}
         bins.append(
-            {"from_nats": quarter[0][0], "to_nats": quarter[-1][0], "n": len(part), "accuracy": sum(right) / len(right), **ends}
+            {
+                "margin_from": quarter[0][0],
+                "margin_to": quarter[-1][0],
+                "n": len(part),
+                "accuracy": sum(right) / len(right),
+                **ends,
+            }
         )
     return {"by": "margin", **found, "selection_accuracy_by_margin": bins}
 

@@ -43,14 +43,15 @@ class Origin:
 def from_config(name: str, config: Mapping[str, Any]) -> Origin:
     """From the ``config`` of a results file of lm_eval (``model_args`` as a mapping) and the checkpoint's own config.json.
 
-    The latter is looked for in the folder named, or in the local cache of the Hub; nothing is downloaded.
+    The latter, which tells the family where the run does not, is looked for in the folder named, or in the local cache of the
+    Hub; nothing is downloaded.
     """
     arguments = config.get("model_args") or {}
     source = str(arguments.get("pretrained") or name)
     checkpoint = _checkpoint_config(source, str(arguments.get("revision") or "main"))
     count = config.get("model_num_parameters")
     parameters = count if isinstance(count, int) and count > 0 else None
-    family = str(checkpoint.get("model_type") or UNKNOWN)
+    family = str(config.get("model_type") or checkpoint.get("model_type") or UNKNOWN)
     return Origin(name, family, parameters, _precision(arguments, checkpoint, config))
 
 

@@ -15,6 +15,7 @@ from lm_eval_ensemble.plots.style import Missing, plain, render, unit_of
 from lm_eval_ensemble.report.records import Measured
 from lm_eval_ensemble.report.run import report_of
 from lm_eval_ensemble.runs.load import load_runs
+from tests.plots.overlap import overlaps
 from tests.report.helpers import FIXTURES, candidate, ensemble_sample, record, write_run
 
 Run = tuple[dict[str, Any], list[Measured]]
@@ -107,6 +108,7 @@ def test_quarters_by_margin(made: Run) -> None:
     assert share is not None
     assert (bins[0]["accuracy_low"], bins[0]["accuracy_high"]) == (share.low, share.high)
     assert sum(part["n"] for part in bins) == report["figures"]["selection"]["n"] == 30
+    assert not overlaps(axes.figure)
 
 
 def test_the_risk_coverage_curve_and_its_bounds(made: Run) -> None:
@@ -155,10 +157,12 @@ def test_real_runs_are_drawn_or_refused_with_a_reason(name: str) -> None:
     )
     for make in makers:
         try:
-            assert render(make(), "png", 30).startswith(b"\x89PNG")
-            drawn += 1
+            figure = make()
         except Missing:
             continue
+        assert render(figure, "png", 30).startswith(b"\x89PNG")
+        assert not overlaps(figure)
+        drawn += 1
     assert drawn >= 2
 
 

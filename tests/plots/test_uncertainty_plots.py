@@ -18,6 +18,7 @@ from lm_eval_ensemble.plots.style import Missing, render
 from lm_eval_ensemble.uncertainty.analysis import Analysis, AnalysisSettings, analyse
 from lm_eval_ensemble.uncertainty.answers import load_answers
 from tests.plots.grid import DATASETS, MODELS, write_grid
+from tests.plots.overlap import overlaps
 
 REAL = Path(__file__).resolve().parent.parent / "fixtures" / "answers"
 
@@ -36,7 +37,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> list[Analysis]:
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> list[Analysis]:
     one = {"synthetic-alpha-1B": MODELS["synthetic-alpha-1B"]}
-    return analyses_of(write_grid(tmp_path_factory.mktemp("large"), profiles.RELIABLE, one, ["d"]) / "runs")
+    return analyses_of(write_grid(tmp_path_factory.mktemp("large"), profiles.RELIABLE, one) / "runs")
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +169,14 @@ def test_one_name_at_two_precisions_is_two_models(real: list[Analysis]) -> None:
 def test_every_plot_is_drawn_without_a_warning(name: str, grid: list[Analysis], large: list[Analysis]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert render(plots.PLOTS[name]([*grid, *large]), "png", 40).startswith(b"\x89PNG")
+        figure = plots.PLOTS[name]([*grid, *large])
+        assert render(figure, "png", 40).startswith(b"\x89PNG")
+    assert not overlaps(figure)
+
+
+@pytest.mark.parametrize("draw", [plots.PLOTS["radar"], profiles.reliability])
+def test_panels_in_one_row_leave_title_and_caption_alone(draw: Any, large: list[Analysis]) -> None:
+    assert not overlaps(draw(large))
 
 
 @pytest.mark.parametrize("draw", [plots.family_bars, plots.size_effect])

@@ -93,7 +93,7 @@ def test_risk_of_real_margins_and_of_one_model() -> None:
     assert (found["by"], found["n"], found["points"][-1]["risk"]) == ("margin", 200, pytest.approx(found["risk"]))
     bins: list[dict[str, Any]] = found["selection_accuracy_by_margin"]
     assert sum(b["n"] for b in bins) == sum(c.decisive for c in choices())
-    assert all(b["from_nats"] <= b["to_nats"] for b in bins)
+    assert all(b["margin_from"] <= b["margin_to"] for b in bins)
     assert all(b["accuracy_low"] <= b["accuracy"] <= b["accuracy_high"] for b in bins)
     single = []
     for i in range(6):

@@ -74,6 +74,8 @@ def test_the_checkpoint_tells_family_and_quantisation(tmp_path: Path) -> None:
     assert (origin.family, origin.precision, origin.size) == ("qwen2", "bitsandbytes-8bit", UNKNOWN)
     (tmp_path / "config.json").write_text("{")
     assert from_config("m", {"model_args": {"pretrained": str(tmp_path)}}).family == UNKNOWN
+    # A run of ours tells it itself: its folder is read where the checkpoint is not.
+    assert from_config("m", {"model_args": {"pretrained": str(tmp_path)}, "model_type": "llama"}).family == "llama"
 
 
 def test_sizes_for_people() -> None:
