@@ -306,7 +306,7 @@ def _margin(figures: Mapping[str, Any]) -> list[str | Table]:
     )
     if bins := found.get("selection_accuracy_by_margin"):
         parts = ", ".join(
-            f"{_share(b['accuracy'])} % of {b['n']} ({b['margin_from']:.3g} to {b['margin_to']:.3g} nats)" for b in bins
+            f"{_share(b['accuracy'])} % of {b['n']} ({b['margin_from']:.3g} to {b['margin_to']:.3g})" for b in bins
         )
         text += f"\nRight choices by margin, among those that mattered: {parts}."
     return [text]
