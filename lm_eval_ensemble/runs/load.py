@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from lm_eval_ensemble.errors import DataError
 
@@ -122,19 +122,16 @@ class TaskRun:
                 f"{self.results_path}: found no samples of {self.task}, expected samples_{self.task}_{self.date}.jsonl beside "
                 "it. Run lm_eval with --log_samples."
             )
-        with self.samples_path.open(encoding="utf-8-sig", errors="replace") as file:
-            for number, text in _entries(file):
-                try:
-                    sample = json.loads(text) if isinstance(text, str) else text
-                    fault = None if isinstance(sample, dict) and "doc_id" in sample else "not an object with doc_id"
-                except (ValueError, RecursionError) as error:
-                    fault = f"not JSON ({error})"
-                if fault is None:
-                    yield number, sample
-                    continue
-                told[number] = (
-                    f"{self.samples_path}, line {number}: {fault}; expected a sample of lm_eval. The line is left out."
-                )
+        for number, text in _entries(self.samples_path, told):
+            try:
+                sample = json.loads(text) if isinstance(text, str) else text
+                fault = None if isinstance(sample, dict) and "doc_id" in sample else "not an object with doc_id"
+            except (ValueError, RecursionError) as error:
+                fault = f"not JSON ({error})"
+            if fault is None:
+                yield number, sample
+                continue
+            told[number] = f"{self.samples_path}, line {number}: {fault}; expected a sample of lm_eval. The line is left out."
 
 
 def load_runs(paths: Sequence[str | Path]) -> tuple[list[TaskRun], list[str]]:
@@ -292,19 +289,25 @@ def runs_in(content: Mapping[str, Any], file: Path, problems: list[str]) -> Iter
         )
 
 
-def _entries(file: TextIO) -> Iterator[tuple[int, Any]]:
+def _entries(path: Path, told: dict[int, str]) -> Iterator[tuple[int, Any]]:
     """(number, text) of the lines that are not blank; of a file that is one list, as lm_eval 0.4.2 wrote them, its entries."""
-    first = file.readline()
-    if first.lstrip().startswith("["):
-        try:
-            entries = json.loads(first + file.read())
-        except (ValueError, RecursionError):
-            entries = None
-        yield from enumerate(entries, 1) if isinstance(entries, list) else [(1, first)]
-        return
-    for number, line in enumerate(itertools.chain([first], file), 1):
-        if line and not line.isspace():
-            yield number, line
+    number = 0
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            first = file.readline()
+            if first.lstrip().startswith("["):
+                try:
+                    entries = json.loads(first + file.read())
+                except (ValueError, RecursionError):
+                    entries = None
+                yield from enumerate(entries, 1) if isinstance(entries, list) else [(1, first)]
+                return
+            for number, line in enumerate(itertools.chain([first], file), 1):
+                if line and not line.isspace():
+                    yield number, line
+    except OSError as error:
+        place = f" beyond line {number}" if number else ""
+        told[number + 1] = f"{path}: cannot be read{place} ({error.strerror})."
 
 
 def _results_files(path: Path) -> list[Path]:

@@ -6,9 +6,11 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lm_eval_ensemble.cli import main
 from lm_eval_ensemble.errors import DataError
 from lm_eval_ensemble.runs.load import load_runs
 from tests.report.helpers import sample, write_run
@@ -100,6 +102,26 @@ def test_nothing_there_is_one_message(tmp_path: Path) -> None:
         load_runs([tmp_path / "missing"])
     with pytest.raises(DataError, match="found no results"):
         load_runs([tmp_path])
+
+
+def test_a_file_that_may_not_be_read_is_told_and_other_runs_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        write_run(tmp_path / name, [sample(0, 1.0), sample(1, 0.0)])
+    (closed,) = (tmp_path / "b").glob("samples_*")
+    opened = Path.open
+
+    def open_or_not(path: Path, *given: Any, **more: Any) -> Any:
+        if path == closed:  # the tests may run as root, who may read everything
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *given, **more)
+
+    monkeypatch.setattr(Path, "open", open_or_not)
+    assert main(["compare", str(tmp_path), "--format", "csv"]) == 1
+    printed = capsys.readouterr()
+    assert f"{closed}: cannot be read (Permission denied)." in printed.err
+    assert "t,acc,none,a,run,hf,2,2,0.5" in printed.out
 
 
 def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
