@@ -1,7 +1,9 @@
 """Settings, parsed once and strictly: unknown names are errors, and all faults come in one message.
 
 ``--model_args`` gives flat names; they are spread over the members here (``steps`` goes to the diffusion members,
-``temperature`` to all). After this module there are no dictionaries of settings, only frozen models.
+``temperature`` to all). After this module settings are frozen models; only the arguments of a member stay as they were given
+(``MemberConfig.args``), checked: they are those of a constructor of lm_eval, which takes more names than are known here and
+other values where none was given.
 """
 
 from __future__ import annotations

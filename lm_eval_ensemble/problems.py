@@ -31,6 +31,7 @@ from lm_eval_ensemble.errors import ConfigError, DataError
 
 __all__ = [
     "COLUMNS",
+    "LONGEST",
     "add_problems_option",
     "compiles",
     "documents_of",
@@ -52,6 +53,8 @@ _ALSO = {
 }
 #: likeness from which a column that is none of ours is one of ours misspelt.
 _ALIKE = 0.83
+#: characters; a longer file is not compiled. The longest file of the known data sets has under 6,000.
+LONGEST = 200_000
 _ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
 #: runs a test that is the text of doctests.
 _DOCTEST = """import doctest
@@ -298,15 +301,19 @@ def name_problems(documents: Sequence[Document]) -> None:
             document["problem"] = first.setdefault((document["language"], program), document["task_id"])
 
 
+# The cache serves the selectors that look at one gap in turn; it holds few files, which may be long.
 @functools.lru_cache(maxsize=64)
 def compiles(program: str, language: str = "python") -> bool | None:
-    """Whether the text is a program of the language (nothing is run); None for languages that we cannot tell."""
-    if language not in ("python", "py"):
+    """Whether the text is a program of the language (nothing is run). None for languages that we cannot tell, and for files
+    that exceed what is looked at: then nothing is claimed."""
+    if language not in ("python", "py") or len(program) > LONGEST:
         return None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            compile(program, "<gap>", "exec", dont_inherit=True)
-    except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
+            compile(program, "<candidate>", "exec", dont_inherit=True)
+    except (SyntaxError, ValueError):  # ValueError: null bytes, lone surrogates, integers of too many digits
         return False
+    except (RecursionError, MemoryError, OverflowError):
+        return None
     return True

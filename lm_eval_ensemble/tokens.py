@@ -135,10 +135,6 @@ class PlainEncoder:
             ends.append(max(ends[-1], sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))))
         return [whole[a:b] for a, b in zip(ends, [*ends[1:], len(whole)], strict=True)]
 
-    def count_for(self, ids: Sequence[int], characters: int, opening: bool = False) -> int:
-        """How many of ``ids`` are needed to write the first ``characters`` of their text."""
-        return count_within(self.pieces(ids, opening), characters)
-
 
 def pack(*parts: Iterable[int]) -> array[int]:
     """Ids one after another in 4 bytes each, for rows that wait in their thousands: in a list an id takes about 36.

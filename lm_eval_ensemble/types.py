@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 __all__ = [
@@ -75,9 +75,6 @@ class InfillRequest:
     def key(self) -> tuple[str | int, ...]:
         """Names the random stream of this request."""
         return (self.task, self.doc_id, self.sample, *([self.variant] if self.variant else []))
-
-    def with_hint(self, hint: str | None) -> InfillRequest:
-        return replace(self, hint=hint)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from scipy.special import bdtr, betaincinv
 from lm_eval_ensemble.metrics.clustered import Clusters, clustered_share
 from lm_eval_ensemble.metrics.uncertainty import usable
 
-__all__ = ["ENOUGH", "GRID", "Abstention", "abstain", "clopper_pearson"]
+__all__ = ["ENOUGH", "GRID", "Abstention", "abstain"]
 
 # The coverages that may be tried, fixed before any data is seen: the promise needs that.
 GRID = tuple(k / 20 for k in range(1, 21))
@@ -37,14 +37,6 @@ class Abstention:
     reason: str | None
     n: int
     clusters: int | None = None
-
-
-def clopper_pearson(errors: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Exact two-sided interval of a share (Clopper and Pearson 1934)."""
-    tail = (1 - level) / 2
-    low = float(betaincinv(errors, n - errors + 1, tail)) if errors else 0.0
-    high = float(betaincinv(errors + 1, n - errors, 1 - tail)) if errors < n else 1.0
-    return low, high
 
 
 def abstain(

@@ -36,9 +36,7 @@ __all__ = [
     "cluster_codes",
     "cluster_sums",
     "clustered_mean",
-    "clustered_se",
     "clustered_share",
-    "design_effect",
     "few_clusters",
     "share_interval",
     "spread",
@@ -166,16 +164,6 @@ def cluster_codes(clusters: Clusters) -> NDArray[np.intp]:
 def cluster_sums(values: ArrayLike, clusters: Clusters) -> Floats:
     """Sum of ``values`` (n,) in each cluster; shape (C,)."""
     return _sums(_values(values, clusters), cluster_codes(clusters))
-
-
-def clustered_se(values: ArrayLike, clusters: Clusters) -> float | None:
-    """Standard error of the mean of ``values`` (n,); None for fewer than two clusters, 0 where nothing varies."""
-    return clustered_mean(values, clusters).se
-
-
-def design_effect(values: ArrayLike, clusters: Clusters) -> float | None:
-    """Clustered variance of the mean over that of independent documents, at least 1."""
-    return clustered_mean(values, clusters).deff
 
 
 def clustered_mean(values: ArrayLike, clusters: Clusters, level: float = 0.95) -> Clustered:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Iterable
 
 from lm_eval_ensemble.errors import ConfigError, did_you_mean
+from lm_eval_ensemble.problems import compiles
 from lm_eval_ensemble.selection.base import Case, score_of
-from lm_eval_ensemble.selection.static import compiles
 
 __all__ = ["DEFAULT_FEATURES", "FORBIDDEN", "MOST", "TEXT_FEATURES", "check_features", "feature"]
 

@@ -10,32 +10,14 @@ import functools
 import warnings
 from typing import Any
 
+from lm_eval_ensemble.problems import compiles
 from lm_eval_ensemble.selection.base import Case, by_preference
 
-__all__ = ["agreement", "compiles", "same_program", "veto"]
+__all__ = ["agreement", "same_program", "veto"]
 
-#: characters; a longer file is not looked at. The longest file of the known data sets has under 6,000.
-LONGEST = 200_000
 #: nodes on the way from the root of a syntax tree; deeper trees are not compared.
 DEEPEST = 500
 _OTHER_LANGUAGES = ("_java", "_js")
-
-
-# The caches serve the selectors that look at one gap in turn; they hold few files, which may be long.
-@functools.lru_cache(maxsize=64)
-def compiles(source: str) -> bool | None:
-    """Whether this interpreter accepts the file; None if the file exceeds what is looked at (then nothing is claimed)."""
-    if len(source) > LONGEST:
-        return None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            compile(source, "<candidate>", "exec", dont_inherit=True)
-    except (SyntaxError, ValueError):  # ValueError: null bytes, lone surrogates, integers of too many digits
-        return False
-    except (RecursionError, MemoryError, OverflowError):
-        return None
-    return True
 
 
 @functools.lru_cache(maxsize=64)

@@ -13,6 +13,7 @@ from lm_eval_ensemble.errors import ConfigError
 from lm_eval_ensemble.fim import LAYOUTS, find_layout
 from lm_eval_ensemble.harness.scored_lm import ScoredHF
 from lm_eval_ensemble.scoring.passes import PassJob, run_pass
+from lm_eval_ensemble.tokens import count_within
 from lm_eval_ensemble.types import InfillRequest
 from tests.harness.families import FAMILIES, save_checkpoint
 
@@ -161,5 +162,5 @@ def test_pieces_join_to_the_text(model: ScoredHF, opening: bool) -> None:
 
 def test_a_character_of_several_tokens_is_kept_whole(model: ScoredHF) -> None:
     ids = model.encoder.encode("a🦜b")
-    kept = model.encoder.count_for(ids, 2)
+    kept = count_within(model.encoder.pieces(ids), 2)
     assert model.encoder.decode(ids[:kept]) == "a🦜"

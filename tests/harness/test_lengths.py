@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def requests(documents: list[dict[str, Any]], **changes: Any) -> list[InfillRequ
 
 def hinted(documents: list[dict[str, Any]]) -> list[InfillRequest]:
     hints = [d["middle"] for d in documents[1:]] + [""]
-    return [r.with_hint(h) for r, h in zip(requests(documents), hints, strict=True)]
+    return [replace(r, hint=h) for r, h in zip(requests(documents), hints, strict=True)]
 
 
 @pytest.mark.parametrize("policy", ["search", "ar:3"])

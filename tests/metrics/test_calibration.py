@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 from scipy.special import expit
-from scipy.stats import beta, binomtest
+from scipy.stats import beta
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss
 
-from lm_eval_ensemble.metrics.abstention import GRID, abstain, clopper_pearson
+from lm_eval_ensemble.metrics.abstention import GRID, abstain
 from lm_eval_ensemble.metrics.calibration import METHODS, brier, calibrate, equal_mass_ece, expected_ece, folds_of, platt
 from lm_eval_ensemble.metrics.clustered import clustered_share
 from lm_eval_ensemble.metrics.multiple import holm
@@ -117,12 +117,6 @@ def test_a_cluster_is_in_one_fold() -> None:
             assert [part.low, part.high] == pytest.approx([two.low, two.high])
     one_side = calibrate(score, np.repeat(np.arange(10) == 0, 6), clusters=texts)
     assert "are in one cluster: no cross-fitting" in str(one_side.ece.reason)
-
-
-def test_exact_interval_against_scipy() -> None:
-    for errors, n in ((0, 10), (3, 10), (10, 10)):
-        exact = binomtest(errors, n).proportion_ci(0.95, method="exact")
-        assert clopper_pearson(errors, n) == pytest.approx((exact.low, exact.high))
 
 
 def test_abstention_by_hand() -> None:

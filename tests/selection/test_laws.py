@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lm_eval_ensemble.problems import compiles
 from lm_eval_ensemble.selection import SELECTORS, Case, make_selector
 from lm_eval_ensemble.selection.base import TOLERANCE
-from lm_eval_ensemble.selection.static import compiles
 from lm_eval_ensemble.types import Candidate, Scored
 
 # Two texts are the same program, one does not compile, one is blank.

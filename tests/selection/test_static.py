@@ -4,7 +4,8 @@ import ast
 
 import pytest
 
-from lm_eval_ensemble.selection.static import LONGEST, compiles, same_program
+from lm_eval_ensemble.problems import LONGEST, compiles
+from lm_eval_ensemble.selection.static import same_program
 
 HOSTILE = {
     "brackets": "(" * 50_000,
