@@ -123,7 +123,7 @@ def evaluate(task: str, numbers: Sequence[int], documents: Sequence[dict[str, An
     for policy, member in members.items():
         asked = [r if POLICIES.get(policy) else replace(r, reference=None) for r in requests]
         together = ensemble.run(asked, [member, partner], scorers, ensemble.Settings(prefer="fim"))
-        alone = offered([r.with_hint(h) for r, h in zip(asked, hints, strict=True)], member.policy, member.propose)
+        alone = offered([replace(r, hint=h) for r, h in zip(asked, hints, strict=True)], member.policy, member.propose)
         found = zip(numbers, docs, judged(docs, together, judge), judged(docs, alone, judge), strict=True)
         for number, doc, both, one in found:
             rows = {"dllm": infill.document_rows(doc, one), "ensemble": infill.document_rows(doc, both)}
