@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import gc
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,7 +19,7 @@ from lm_eval_ensemble.execution.plain import Writer
 from lm_eval_ensemble.execution.rebuild import Reader, Snapshot
 from lm_eval_ensemble.execution.wire import Channel, ClosedError, NotPlainError
 
-__all__ = ["GUEST_FD", "rehearse", "serve"]
+__all__ = ["GUEST_FD", "REHEARSALS", "rehearse", "serve"]
 
 GUEST_FD = 3
 _BATCH_SECONDS = 0.005
@@ -28,6 +29,13 @@ def serve() -> None:
     """Read a program from ``GUEST_FD``, run it, answer requests until the judge hangs up."""
     channel = Channel(GUEST_FD, GUEST_FD)
     gc.enable()
+    desk = _begun(channel)
+    while True:
+        _answer_one(channel, desk)
+
+
+def _begun(channel: Channel) -> _Desk:
+    """Run the program of a job; what is to answer requests then. (If it is judged together, that is all of it.)"""
     job = channel.receive()
     if "test" in job:
         channel.send({"nonce": job["nonce"], "why": _run_together(job)})
@@ -40,26 +48,34 @@ def serve() -> None:
         channel.send({"e": desk.describe(error)})
         os._exit(1)
     channel.send({"r": desk.has_entry()})
-    while True:
-        request = channel.receive()
-        reply = desk.answer(request)
-        try:
-            channel.send(reply)
-        except ClosedError:
-            os._exit(0)
+    return desk
+
+
+def _answer_one(channel: Channel, desk: _Desk) -> None:
+    reply = desk.answer(channel.receive())
+    try:
+        channel.send(reply)
+    except ClosedError:
+        os._exit(0)
 
 
 def rehearse() -> None:
-    """Go through jobs in the zygote, before it forks: what its guests will run is then as fast as it gets, and shared."""
-    for _ in range(_REHEARSALS):
-        namespace: dict[str, Any] = {}
-        desk = _Desk(namespace, "f")
-        exec(compile(_PROGRAM, "<program>", "exec", dont_inherit=True), namespace)
-        for request in _REQUESTS:
-            desk.answer(request)
+    """Serve jobs in the zygote, before it forks: what its guests will run is then as fast as it gets, and shared."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        judge, channel = (Channel(end.fileno(), end.fileno()) for end in (ours, theirs))
+        for _ in range(REHEARSALS):
+            judge.send({"program": _PROGRAM, "entry": "f"})
+            desk = _begun(channel)
+            judge.receive()
+            for request in _REQUESTS:
+                judge.send(request)
+                _answer_one(channel, desk)
+                judge.receive()
+    suite.module()  # the next one need not tidy up after the last rehearsal
 
 
-_REHEARSALS = 10  # the interpreter makes code fast that has run some eight times
+REHEARSALS = 10  # the interpreter makes code fast that has run some eight times
 _REQUESTS: list[dict[str, Any]] = [
     {"do": "call", "of": None, "with": given, "by": {}}
     for given in ([3], ["text"], [[1, 2]], [1, {"t": [1, [2.5]]}], [[["a"]], 2], ["a b", {"d": [["k", 1]]}])

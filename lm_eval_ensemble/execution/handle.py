@@ -229,5 +229,5 @@ def _launcher_environment(has_launcher: bool) -> dict[str, str]:
     if has_launcher:
         names += ["HOME", "USER", "XDG_RUNTIME_DIR", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "CONTAINER_HOST"]
     kept = {name: os.environ[name] for name in names if name in os.environ}
-    # Our own start-up hook has no business in a worker.
-    return kept | {"LANG": "C.UTF-8", "LM_EVAL_ENSEMBLE_AUTOLOAD": "0"}
+    # Our own start-up hook has no business in a worker. Symbols are bound once, at its start, not by guest after guest.
+    return kept | {"LANG": "C.UTF-8", "LM_EVAL_ENSEMBLE_AUTOLOAD": "0", "LD_BIND_NOW": "1"}

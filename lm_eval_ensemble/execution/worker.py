@@ -88,6 +88,7 @@ class _Worker:
         gc.freeze()  # untouched by the collector, the pages stay shared with every examiner
         gc.disable()
         self._examiner: _Examiner | None = None
+        self._guest_ended = False  # and not yet reaped
         self._poll = select.poll()
         self._poll.register(self._pool.read_fd, 0)  # hang-up is always reported
 
@@ -95,8 +96,8 @@ class _Worker:
         with contextlib.suppress(ClosedError, _PoolGoneError):
             while (job := self._pool.receive_frame()) != b"null":
                 self._pool.send(self._judge(job))
-                # The reply waits for no tidying; a worker that cannot give the next guest a clean folder ends.
-                if not _tidy(self._folder):
+                # The reply waits for none of this; a worker that cannot give the next guest a clean folder ends.
+                if not self._get_ready():
                     break
             self._dismiss()
             return
@@ -107,11 +108,23 @@ class _Worker:
             with contextlib.suppress(OSError):
                 os.rmdir(self._base)
 
+    def _get_ready(self) -> bool:
+        """Reap the last guest, tidy up, have the processes for the next job forked: most of it while the pool is at work."""
+        if self._guest_ended:
+            self._zygote.await_end()
+            self._guest_ended = False
+        if not _tidy(self._folder):
+            return False
+        with contextlib.suppress(OSError):  # then the next job tells it, if it still is so
+            self._staffed()  # first, so that it has no part in the guest's socket
+            self._zygote.order_guest()
+        return True
+
     def _judge(self, job: bytes) -> dict[str, str]:
         """One job: fork a guest, have the examiner run the tests against it, end it."""
         try:
             examiner = self._staffed()
-            sock, pid = self._zygote.fork_guest()
+            sock, pid = self._zygote.guest()
         except OSError as error:
             return {"status": "lost", "why": f"no process could be started ({error.strerror}; see ulimit -u)"}
         with sock:
@@ -122,6 +135,7 @@ class _Worker:
                 verdict = self._watch(examiner, clock)
         # Before anything else, so that the guest does not wake up to notice.
         is_lost = self._zygote.end_guest(hung_up=verdict is not None and verdict["closed"])
+        self._guest_ended = True
         ended_by = 0
         if verdict is None or not verdict["again"]:
             ended_by = examiner.end()

@@ -15,7 +15,6 @@ import json
 import os
 import signal
 import socket
-import struct
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +27,8 @@ __all__ = ["Zygote", "ZygoteLostError"]
 _STOP, _WAIT = b"s", b"w"  # end the guest now; or: its socket closed, see first whether it ended by itself
 _PATIENCE = 0.05
 _LAST_FD = 4
+_ROOM = socket.CMSG_SPACE(4)  # for one descriptor
+_SIGKILL = int(signal.SIGKILL)  # an enum is looked up at length
 
 
 class ZygoteLostError(Exception):
@@ -49,30 +50,43 @@ class Zygote:
                 os._exit(1)
         theirs.close()
         self.fd = self._link.fileno()
+        self._ordered: socket.socket | None = None
 
     def hello(self) -> dict[str, Any]:
         """The layers it put on and what a probing guest found; see ``probe``."""
         answer: dict[str, Any] = json.loads(self._receive(1 << 16))
         return answer
 
-    def fork_guest(self) -> tuple[socket.socket, int]:
-        """A fresh guest: the socket to it, and its process number. Raises OSError if the system has none to give."""
-        ours, theirs = socket.socketpair()
+    def order_guest(self) -> socket.socket:
+        """Have the next guest forked, without waiting for it: the socket to it. Raises OSError if there is none to be had."""
+        self._ordered, theirs = socket.socketpair()
         with theirs:
             self._tell(lambda: socket.send_fds(self._link, [b"f"], [theirs.fileno()]))
-        (pid,) = struct.unpack("<i", self._receive(4))
+        return self._ordered
+
+    def guest(self) -> tuple[socket.socket, int]:
+        """The guest that was ordered, or one that is ordered now: the socket to it, and its process number.
+
+        Raises OSError if the system has none to give.
+        """
+        ours, self._ordered = self._ordered or self.order_guest(), None
+        pid = int.from_bytes(self._receive(4), "little", signed=True)
         if pid < 0:
             ours.close()
             raise OSError(-pid, os.strerror(-pid))
         return ours, pid
 
     def end_guest(self, *, hung_up: bool) -> bool:
-        """End and reap the guest. True if a SIGKILL that was not ours had ended it.
+        """End the guest; ``await_end`` must follow. True if a SIGKILL that was not ours had ended it.
 
         :param hung_up: its socket was closed, so it may be ending by itself.
         """
         self._tell(lambda: self._link.sendall(_WAIT if hung_up else _STOP))
         return self._receive(1) == b"k"
+
+    def await_end(self) -> None:
+        """Return when the guest that was ended is no more, and its threads neither."""
+        self._receive(1)
 
     def close(self) -> None:
         self._link.close()
@@ -115,7 +129,11 @@ def _become_zygote(
     link = socket.socket(fileno=_LAST_FD)
     link.sendall(json.dumps({"layers": layers, "missing": missing, "broken": _probe(lock, layers, scratch)}).encode())
     guest.rehearse()
+    for _ in range(guest.REHEARSALS):
+        lockdown.die_with_parent(judge)
+        lockdown.restrict_self("RLIMIT_CORE", 0)
     gc.collect()
+    lockdown.tidy_memory()
     gc.freeze()  # untouched by the collector, the pages stay shared with every guest
     gc.disable()
     while True:
@@ -143,28 +161,32 @@ def _keep_only(link: socket.socket) -> None:
 
 
 def _one_guest(link: socket.socket, lock: lockdown.GuestLock, scratch: str) -> None:
-    message, fds, _, _ = socket.recv_fds(link, 1, 1)
-    if not message or not fds:
+    # Not socket.recv_fds, nor anything else that would make this loop longer: every page of memory that is touched while
+    # a guest lives is copied.
+    _, ancillary, _, _ = link.recvmsg(1, _ROOM)
+    if not ancillary:
         os._exit(0)
+    fd = int.from_bytes(ancillary[0][2], sys.byteorder)
     try:
         pid = os.fork()
     except OSError as error:
-        os.close(fds[0])
-        link.sendall(struct.pack("<i", -(error.errno or 1)))
-        return
+        pid = -(error.errno or 1)
     if pid == 0:
         try:
             os.chdir(scratch)
-            _become_guest(fds[0], lock)
+            _become_guest(fd, lock)
         finally:
             os._exit(1)
-    os.close(fds[0])
-    link.sendall(struct.pack("<i", pid))
+    os.close(fd)
+    link.sendall(pid.to_bytes(4, "little", signed=True))
+    if pid < 0:
+        return
     order = link.recv(1)
-    killed = _reap(pid, patient=order == _WAIT)
-    link.sendall(b"k" if killed else b"-")
-    if not order:
-        os._exit(0)
+    killed = _ended_by_others(pid, patient=order == _WAIT)
+    if order:
+        link.sendall(b"k" if killed else b"-")
+    os.waitpid(pid, 0)  # it takes the kernel a while, and nobody need wait for the verdict meanwhile
+    link.sendall(b"r")
 
 
 def _become_guest(fd: int, lock: lockdown.GuestLock) -> None:
@@ -175,18 +197,20 @@ def _become_guest(fd: int, lock: lockdown.GuestLock) -> None:
     guest.serve()
 
 
-def _reap(pid: int, *, patient: bool) -> bool:
-    """End a guest and its group; True if it had already died of somebody else's SIGKILL."""
+def _ended_by_others(pid: int, *, patient: bool) -> bool:
+    """End a guest and its group, without reaping it; True if it had already died of somebody else's SIGKILL."""
     status = _ended(pid)
-    deadline = time.monotonic() + _PATIENCE
-    while patient and status is None and time.monotonic() < deadline:
-        time.sleep(0.001)
-        status = _ended(pid)
+    if patient:
+        deadline = time.monotonic() + _PATIENCE
+        while status is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+            status = _ended(pid)
     # Still unreaped, so its number cannot have been given to another process.
     for end in (os.killpg, os.kill):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            end(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+        try:  # noqa: SIM105 (shorter, see _one_guest)
+            end(pid, _SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass  # it had no time to make a group, or it has ended
     return status == signal.SIGKILL
 
 
