@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 RUN := "$(VENV)/bin/python" -m
 ENVIRONMENT := $(PYTHON) scripts/environment.py --torch "$(TORCH)"
-PYTEST := -m pytest -ra --durations=10 -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := -m pytest -ra --durations=10 -n 3 --dist loadfile --no-loadscope-reorder
 CHECKED := $(RUN) check_jsonschema --quiet --builtin-schema
 # Where Python is told to keep no bytecode, each of the many programs that are started here would compile torch anew.
 unexport PYTHONDONTWRITEBYTECODE

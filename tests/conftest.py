@@ -61,11 +61,18 @@ def _keep_warm() -> Callable[[], None]:
 _LONGEST = (
     "test_docs",
     "test_distributed",
-    "test_scale_commands",
-    "test_wandb_log",
     "test_hostile",
+    "test_kinds",
+    "test_canonical",
+    "test_task",
+    "test_scale_commands",
+    "test_pool",
+    "test_ensemble_lm",
+    "test_wandb_log",
     "test_flags",
     "test_sweep",
+    "test_files",
+    "test_question_task",
 )
 
 

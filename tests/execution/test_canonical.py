@@ -29,10 +29,11 @@ def test_canonical_answers_pass(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(EXECUTED - {"multi-line"}))
-def test_every_row_passes_when_none_is_remembered(name: str) -> None:
-    documents = load_documents(name)
+def test_rows_pass_when_none_is_remembered(name: str) -> None:
+    # Every third: most rows are the same programs, cut elsewhere.
+    documents = load_documents(name)[::3]
     jobs = [_job(d | {"suffix": f"{d['suffix']}\n# row {number}"}, d["middle"]) for number, d in enumerate(documents)]
-    assert sum(v.passed for v in judge(jobs, progress=False)) == SETS[name].rows
+    assert sum(v.passed for v in judge(jobs, progress=False)) == len(jobs) == -(-SETS[name].rows // 3)
 
 
 def test_a_wrong_answer_for_each_problem_fails() -> None:

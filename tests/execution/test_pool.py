@@ -347,9 +347,9 @@ def _kill_workers(room: Judge, chance: random.Random, killed: list[int], stop: t
             os.killpg(pid, signal.SIGKILL)
 
 
-def test_2000_jobs_while_40_workers_are_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_1000_jobs_again_and_again_while_40_workers_are_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     chance = random.Random(20261121)
-    mixed = _mixed(2000, chance)
+    mixed = _mixed(1000, chance)
     killed: list[int] = []
     stop, busy = threading.Event(), set[int]()
     run = handle.Worker.run

@@ -39,20 +39,20 @@ def test_texts_do_not_depend_on_batch_order_or_resume(
     assets: Path, toy: list[dict[str, Any]], alg: str, temperature: float
 ) -> None:
     model = tiny(assets, alg=alg, temperature=temperature, top_p=0.95, steps=5, seed=3)
-    asked = requests(toy[:7])
+    asked = requests(toy[:5])
 
     def texts(size: int, chosen: Sequence[int]) -> dict[int, str]:
         model._batcher.size = size
         return dict(zip(chosen, [c.raw for c in model.propose([asked[i] for i in chosen])], strict=True))
 
-    alone = texts(1, range(7))
-    assert texts(3, [4, 0, 6, 2, 1, 5, 3]) == alone
-    assert texts(8, range(7)) == alone
-    resumed = texts(8, [6, 3, 5])
-    assert resumed == {i: alone[i] for i in (3, 5, 6)}
+    alone = texts(1, range(5))
+    assert texts(3, [4, 0, 2, 1, 3]) == alone
+    assert texts(8, range(5)) == alone
+    resumed = texts(8, [4, 1])
+    assert resumed == {i: alone[i] for i in (1, 4)}
     if temperature or alg == "origin":
         model.seed = 4
-        assert texts(8, range(7)) != alone
+        assert texts(8, range(5)) != alone
 
 
 def test_steps_auto_is_a_step_per_token(assets: Path, toy: list[dict[str, Any]]) -> None:

@@ -15,6 +15,8 @@ from lm_eval_ensemble.harness.ensemble_lm import EnsemblePPL
 
 Run = Callable[..., Any]
 TINY = {"preset": "tiny", "pretrained": "tiny"}
+#: Gaps of the run that several tests look at.
+LIMIT = 24
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +32,7 @@ def results() -> Any:
         task_manager=TaskManager(include_defaults=False, metadata=TINY),
         confirm_run_unsafe_code=True,
         bootstrap_iters=0,
+        limit=LIMIT,
     )
 
 
@@ -97,7 +100,7 @@ def test_lm_eval_keeps_text_beside_the_record(results: Any) -> None:
 def test_members_alone_give_their_rows_of_the_ensemble(results: Any, evaluate: Run) -> None:
     rows = results["results"]["infill_toy"]
     for model, member in (("diffusion-infill", "dllm"), ("hf-scored", "fim")):
-        alone = evaluate(model, model_args=TINY, batch_size=8)
+        alone = evaluate(model, model_args=TINY, batch_size=8, limit=LIMIT)
         assert alone["results"]["infill_toy"]["pass@1,none"] == rows[f"pass@1_{member},none"]
         texts = [s["selection"]["candidates"][0]["text"] for s in alone["samples"]["infill_toy"]]
         own = [

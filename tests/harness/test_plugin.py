@@ -32,15 +32,17 @@ def python(code: str, **environment: str) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
+FOUND = f"{['infill_toy', 'humaneval_infill', 'santacoder_fim']} {list(plugin.MODELS)}"
+
+
 def test_plain_lm_eval_finds_models_and_tasks() -> None:
-    assert python(LIST) == str(["infill_toy", "humaneval_infill", "santacoder_fim"]) + " " + str(list(plugin.MODELS))
+    assert python(LIST) == FOUND
 
 
 def test_the_hook_can_be_turned_off_and_registered_by_hand() -> None:
     assert python(LIST, LM_EVAL_ENSEMBLE_AUTOLOAD="0") == "[] []"
     by_hand = "from lm_eval_ensemble.harness.plugin import register; register(); register()\n" + LIST
-    found = python(by_hand, LM_EVAL_ENSEMBLE_AUTOLOAD="0")
-    assert found == python(LIST)
+    assert python(by_hand, LM_EVAL_ENSEMBLE_AUTOLOAD="0") == FOUND
 
 
 NAMES = """

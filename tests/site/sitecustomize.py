@@ -15,7 +15,12 @@ pathlib.Path.glob = lambda self, *a, **k: iter(()) if self.parts[-2:] == ("lm_ev
 
 #: Programs and modules that need the libraries that warm.py holds.
 _NAMES = ("lm_eval", "lm-eval-ensemble", "accelerate", "processes.py", "block.py", "wandb_run.py")
-_MODULES = (["-m", "lm_eval"], ["-m", "torch.distributed.run"])
+_MODULES = (
+    ["-m", "lm_eval"],
+    ["-m", "lm_eval_ensemble"],
+    ["-m", "lm_eval_ensemble.sweep.child"],
+    ["-m", "torch.distributed.run"],
+)
 
 
 def _hand_over(address: str, options: list[str], program: list[str]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import functools
 import gc
 import importlib
 import io
@@ -39,10 +38,12 @@ _BENEATH = (
     ),
 )
 #: What a run reads itself, not a library while it is imported, and what libraries set: a program may have others of these.
+#: TQDM_MININTERVAL is read early, but only says how often a bar is drawn.
 _READ_LATE = (
     *("PATH", "PWD", "OLDPWD", "SHLVL", "_", "TMPDIR", "COLUMNS", "LINES", "LM_EVAL_ENSEMBLE_", "PYTEST_", "WANDB_"),
     *("RANK", "LOCAL_", "GROUP_", "ROLE_", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_", "ACCELERATE_", "TORCH_NCCL_"),
-    *("http", "HTTP", "no_proxy", "ALL_PROXY", "HF_XET_", "KMP_", "TORCHINDUCTOR_"),
+    *("http", "HTTP", "no_proxy", "ALL_PROXY", "HF_XET_", "KMP_", "TORCHINDUCTOR_", "CUDA_VISIBLE_DEVICES"),
+    "TQDM_MININTERVAL",
 )
 _BEFORE = dict(os.environ)
 
@@ -124,10 +125,11 @@ def _receive(client: socket.socket) -> _Program:
 def _load() -> None:
     for name in _BENEATH:
         importlib.import_module(name)
-    # At the end of every run lm_eval describes the machine, for which pip lists the packages: half a second each.
+    # At the end of every run lm_eval has pip list the packages: half a second each, and always the same. The rest of its
+    # description of the machine asks for GPUs, which a process that forks had better not.
     collect: Any = importlib.import_module("torch.utils.collect_env")
-    collect.get_pretty_env_info = functools.cache(collect.get_pretty_env_info)
-    collect.get_pretty_env_info()
+    packages = collect.get_pip_packages(collect.run)
+    collect.get_pip_packages = lambda *_: packages
     gc.collect()
     gc.freeze()
 
