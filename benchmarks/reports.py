@@ -1,4 +1,5 @@
-"""``report`` and ``select`` on one run of 100,000 documents with records of two members: seconds of CPU time and peak memory.
+"""``report`` and ``select`` on one run of 100,000 documents with records of two members, and ``compare`` on two runs of stock
+models of 100,000 samples: seconds of CPU time and peak memory.
 
     python benchmarks/reports.py [--samples N] [--against CHECKOUT]
 
@@ -21,11 +22,13 @@ from typing import Any
 
 DATE = "2026-01-02T03-04-05.000006"
 ROOT = Path(__file__).resolve().parent.parent
+#: command -> of which runs, and its words.
 COMMANDS = {
-    "report": ["report", "--format", "json"],
-    "page": ["report", "--html", "{folder}/page.html"],
-    "select": ["select", "--selectors", "argmin", "veto", "inverse", "always:dllm"],
-    "compare": ["compare", "--members"],
+    "report": ("ensemble", ["report", "--format", "json"]),
+    "page": ("ensemble", ["report", "--html", "{folder}/page.html"]),
+    "select": ("ensemble", ["select", "--selectors", "argmin", "veto", "inverse", "always:dllm"]),
+    "members": ("ensemble", ["compare", "--members"]),
+    "compare": ("stock", ["compare"]),
 }
 
 
@@ -89,6 +92,47 @@ def write_run(folder: Path, count: int) -> int:
     return size // count
 
 
+def write_stock_run(folder: Path, name: str, count: int, share: float) -> int:
+    """A run of a stock model, ten documents of each problem; every third document is right in all runs together. Returns the
+    bytes of a sample."""
+    folder.mkdir(parents=True)
+    source, noise = random.Random(0), random.Random(name)
+    text = "".join(source.choice('abcdefghij \n"') for _ in range(400))
+    right, size = 0.0, 0
+    with (folder / f"samples_synthetic_{DATE}.jsonl").open("w") as file:
+        for i in range(count):
+            score = float(noise.random() < share if source.random() < 0.7 else i % 3 == 0)
+            right += score
+            sample = {
+                "doc_id": i,
+                "doc": {"task_id": f"synthetic/{i}", "problem": f"problem/{i // 10}", "prefix": text, "suffix": text},
+                "target": "x",
+                "arguments": {"gen_args_0": {"arg_0": text + str(i), "arg_1": {"until": ["\n"]}}},
+                "resps": [[text]],
+                "filtered_resps": [text[:40]],
+                "filter": "none",
+                "metrics": ["pass@1"],
+                "doc_hash": f"{i:064x}",
+                "prompt_hash": "0" * 64,
+                "target_hash": "0" * 64,
+                "pass@1": score,
+            }
+            line = json.dumps(sample)
+            size += len(line) + 1
+            file.write(line + "\n")
+    content = {
+        "results": {"synthetic": {"alias": "synthetic", "pass@1,none": right / count, "pass@1_stderr,none": 0.0}},
+        "configs": {"synthetic": {"task": "synthetic"}},
+        "config": {"model": "hf", "model_args": f"pretrained={name}"},
+        "n-samples": {"synthetic": {"original": count, "effective": count}},
+        "higher_is_better": {"synthetic": {"pass@1": True}},
+        "model_name": name,
+        "model_source": "hf",
+    }
+    (folder / f"results_{DATE}.json").write_text(json.dumps(content))
+    return size // count
+
+
 def timed(command: list[str], folder: Path, checkout: Path) -> tuple[float, float]:
     """(CPU seconds, peak memory in MB) of a command of the package in a checkout."""
     given = [part.format(folder=folder.parent) for part in command]
@@ -110,13 +154,15 @@ def main() -> int:
     arguments = parser.parse_args()
     figures: dict[str, Any] = {"samples": arguments.samples}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name) / "run"
-        figures["bytes_per_sample"] = write_run(folder, arguments.samples)
+        figures["bytes_per_sample"] = write_run(Path(name) / "ensemble", arguments.samples)
+        for run, share in (("a", 0.50), ("b", 0.51)):
+            figures["bytes_per_stock_sample"] = write_stock_run(Path(name) / "stock" / run, run, arguments.samples, share)
         for command in arguments.only or COMMANDS:
-            seconds, memory = timed(COMMANDS[command], folder, ROOT)
+            folder, words = Path(name) / COMMANDS[command][0], COMMANDS[command][1]
+            seconds, memory = timed(words, folder, ROOT)
             figures[command] = {"cpu_seconds": round(seconds, 1), "mb": round(memory)}
             if arguments.against is not None:
-                before, much = timed(COMMANDS[command], folder, arguments.against.resolve())
+                before, much = timed(words, folder, arguments.against.resolve())
                 figures[command] |= {"against_seconds": round(before, 1), "against_mb": round(much)}
                 figures[command]["ratio"] = round(before / seconds, 2)
             print(command, figures[command], flush=True)
