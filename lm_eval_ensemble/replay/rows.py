@@ -158,8 +158,8 @@ def _decisions(run: TaskRun, sample: Sample, rule: str | None, seed: int, is_rig
     prefix, suffix = str(doc.get("prefix", doc.get("prompt", ""))), str(doc.get("suffix", ""))
     name = str(doc.get("task_id", ""))
     problem = str(sample.problem or name or sample.number)
-    marks = [s.candidate.info[RUN] for choice in sample.choices for s in choice.selection.candidates if RUN in s.candidate.info]
-    runs = max(marks) + 1 if marks else 1
+    infos = [s.candidate.info for choice in sample.choices for s in choice.selection.candidates]
+    runs = 1 + max([0, *(info[RUN] for info in infos if isinstance(info.get(RUN), int))])
     decisions = []
     for number, choice in enumerate(sample.choices):
         made, right = choice.selection, choice.right
