@@ -14,7 +14,7 @@ _glob = pathlib.Path.glob
 pathlib.Path.glob = lambda self, *a, **k: iter(()) if self.parts[-2:] == ("lm_eval", "tasks") else _glob(self, *a, **k)  # type: ignore[assignment, method-assign]
 
 #: Programs and modules that need the libraries that warm.py holds.
-_NAMES = ("lm_eval", "lm-eval-ensemble", "accelerate", "processes.py", "block.py", "wandb_run.py")
+_NAMES = ("lm_eval", "lm-eval-ensemble", "accelerate", "processes.py", "block.py", "soak.py", "wandb_run.py")
 _MODULES = (
     ["-m", "lm_eval"],
     ["-m", "lm_eval_ensemble"],
