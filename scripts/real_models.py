@@ -13,6 +13,7 @@ import io
 import json
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,8 @@ def page(folders: Sequence[str]) -> str:
         raise DataError(f"{', '.join(folders)}: found no run of ensemble-ppl or of an uncertainty task, expected one of them.")
     rows = "".join(f"| `{name}` | {what} | {place} | `{digest}` |\n" for name, what, place, digest in WEIGHTS)
     parts = [BEGINNING + rows + MADE, *map(gaps, pairs)]
+    several = [task for task, count in Counter(run.task for run in pairs).items() if count > 1]
+    parts += [side_by_side(task, [run for run in pairs if run.task == task]) for task in several]
     if questions:
         parts.append("## Does a real model know when it is wrong?\n\n" + labels_table(questions))
         parts += [known(run) for run in questions]
@@ -85,6 +88,12 @@ def gaps(run: TaskRun) -> str:
         f"\n`lm-eval-ensemble compare out --members`:\n\n{printed('compare', folder, '--members', '--task', run.task)}"
         f"\n`lm-eval-ensemble select out`:\n\n{lowered(printed('select', folder, '--task', run.task))}"
     )
+
+
+def side_by_side(task: str, runs: Sequence[TaskRun]) -> str:
+    """Several runs of one task and their members, on the documents that they share."""
+    told = printed("compare", *(str(run.results_path) for run in runs), "--members", "--task", task)
+    return f"## {task}: all runs\n\n`lm-eval-ensemble compare out --members`:\n\n{told}"
 
 
 def known(run: TaskRun) -> str:
@@ -135,8 +144,15 @@ def made(run: TaskRun) -> str:
     return (
         f"```sh\nlm_eval --model {run.model_source} --model_args {model_args} --tasks {run.task} "
         f"--batch_size {run.config.get('batch_size')} --output_path out --log_samples\n```\n\n"
-        f"{run.date[:10]}, {run.n_samples} documents{seconds}.\n"
+        f"{run.date[:10]}, {_documents(run)}{seconds}.\n"
     )
+
+
+def _documents(run: TaskRun) -> str:
+    """How many documents were asked, and of how many (``--limit`` and ``--samples`` ask a part of them)."""
+    count = json.loads(run.results_path.read_text(encoding="utf-8"))["n-samples"][run.task]
+    whole = "" if count["original"] == count["effective"] else f" of {count['original']}"
+    return f"{count['effective']}{whole} documents"
 
 
 def _shown(value: Any) -> str:

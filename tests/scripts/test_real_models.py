@@ -19,8 +19,14 @@ def test_the_page_holds_what_the_commands_print() -> None:
     assert next(line for line in told.splitlines() if "g_nll " in line) in text
     # 12 answers, 6 right by both rules, every wrong one less certain than every right one.
     assert "| tiny_qa | triviaqa_uncertainty | 50.0 | 1.000 [0.541, 1.000] |" in text
-    assert "15 documents; 63 s for the whole command" in text
+    assert "15 of 45 documents; 63 s for the whole command" in text
     assert str(RUNS) not in text
+
+
+def test_runs_of_one_task_stand_side_by_side() -> None:
+    runs = [str(RUNS / "ensemble"), str(RUNS / "repeats")]
+    assert printed("compare", *runs, "--members", "--task", "infill_toy") in page(runs)
+    assert "all runs" not in page(runs[:1])
 
 
 def test_folders_without_such_runs_are_refused(tmp_path: Path) -> None:
