@@ -128,6 +128,12 @@ def _run_together(job: dict[str, Any]) -> str:
         suite.compiled(job["test"], "<test>")
     except BaseException as error:
         return f"{suite.CANNOT}the test does not compile ({_type_name(error)})"
+    suite.name_module(job["test"], job["entry"])
+    if "inspect" in job["test"]:
+        import linecache
+
+        lines = job["program"].splitlines(keepends=True)
+        linecache.cache["<program>"] = len(job["program"]), None, lines, "<program>"
     try:
         exec(compile(job["program"], "<program>", "exec", dont_inherit=True), namespace)
         candidate = suite.entry_of(namespace, job["entry"]) if job["entry"] else None

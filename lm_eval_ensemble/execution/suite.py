@@ -14,7 +14,9 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["CANNOT", "CannotJudgeError", "compiled", "entry_of", "is_by_the_test", "module", "run"]
+from lm_eval_ensemble.execution.surroundings import PACKAGES
+
+__all__ = ["CANNOT", "CannotJudgeError", "compiled", "entry_of", "is_by_the_test", "module", "name_module", "run"]
 
 _ENTERED = "__entered_by_the_test__"
 
@@ -40,6 +42,43 @@ def module(name: str = "", *also: str) -> dict[str, Any]:
     if not name:
         vars(made).clear()
     return vars(made)
+
+
+def name_module(test: str, entry: str) -> None:
+    """Let the last ``module`` be found under the names that the test imports it by."""
+    for name in _names_of_the_program(test, entry):
+        package, _, last = name.rpartition(".")
+        sys.modules[name] = made = sys.modules["__main__"]
+        while package:
+            inner = made
+            made = sys.modules.setdefault(package, types.ModuleType(package))
+            made.__path__ = []
+            setattr(made, last, inner)
+            package, _, last = package.rpartition(".")
+
+
+@functools.lru_cache(maxsize=512)
+def _names_of_the_program(test: str, entry: str) -> list[str]:
+    """Of the modules that a test imports and that are not here, those it takes the entry point from."""
+    imported = re.findall(r"^[ \t]*(?:from|import)[ \t]+(\w+)", test, re.MULTILINE)
+    if all(map(_is_here, imported)):
+        return []  # parsing is dear
+    wanted = entry.partition(".")[0].partition("(")[0]
+    nodes = list(ast.walk(ast.parse(test)))
+    asked = {ast.unparse(node.value) for node in nodes if isinstance(node, ast.Attribute) and node.attr == wanted}
+    found = []
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and not node.level and {wanted, "*"} & {one.name for one in node.names}:
+            found.append(str(node.module))
+        elif isinstance(node, ast.Import):
+            found += [one.name for one in node.names if (one.asname or one.name) in asked]
+    return [name for name in found if not _is_here(name)]
+
+
+def _is_here(name: str) -> bool:
+    """Whether programs may import a module of that name."""
+    top = name.partition(".")[0]
+    return top in sys.stdlib_module_names or top in PACKAGES or f"{top}.py" in PACKAGES or top in ("__main__", "__future__")
 
 
 def entry_of(namespace: dict[str, Any], entry: str) -> Any:

@@ -278,6 +278,7 @@ class _Examination:
         entry, guest = job["entry"], self._guest
         namespace = guest.namespace = suite.module()
         head, _ = suite.compiled(job["head"], "<head>"), suite.compiled(job["test"], "<test>")
+        suite.name_module(job["test"], entry)
         if not guest.start(job):
             return f"the program does not define {entry}"
         self._again = _leave_no_trace(job["head"], job["test"], entry)
