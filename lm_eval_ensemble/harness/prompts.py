@@ -10,7 +10,7 @@ Letters: B = rows, H = heads, D = size of a head.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,29 +80,47 @@ class PromptMemory:
             held.clear()
         self._again, self._bytes = (-1, []), 0
 
-    def note(self, batch: Sequence[Read], cache: Any = None, lent: int = 0) -> None:
+    def copy(self, batch: Sequence[Read], cache: Any, lent: int) -> dict[bytes, _Row]:
+        """The prompts of a batch that no earlier batch had, as far as they fit; nothing where they do not.
+
+        :param cache: keys and values of the batch's left-padded columns, at least all but the last.
+        :param lent: how many of the columns came from trunks.
+        """
+        new = self._new(batch) if self.wanted else {}
+        width = max(len(ids) for ids, _ in batch)
+        columns = sum(width - 1 - max(width - len(batch[number][0]), lent) for number in new.values())
+        needed = columns * sum(_size(part[0, :, 0]) for layer in cache.layers for part in (layer.keys, layer.values))
+        if self._bytes + needed > min(_MOST, (_free(cache) + self._bytes) // _SHARE):
+            return {}
+        return {name: self._row_of(batch, number, cache, lent) for name, number in new.items()}
+
+    def note(self, batch: Sequence[Read], copied: Mapping[bytes, _Row] | None = None) -> None:
         """A batch of prompts was answered.
 
-        :param cache: keys and values of its left-padded columns, at least all but the last; None where it was not read.
-        :param lent: how many of the columns came from trunks.
+        A prompt of several batches (samples, documents that repeat) belongs to the first, also where that one was not read: a
+        run that goes on would otherwise score behind the reading of another batch.
+
+        :param copied: what was copied of them.
         """
         if not self.wanted:
             return
-        for number, (ids, _) in enumerate(batch):
-            self._places.setdefault(_name(ids), (len(self._places), len(self._batches), number))
+        for name, number in self._new(batch).items():
+            self._places[name] = (len(self._places), len(self._batches), number)
         self._batches.append(batch)
-        if cache is None:
-            return
-        rows = self._rows(batch, cache, lent)
-        needed = sum(map(_bytes, rows))
-        if self._bytes + needed > min(_MOST, (_free(cache) + self._bytes) // _SHARE):
-            return
-        self._bytes += needed
-        for (ids, _), row in zip(batch, rows, strict=True):
+        for name, row in (copied or {}).items():
+            self._kept[name] = row
+            self._bytes += sum(_size(keys) + _size(values) for keys, values in row.layers)
             if row.lent and id(row.trunk) not in self._trunks:
                 self._trunks[id(row.trunk)] = row.trunk
                 self._bytes += sum(_size(layer.keys) + _size(layer.values) for layer in row.trunk.layers)
-            self._kept.setdefault(_name(ids), row)
+
+    def _new(self, batch: Sequence[Read]) -> dict[bytes, int]:
+        """Prompts that no batch had yet, and the first row of each."""
+        found: dict[bytes, int] = {}
+        for number, (ids, _) in enumerate(batch):
+            if (name := _name(ids)) not in self._places:
+                found.setdefault(name, number)
+        return found
 
     def place(self, prompt: Sequence[int]) -> int:
         """Where a prompt stands in the order of the batches."""
@@ -135,17 +153,16 @@ class PromptMemory:
         cache = self._lender.lend([own for _, own in batch], list(map(len, prompts))) or self._lender.fresh()
         lent = cache.get_seq_length()
         self._read(prompts, cache)
-        return self._rows(batch, cache, lent)
+        return [self._row_of(batch, number, cache, lent) for number in range(len(batch))]
 
-    def _rows(self, batch: Sequence[Read], cache: Any, lent: int) -> list[_Row]:
-        width, rows = max(len(ids) for ids, _ in batch), []
-        for number, (ids, own) in enumerate(batch):
-            pad = width - len(ids)
-            first = max(pad, lent)
-            part = slice(first, width - 1)
-            layers = [(layer.keys[number, :, part].clone(), layer.values[number, :, part].clone()) for layer in cache.layers]
-            rows.append(_Row(self._lender.trunk(own), first - pad, layers))
-        return rows
+    def _row_of(self, batch: Sequence[Read], number: int, cache: Any, lent: int) -> _Row:
+        ids, own = batch[number]
+        width = max(len(other) for other, _ in batch)
+        pad = width - len(ids)
+        part = slice(max(pad, lent), width - 1)
+        layers = [(layer.keys[number, :, part].clone(), layer.values[number, :, part].clone()) for layer in cache.layers]
+        shared = max(lent - pad, 0)
+        return _Row(self._lender.trunk(own) if shared else None, shared, layers)
 
 
 def _name(ids: Sequence[int]) -> bytes:
@@ -154,10 +171,6 @@ def _name(ids: Sequence[int]) -> bytes:
 
 def _size(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
-
-
-def _bytes(row: _Row) -> int:
-    return sum(_size(keys) + _size(values) for keys, values in row.layers)
 
 
 def _free(cache: Any) -> int:

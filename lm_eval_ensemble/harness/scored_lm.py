@@ -306,9 +306,9 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
     def _note(self, ledger: Ledger, rows: Sequence[_Prompt], members: Sequence[int], found: Mapping[int, Answer]) -> None:
         ledger.add({members[j]: self._candidate(rows[members[j]], answer) for j, answer in found.items()})
 
-    def _recall(self, batch: Sequence[tuple[_Prompt, Beginning]], cache: Any = None, lent: int = 0) -> None:
-        """Notes the prompts of a batch that has answers, for scoring others'."""
-        self._reader.memory.note([(row.ids, own) for row, own in batch], cache, lent)
+    def _recall(self, batch: Sequence[tuple[_Prompt, Beginning]]) -> None:
+        """Notes the prompts of a batch whose answers are known, for scoring others'."""
+        self._reader.memory.note([(row.ids, own) for row, own in batch])
 
     @torch.no_grad()
     def _generate(self, batch: Sequence[tuple[_Prompt, Beginning]]) -> list[Answer]:
@@ -324,7 +324,8 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
         stops, strings = self._stops(first)
         # Plain prompts are read as stock hf reads them, gaps to the letter.
         opening, until, cut = first.layout is None, (*first.request.until, *self._fence(first)), first.request.cut
-        lender, cache = self._reader.lender, None
+        lender, memory, cache = self._reader.lender, self._reader.memory, None
+        prompts, copied = [(row.ids, own) for row, own in batch], None
         if self._can_drop:
             cache = lender.lend([own for _, own in batch], [len(row.ids) for row in rows]) or lender.fresh()
             lent = cache.get_seq_length()
@@ -349,8 +350,8 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
                     stopping_criteria=StoppingCriteriaList([ending]),
                     **lender.named(cache),
                 )
-            if cache is not None and len(left) == len(rows):
-                self._recall(batch, cache, lent)
+            if cache is not None and copied is None:
+                copied = memory.copy(prompts, cache, lent)
             new = output[:, ids.shape[1] :]
             self._tell_unseen(recorder)
             for i, tokens, steps in zip(left, new.tolist(), recorder.finish(new), strict=True):
@@ -363,6 +364,8 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
             chosen = torch.tensor(kept, dtype=torch.long, device=output.device)
             ids, mask = output[chosen], torch.cat([mask, torch.ones_like(new)], 1)[chosen]
             cache.batch_select_indices(chosen)
+        if copied is not None:
+            memory.note(prompts, copied)  # not before the end: a batch that memory runs out in is another one after it
         return [self._read_answer(tokens, steps, stops, until, opening, cut) for tokens, steps in found]
 
     @property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from lm_eval_ensemble.harness.scored_lm import ScoredHF
 from lm_eval_ensemble.members.base import Ledger
 from lm_eval_ensemble.scoring.base import Span
 from lm_eval_ensemble.tokens import pack
-from lm_eval_ensemble.types import InfillRequest
+from lm_eval_ensemble.types import Candidate, InfillRequest
 from tests.harness.test_scored_lm import gaps
 
 OTHERS = ("    return 0\n", "x", "    for v in values:\n        result += v\n")
@@ -95,6 +96,76 @@ def test_what_is_not_kept_is_read_again_with_the_same_bits(
         keeping.propose(lines)
         assert keeping._reader.memory._bytes <= half
     assert [list(row) for row in keeping.token_logprobs(spans)] == kept
+
+
+class KilledError(Exception):
+    pass
+
+
+class Dying(Ledger):
+    """Keeps what it is told, and ends the run after a number of batches."""
+
+    def __init__(self, batches: int) -> None:
+        super().__init__()
+        self.batches = batches
+
+    def add(self, found: Mapping[int, Candidate]) -> None:
+        super().add(found)
+        self.batches -= 1
+        if not self.batches:
+            raise KilledError
+
+
+@pytest.mark.parametrize("room", [0, 2**31])
+def test_samples_of_a_prompt_in_two_batches_change_no_bit_after_a_kill(
+    keeping: ScoredHF,
+    lines: Sequence[InfillRequest],
+    spans: Sequence[Span],
+    monkeypatch: pytest.MonkeyPatch,
+    room: int,
+) -> None:
+    monkeypatch.setattr(prompts, "_MOST", room)
+    # Three of each in batches of four, and some again under another cut rule, as tasks have: another group, other batches.
+    drawn = [replace(line, sample=k) for line in lines for k in range(3)]
+    drawn += [replace(line, cut="none", sample=k) for line in lines[::3] for k in range(2)]
+    keeping.propose(drawn)
+    expected = [list(row) for row in keeping.token_logprobs(spans)]
+    for batches in (1, 2, 5, 16):
+        ledger = Dying(batches)
+        with pytest.raises(KilledError):
+            keeping.propose(drawn, ledger)
+        keeping.propose(drawn, ledger)
+        assert [list(row) for row in keeping.token_logprobs(spans)] == expected, batches
+
+
+def test_a_batch_that_memory_runs_out_in_is_not_remembered(
+    assets: Path, lines: Sequence[InfillRequest], spans: Sequence[Span], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prompts, "_MOST", 0)
+    model = ScoredHF(pretrained=str(assets / "fim"), batch_size=4, max_new_tokens=24, seed=3)
+    expected = model.token_logprobs(spans)
+    model.keep_prompts()
+    generate, read, largest, ended = model.model.generate, model._reader._read_prompts, 0, False
+
+    def short(**arguments: Any) -> Any:
+        nonlocal ended
+        if arguments["max_new_tokens"] < 24 and not ended:  # a batch goes on without the rows that have ended
+            ended = True
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return generate(**arguments)
+
+    def noting(prompts: Sequence[Sequence[int]], cache: Any) -> None:
+        nonlocal largest
+        largest = max(largest, len(prompts))
+        read(prompts, cache)
+
+    monkeypatch.setattr(model.model, "generate", short)
+    model._reader.memory._read = noting
+    model.propose(lines)
+    for one, other in zip(expected, model.token_logprobs(spans), strict=True):
+        assert list(one) == pytest.approx(list(other), abs=1e-4)
+    assert ended
+    assert largest == 2  # batches that were answered, not those that did not fit
 
 
 def test_an_ensemble_keeps_prompts_while_it_scores_and_no_longer(assets: Path, toy: Sequence[dict[str, Any]]) -> None:
