@@ -136,14 +136,22 @@ def auroc(found: Any, score: str) -> str:
 
 
 def made(run: TaskRun) -> str:
-    """The command without its folders, its date and its time."""
+    """The command without its folders, its date and its time. Tasks of one run were asked in one command, whose time it is."""
     model_args = ",".join(f"{name}={_shown(value)}" for name, value in run.config["model_args"].items() if name != "store")
+    whole = json.loads(run.results_path.read_text(encoding="utf-8"))
+    tasks, limit = list(whole["n-samples"]), run.config.get("limit")
+    more = f" --limit {limit:g}" if limit else ""
+    if any(whole["configs"][task].get("unsafe_code") for task in tasks):
+        more += " --confirm_run_unsafe_code"
+    together = f" and its {run.run_documents} documents" if len(tasks) > 1 else ""
     seconds = (
-        "" if run.run_seconds is None else f"; {run.run_seconds:.0f} s for the whole command, loading and judging included"
+        ""
+        if run.run_seconds is None
+        else f"; {run.run_seconds:.0f} s for the whole command{together}, loading and judging included"
     )
     return (
-        f"```sh\nlm_eval --model {run.model_source} --model_args {model_args} --tasks {run.task} "
-        f"--batch_size {run.config.get('batch_size')} --output_path out --log_samples\n```\n\n"
+        f"```sh\nlm_eval --model {run.model_source} --model_args {model_args} --tasks {','.join(tasks)} "
+        f"--batch_size {run.config.get('batch_size')}{more} --output_path out --log_samples\n```\n\n"
         f"{run.date[:10]}, {_documents(run)}{seconds}.\n"
     )
 

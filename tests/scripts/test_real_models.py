@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from lm_eval_ensemble.errors import DataError
-from scripts.real_models import page, printed
+from lm_eval_ensemble.runs.load import load_runs
+from scripts.real_models import made, page, printed
 
 RUNS = Path(__file__).parents[1] / "fixtures" / "runs"
 
@@ -19,8 +20,19 @@ def test_the_page_holds_what_the_commands_print() -> None:
     assert next(line for line in told.splitlines() if "g_nll " in line) in text
     # 12 answers, 6 right by both rules, every wrong one less certain than every right one.
     assert "| tiny_qa | triviaqa_uncertainty | 50.0 | 1.000 [0.541, 1.000] |" in text
-    assert "15 of 45 documents; 63 s for the whole command" in text
+    assert "15 of 45 documents; 63 s for the whole command, loading" in text
+    # lm_eval executes no code without the last word.
+    assert "--tasks infill_toy --batch_size 8 --limit 15 --confirm_run_unsafe_code --output_path out --log_samples" in text
+    assert "--tasks triviaqa_uncertainty --batch_size 8 --limit 12 --output_path out --log_samples" in text
     assert str(RUNS) not in text
+
+
+def test_tasks_of_one_run_have_its_command_and_time_together() -> None:
+    runs, _ = load_runs([str(RUNS / "stock")])
+    assert [run.task for run in runs] == ["words_choice", "words_generate"]
+    for run in runs:
+        assert "--tasks words_choice,words_generate " in made(run)
+        assert "12 of 20 documents; 52 s for the whole command and its 24 documents, loading" in made(run)
 
 
 def test_runs_of_one_task_stand_side_by_side() -> None:
