@@ -94,8 +94,8 @@ def _cells(row: Ranked, found: Replay) -> list[str]:
     low, high = (None, None) if gap is None else (gap.low, gap.high)
     if row.among is not None and row.among.low is not None:
         low, high = row.among.low, row.among.high
-    # The reference against itself is no finding.
-    itself = row.selector == f"always:{found.reference}"
+    # The reference against itself is no finding; with several samples it is the best of them against a blind one.
+    itself = row.selector == f"always:{found.reference}" and row.gain is not None and not row.gain.discordant
     interval = "" if itself or low is None or high is None else f" [{_points(low)}, {_points(high)}]"
     return [
         name,

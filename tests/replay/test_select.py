@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -446,6 +447,18 @@ def test_gains_are_over_the_member_that_was_named(tmp_path: Path, capsys: pytest
     assert "one member that beats it is enough" in as_markdown(worse)
     assert main(["select", str(tmp_path), "--baseline", "fmi"]) == 2
     assert "did you mean" in capsys.readouterr().err.lower()
+
+
+def test_the_best_of_several_samples_is_held_against_a_blind_one(tmp_path: Path) -> None:
+    write_run(tmp_path / "one")
+    (found,), _ = select_runs([tmp_path / "one"])
+    line = next(line for line in as_markdown(found).splitlines() if line.startswith(f"| always:{found.reference} |"))
+    assert "| +0.00 |" in line
+    write_run(tmp_path / "several", candidates=lambda i, random: [*pair(i, random), *pair(i, random)])
+    (found,), _ = select_runs([tmp_path / "several"])
+    line = next(line for line in as_markdown(found).splitlines() if line.startswith(f"| always:{found.reference} |"))
+    # By its score, which is lower where a text is right: more than 0, with an interval.
+    assert re.search(r"\| \+\d+\.\d\d \[", line), line
 
 
 @pytest.mark.parametrize("command", ["select", "report", "compare"])
