@@ -232,7 +232,8 @@ def labels(runs: Sequence[TaskRun]) -> list[str]:
             told = {owners[i]: detail(runs[i], [runs[j] for j in places]) for i in reversed(places)}
             if len(set(told.values())) > 1:
                 for i in places:
-                    names[i] = told[owners[i]] if detail is _more_of_the_path else f"{name} ({told[owners[i]]})"
+                    said = told[owners[i]]
+                    names[i] = said if detail is _more_of_the_path else f"{name} ({said})" if said else name
     for name in [name for name, count in Counter(names).items() if count > 1]:
         order = list(dict.fromkeys(owners[i] for i, other in enumerate(names) if other == name))
         if len(order) > 1:
@@ -449,12 +450,13 @@ def _details(runs: Sequence[TaskRun]) -> Iterator[Callable[[TaskRun, Sequence[Ta
 
 
 def _differing(run: TaskRun, among: Sequence[TaskRun]) -> str:
-    """The settings that are not the same in all runs, as ``name=value``."""
+    """The settings that are not the same in all runs, as ``name=value``; what a run leaves to its default is not named."""
     names = dict.fromkeys(name for other in among for name in other.settings)
     differing = [name for name in names if len({other.settings.get(name) for other in among}) > 1]
     # The argument says what came of it.
     said = ["pretrained", "model", *(["model_dtype"] if "dtype" in differing else [])]
-    return ", ".join(f"{name}={_shortened(run.settings.get(name, 'default'))}" for name in differing if name not in said)
+    own = [name for name in differing if name not in said and run.settings.get(name)]
+    return ", ".join(f"{name}={_shortened(run.settings[name])}" for name in own)
 
 
 def _shortened(text: str) -> str:

@@ -154,6 +154,13 @@ def test_runs_of_one_checkpoint_with_other_settings_are_rows(tmp_path: Path) -> 
     assert found.tasks[0].rows[1].contrast is not None
 
 
+def test_a_label_names_no_setting_that_its_run_leaves_alone(tmp_path: Path) -> None:
+    for day, more in enumerate(({}, {"temperature": 0.6, "samples": 4}), 1):
+        config = {"model": "ensemble-ppl", "model_args": {"preset": "tiny", **more}}
+        write_run(tmp_path, SAMPLES, model="tiny", config=config, date=f"2026-01-0{day}T00-00-00.0")
+    assert [r.label for r in compared(tmp_path).tasks[0].rows] == ["tiny", "tiny (temperature=0.6, samples=4)"]
+
+
 def shots_of(number: int) -> dict[str, Any]:
     return {"n-shot": {"t": number}}
 
