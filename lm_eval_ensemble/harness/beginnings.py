@@ -23,7 +23,7 @@ from transformers.cache_utils import DynamicLayer
 
 from lm_eval_ensemble.tokens import pack
 
-__all__ = ["APART", "Beginning", "Lender", "cache_name", "find_beginnings"]
+__all__ = ["APART", "Beginning", "Lender", "cache_name", "find_beginnings", "learns_prompts"]
 
 #: What the argument for keys and values is called: from transformers 5.24 on, and before it (taken until 5.40).
 _CACHE_NAMES = ("cache", "past_key_values")
@@ -168,6 +168,11 @@ class Lender:
         return cache
 
 
+def learns_prompts(model: Any) -> bool:
+    """Whether an adapter puts learned tokens before every row, and before its padding (prompt and prefix tuning)."""
+    return bool(getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False))
+
+
 def _inner(model: Any) -> Any:
     """The model under an adapter, whose own ``forward`` names no arguments."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -184,6 +189,8 @@ def cache_name(model: Any) -> str | None:
 
 
 def _obstacle(model: Any, argument: str | None) -> str | None:
+    if learns_prompts(model):
+        return "its adapter puts tokens of its own before every prompt"
     if getattr(model, "_is_stateful", False):
         return "it keeps a recurrent state"
     if argument is None:

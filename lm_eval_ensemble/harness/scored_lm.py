@@ -26,7 +26,7 @@ from lm_eval_ensemble.config import SCORED, Decoding, ScoredConfig, asset_path, 
 from lm_eval_ensemble.errors import ConfigError, missing_weights
 from lm_eval_ensemble.fim import LAYOUTS, MOVED, FimLayout, layout_for, layout_named
 from lm_eval_ensemble.harness.base import alone, default_device, default_dtype, own_cache, refuse_cached_repeats
-from lm_eval_ensemble.harness.beginnings import Beginning, find_beginnings
+from lm_eval_ensemble.harness.beginnings import Beginning, find_beginnings, learns_prompts
 from lm_eval_ensemble.harness.memory import peak_memory
 from lm_eval_ensemble.harness.ptrue import probability_true, true_pairs
 from lm_eval_ensemble.harness.quantized import QuantizedHF
@@ -123,7 +123,9 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
         self.end_id = int(self.eot_token_id)
         self._detail = Detail.parse(own.record)
         self.seed = torch.initial_seed() if self.decoding.seed is None else self.decoding.seed
-        self._batcher = Batcher(starting_size(own.batch_size, self.device, own.max_batch_size))
+        # Padding would stand between an adapter's own tokens and the prompt, and numbers hang on the batch.
+        together = 1 if learns_prompts(self.model) else starting_size(own.batch_size, self.device, own.max_batch_size)
+        self._batcher = Batcher(together)
         self._told_unseen, self._peaks = False, dict[str, float]()
         self._closing_id = self.layout.end_id(self.encoder, self.end_id) if self.layout else self.end_id
         self._reader = SpanReader(self.model, self._pad_id, self.device)
