@@ -25,6 +25,7 @@ __all__ = [
     "HostError",
     "ModelError",
     "SandboxError",
+    "counted",
     "did_you_mean",
     "missing_weights",
     "no_such_folder",
@@ -53,6 +54,11 @@ class HostError(EnsembleError):
 
 class SandboxError(EnsembleError):
     """The judge cannot run here, or a promised layer of its sandbox is missing."""
+
+
+def counted(number: int, noun: str) -> str:
+    """``3 files``, and ``1 file``; the noun may be given in either number."""
+    return f"{number} {noun.removesuffix('s')}{'' if number == 1 else 's'}"
 
 
 def did_you_mean(found: str, known: Iterable[str]) -> str:

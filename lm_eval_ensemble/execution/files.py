@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_ensemble.data import SETS, Document, load_documents, on_disk
-from lm_eval_ensemble.errors import ConfigError, DataError, did_you_mean
+from lm_eval_ensemble.errors import ConfigError, DataError, counted, did_you_mean
 from lm_eval_ensemble.execution.jobs import LOST, Job
 from lm_eval_ensemble.execution.pool import JUDGES, SANDBOXES, Judge
 from lm_eval_ensemble.metrics.passk import pass_at_k
@@ -30,6 +30,7 @@ from lm_eval_ensemble.types import Cut, is_of_the_judge, normalise
 
 __all__ = ["TASKS", "Report", "Row", "add_arguments", "judge_file", "main", "read_completions", "sets_of"]
 
+_REASONS, _WIDTH = 8, 120  # that a report prints, and how much of each
 _CHUNK = 500  # completions between two writes: what an interrupted run may lose
 #: task -> data set.
 TASKS = {
@@ -67,7 +68,8 @@ class Row:
 @dataclass(frozen=True)
 class Report:
     """What a run found. Rates are of completions; ``pass_at`` maps k to the mean over tasks (None: too few samples), those
-    left out that are ``unjudgeable``. ``untested``: completions of gaps that have no tests."""
+    left out that are ``unjudgeable``. ``untested``: completions of gaps that have no tests. ``reasons``: how often each ``why``
+    is given."""
 
     path: Path
     verdicts: Path
@@ -80,16 +82,26 @@ class Report:
     judge_error_rate: float
     sandbox: str
     untested: int = 0
+    reasons: Mapping[str, int] = field(default_factory=dict)
 
     def as_text(self) -> str:
-        lines = [f"{self.completions} completions of {self.tasks} tasks ({self.resumed} verdicts were there already)"]
+        there = f" ({self.resumed} of the verdicts were there already)" if self.resumed else ""
+        lines = [f"{counted(self.completions, 'completion')} of {counted(self.tasks, 'task')}{there}"]
         if self.untested:
-            lines.append(f"{self.untested} completions are of gaps without tests, and left out (`score` counts exact matches)")
+            lines.append(
+                f"left out: {counted(self.untested, 'completion')} of gaps without tests (`score` counts exact matches)"
+            )
         if self.unjudgeable:
-            lines.append(f"{self.unjudgeable} tasks cannot be judged, and do not count: their own reference fails (see why)")
+            lines.append(f"not counted: {counted(self.unjudgeable, 'task')} whose own reference fails")
         for k, value in self.pass_at.items():
             lines.append(f"pass@{k:<4} {'(some task has fewer samples)' if value is None else f'{value:.5f}'}")
         lines += [f"timeouts  {self.timeout_rate:.5f}", f"judge errors {self.judge_error_rate:.5f}", self.sandbox]
+        reasons = Counter(self.reasons).most_common()
+        if reasons:
+            lines.append("why not passed, by number of completions:")
+            lines += [f"{number:7,}  {why}" for why, number in reasons[:_REASONS]]
+            if len(reasons) > _REASONS:
+                lines.append(f"{sum(number for _, number in reasons[_REASONS:]):7,}  for other reasons")
         return "\n".join([*lines, f"verdicts: {self.verdicts}"])
 
 
@@ -123,7 +135,7 @@ def judge_file(
     documents = _documents(given, path, sets_of(task, data_dir, problems))
     rows = [row for row in given if documents[row.task_id]["test"]]
     if not rows:
-        raise DataError(f"{path}: the gaps of its {len(given)} completions have no tests to run; `score` counts exact matches.")
+        raise DataError(f"{path}: {counted(len(given), 'completion')}, no test for any of them; `score` counts exact matches.")
     target = path.with_name(path.name + ".verdicts.jsonl")
     settings = {"timeout": timeout, "documents": _digest_documents(documents)} | ({"asked": judge} if judge != "split" else {})
     done = [] if overwrite else _finished(target, rows, settings)
@@ -301,6 +313,7 @@ def _report(
         judge_error_rate=sum(is_of_the_judge(line["why"]) for line in verdicts) / len(verdicts),
         sandbox=sandbox,
         untested=counts[1],
+        reasons=Counter(" ".join(line["why"].split())[:_WIDTH] for line in verdicts if line["why"]),
     )
 
 

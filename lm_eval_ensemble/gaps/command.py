@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lm_eval_ensemble.errors import ConfigError, DataError, did_you_mean
+from lm_eval_ensemble.errors import ConfigError, DataError, counted, did_you_mean
 from lm_eval_ensemble.gaps.places import KINDS, Place, Program
 from lm_eval_ensemble.gaps.sources import CodeFiles, find_sources
 from lm_eval_ensemble.problems import compiles
@@ -43,8 +43,8 @@ class Made:
         languages = Counter(row["language"] for row in self.rows)
         compiling, programs = self.compiling
         lines = [
-            f"{len(self.rows)} gaps of {files} files: {_counted(kinds)} ({_counted(languages)})",
-            f"{len(self.sources.files)} files read"
+            f"{counted(len(self.rows), 'gaps')} of {counted(files, 'files')}: {_counted(kinds)} ({_counted(languages)})",
+            f"{counted(len(self.sources.files), 'files')} read"
             + "".join(f"; left out: {len(names)} {why} ({_few(names)})" for why, names in self.sources.left_out.items()),
         ]
         if len(self.rows) < self.wanted:
@@ -96,7 +96,8 @@ def cut_gaps(
                 break
     if not rows:
         raise DataError(
-            f"{', '.join(map(str, paths))}: nothing to cut out ({len(sources.files)} files, kinds {', '.join(kinds)})."
+            f"{', '.join(map(str, paths))}: nothing to cut out ({counted(len(sources.files), 'files')}, "
+            f"kinds {', '.join(kinds)})."
         )
     return Made(tuple(sorted(rows, key=lambda row: (row["problem"], row["line"]))), sources, count)
 

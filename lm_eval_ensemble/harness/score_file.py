@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_ensemble import __version__
-from lm_eval_ensemble.errors import ConfigError
+from lm_eval_ensemble.errors import ConfigError, counted
 from lm_eval_ensemble.execution.pool import JUDGES
 from lm_eval_ensemble.harness.gaps import ScoreOptions, read_gaps
 from lm_eval_ensemble.harness.judging import JudgeSettings
@@ -166,7 +166,7 @@ def as_text(results: Path) -> str:
     """The rows of a results file, and where it is."""
     content, text = json.loads(results.read_text(encoding="utf-8")), ""
     for task, rows in content["results"].items():
-        text += f"{task}: {content['n-samples'][task]['effective']} documents\n"
+        text += f"{task}: {counted(content['n-samples'][task]['effective'], 'documents')}\n"
         for name, value in rows.items():
             metric, comma, _ = name.partition(",")
             if comma and not metric.endswith("_stderr"):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from lm_eval_ensemble.errors import DataError
+from lm_eval_ensemble.errors import DataError, counted
 from lm_eval_ensemble.metrics.clustered import few_clusters
 from lm_eval_ensemble.metrics.multiple import holm
 from lm_eval_ensemble.metrics.uncertainty import FEW
@@ -35,7 +35,7 @@ def infill_findings(report: Mapping[str, Any]) -> list[str]:
     score = figures["score"]
     share = 0 <= score["value"] <= 1
     value = percent(score["value"]) if share else f"{score['value']:.4g}"
-    size = f"{figures['n']} documents of {figures['problems']} {figures['clusters_are']}"
+    size = f"{counted(figures['n'], 'documents')} of {counted(figures['problems'], figures['clusters_are'])}"
     few = few_clusters(figures["problems"], figures["clusters_are"], score["df"], compared="members" in figures)
     found = [f"{report['metric']} {value}{_span(score, share)} on {size}.", *([few] if few else [])]
     if "members" not in figures:

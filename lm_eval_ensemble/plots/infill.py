@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lm_eval_ensemble.errors import counted
 from lm_eval_ensemble.metrics.bootstrap import percentile
 from lm_eval_ensemble.metrics.rejection import grouped, risks
 from lm_eval_ensemble.plots.style import (
@@ -341,7 +342,8 @@ def _pair(report: Report) -> tuple[str, str]:
 
 
 def _documents(reports: Sequence[Report]) -> str:
-    sizes = [f"{f['n']} documents of {f['problems']} {f['clusters_are']}" for f in (report["figures"] for report in reports)]
+    every = [report["figures"] for report in reports]
+    sizes = [f"{counted(f['n'], 'documents')} of {counted(f['problems'], f['clusters_are'])}" for f in every]
     if len(set(sizes)) == 1:
         return f"n = {sizes[0]}."
     parts = [f"{short(report['run'])} {size}" for report, size in zip(reports, sizes, strict=True)]

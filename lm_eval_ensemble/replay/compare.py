@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lm_eval_ensemble.errors import ConfigError, EnsembleError, did_you_mean
+from lm_eval_ensemble.errors import ConfigError, EnsembleError, counted, did_you_mean
 from lm_eval_ensemble.metrics.clustered import Clustered, cluster_codes, clustered_share
 from lm_eval_ensemble.metrics.paired import Paired, Simultaneous, compare_paired, simultaneous
 from lm_eval_ensemble.metrics.standing import standing
@@ -113,7 +113,7 @@ class Replay:
         """What a reader must know of the record beside its figures."""
         choices, notes = self.recorded.choices, []
         if self.recorded.unmeasured:
-            notes.append(f"{self.recorded.unmeasured} documents have no {self.recorded.measure} and are left out.")
+            notes.append(f"Left out, without {self.recorded.measure}: {counted(self.recorded.unmeasured, 'documents')}.")
         if not self.recorded.measure.startswith("pass@"):
             notes.append(f"right is what {self.recorded.measure} says; nothing was executed for it.")
         if self.changed:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from lm_eval_ensemble.errors import counted
 from lm_eval_ensemble.metrics.clustered import Clustered, few_clusters
 from lm_eval_ensemble.replay.compare import Ranked, Replay
 
@@ -18,7 +19,7 @@ def as_markdown(found: Replay) -> str:
     """Percent and percentage points; the run's own selector in bold."""
     own = found.recorded
     n, documents = len(own.choices), own.documents
-    counted = f"{n} documents" if n == documents else f"{n} choices, {documents} documents"
+    size = counted(documents, "documents") if n == documents else f"{n} choices, {counted(documents, 'documents')}"
     members = ", ".join(
         f"{name} {_percent(value)}" + (f" (of {answered})" if answered < n else "")
         for name, (value, answered) in found.members.items()
@@ -27,7 +28,7 @@ def as_markdown(found: Replay) -> str:
     lines = [
         f"## {own.task}: {own.run.model_name}",
         "",
-        f"{counted} of {found.clusters} programs, right by {own.measure}, score {found.rule}{modes}; in percent.",
+        f"{size} of {counted(found.clusters, 'programs')}, right by {own.measure}, score {found.rule}{modes}; in percent.",
         f"Members: {members}. Floor {_percent(found.floor)}, oracle {_percent(found.oracle)}.",
     ]
     if not found.n_decisive:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lm_eval_ensemble.errors import counted
 from lm_eval_ensemble.metrics.clustered import few_clusters
 from lm_eval_ensemble.metrics.multiple import holm
 from lm_eval_ensemble.report.comparison import LEVEL
@@ -75,10 +76,10 @@ def headline(report: Mapping[str, Any]) -> str:
         return f"{facts[0]}. No sample can be used."
     unnamed = figures["documents_without_problem"]
     if unnamed == figures["n"]:
-        facts.append(f"{unnamed} documents (they name no problem and count as independent)")
+        facts.append(f"{counted(unnamed, 'documents')} (they name no problem and count as independent)")
     else:
         facts.append(
-            f"{figures['n']} documents of {figures['problems']} {figures['clusters_are']}"
+            f"{counted(figures['n'], 'documents')} of {counted(figures['problems'], figures['clusters_are'])}"
             + (f", {unnamed} alone" if unnamed else "")
         )
     if figures["completions_per_document"] > 1:
@@ -106,9 +107,9 @@ def closing(report: Mapping[str, Any]) -> list[str]:
         interval = _interval(entry.get("low"), entry.get("high"))
         return f"{_share(entry['value'])} %" + (f" ({interval})" if interval != _NONE else "")
 
-    size = f"{figures['n']} documents" + (
-        "" if figures["documents_without_problem"] == figures["n"] else f" of {figures['problems']} {figures['clusters_are']}"
-    )
+    size = counted(figures["n"], "documents")
+    if figures["documents_without_problem"] != figures["n"]:
+        size += f" of {counted(figures['problems'], figures['clusters_are'])}"
     lines = [f"{name} {told(score)}, {size}."]
     if figures.get("best_member") is not None:
         best = figures["best_member"]

@@ -188,11 +188,12 @@ def test_problems_of_the_users_own(tmp_path: Path) -> None:
     report = judge_file(path, problems=problems, progress=False)
     assert [line["passed"] for line in _verdicts(path)] == [*(True, False), *(False, True), *(True, False, True)]
     assert (report.tasks, report.untested) == (3, 1)
-    assert "1 completions are of gaps without tests" in report.as_text()
+    assert "left out: 1 completion of gaps without tests" in report.as_text()
+    assert "\n      1  the program raised IndentationError\n" in report.as_text()
     assert judge_file(path, problems=problems, progress=False).resumed == 7
     # A file of problems is one of answers too: its references.
     assert judge_file(problems[1], problems=problems, progress=False).pass_at == {1: 1.0}
-    with pytest.raises(DataError, match="1 completions have no tests to run"):
+    with pytest.raises(DataError, match="1 completion, no test for any of them"):
         judge_file(_write(tmp_path / "no.jsonl", answers[2:3]), problems=problems)
     with pytest.raises(ConfigError, match="two places"):
         judge_file(path, problems=problems, task="infill_toy")

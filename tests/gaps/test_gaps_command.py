@@ -83,6 +83,6 @@ def test_a_source_is_not_overwritten(tmp_path: Path) -> None:
 def test_nothing_to_cut_and_nowhere_to_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.py").write_text("x = 1\n")
     assert main(["gaps", str(tmp_path), "--output", str(tmp_path / "g.jsonl")]) == 2
-    assert f"nothing to cut out (1 files, kinds {', '.join(KINDS)})" in capsys.readouterr().err
+    assert f"nothing to cut out (1 file, kinds {', '.join(KINDS)})" in capsys.readouterr().err
     assert main(["gaps", str(SOURCE), "--output", str(tmp_path / "no" / "g.jsonl"), "--count", "5"]) == 2
     assert "cannot be written" in capsys.readouterr().err

@@ -229,8 +229,8 @@ def test_problems_of_the_users_own(tmp_path: Path, capsys: Any) -> None:
     capsys.readouterr()
     assert main(["select", str(results.parent)]) == 0
     told = capsys.readouterr().out
-    assert "1 documents of 1 programs, right by pass@1" in told
-    assert "1 documents have no pass@1 and are left out" in told
+    assert "1 document of 1 program, right by pass@1" in told
+    assert "Left out, without pass@1: 1 document." in told
     assert main(["select", str(results.parent), "--measure", "exact_match"]) == 0
     told = capsys.readouterr().out
     assert "2 documents of 2 programs, right by exact_match" in told
