@@ -37,7 +37,7 @@ def test_tasks_of_one_run_have_its_command_and_time_together() -> None:
 
 def test_runs_of_one_task_stand_side_by_side() -> None:
     runs = [str(RUNS / "ensemble"), str(RUNS / "repeats")]
-    assert printed("compare", *runs, "--members", "--task", "infill_toy") in page(runs)
+    assert printed("compare", *runs, "--members", "--common", "--task", "infill_toy") in page(runs)
     assert "all runs" not in page(runs[:1])
 
 
