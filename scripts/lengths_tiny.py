@@ -33,6 +33,7 @@ from lm_eval_ensemble.harness.diffusion_lm import DiffusionInfill
 from lm_eval_ensemble.harness.judging import JudgeSettings, judge_all
 from lm_eval_ensemble.harness.lengths import offered
 from lm_eval_ensemble.harness.scored_lm import ScoredHF
+from lm_eval_ensemble.members.base import Ledger, Member
 from lm_eval_ensemble.runs import rows as infill
 from lm_eval_ensemble.scoring import Scorers
 from lm_eval_ensemble.types import Candidate, Completion, InfillRequest, Scored, Selection
@@ -64,13 +65,16 @@ class Remembered:
         return [self.known[self.key(item)] for item in items]
 
 
-class Partner:
+class Partner(Member):
     """The autoregressive member's answers, as a member."""
 
-    name, wants_partner, offers = "fim", False, 1
+    name = "fim"
 
-    def __init__(self, propose: Callable[[Sequence[InfillRequest]], list[Candidate]]) -> None:
-        self.propose = propose
+    def __init__(self, answer: Callable[[Sequence[InfillRequest]], list[Candidate]]) -> None:
+        self.answer = answer
+
+    def propose(self, requests: Sequence[InfillRequest], ledger: Ledger | None = None) -> list[Candidate]:
+        return self.answer(requests)
 
 
 def build(grown: str | None) -> tuple[dict[str, DiffusionInfill], Partner, Scorers]:
