@@ -195,3 +195,11 @@ def test_doctests_hold() -> None:
         module = importlib.import_module(f"{NAME}.{name}")
         result = doctest.testmod(module, extraglobs={"torch": importlib.import_module("torch")})
         assert (result.failed, result.attempted > 0) == (0, True)
+
+
+def test_no_named_tuple_has_another_base() -> None:
+    """Python 3.10 cannot import one."""
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            bases = [ast.unparse(base) for base in node.bases] if isinstance(node, ast.ClassDef) else []
+            assert "NamedTuple" not in bases or len(bases) == 1, f"{path}: {bases}"

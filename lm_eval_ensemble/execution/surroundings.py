@@ -16,6 +16,7 @@ PACKAGES = (
     *("numpy", "numpy.libs", "scipy", "scipy.libs", "pandas", "pandas.libs", "sympy", "mpmath", "networkx"),
     *("sortedcontainers", "dateutil", "pytz", "tzdata", "six.py", "typing_extensions.py"),
     *("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "py.py"),
+    *("exceptiongroup", "tomli"),  # of pytest, before Python 3.11
 )
 
 

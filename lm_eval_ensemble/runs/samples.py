@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 from lm_eval_ensemble.errors import DataError, did_you_mean
 from lm_eval_ensemble.metrics.answer_scores import free_scores
@@ -394,7 +394,8 @@ def as_number(value: Any) -> float | None:
     return number if abs(number) < _MOST else None
 
 
-class _Entry(NamedTuple, Generic[T]):
+@dataclass(slots=True)
+class _Entry(Generic[T]):
     """A sound line on the way: which ``kind`` of record it has, and what the reader keeps of it. ``listed``: its metric is a
     list."""
 
