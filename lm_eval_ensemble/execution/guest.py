@@ -11,6 +11,7 @@ import gc
 import os
 import socket
 import time
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -187,6 +188,7 @@ class _Desk:
         if action == "next":
             return lambda: self._items(request["of"], request["at most"])
         questions: dict[str, Callable[[Any], Any]] = {"bool": bool, "str": str, "repr": repr, "len": len, "iter": iter}
+        questions["await"] = _awaited
         return lambda: questions[action](value)
 
     def has_entry(self) -> bool:
@@ -224,6 +226,8 @@ class _Desk:
             self._kept.append(value)
         if isinstance(value, BaseException):
             return {"o": number}
+        if isinstance(value, types.CoroutineType):
+            return {"a": number}
         return {"g" if isinstance(value, Iterator) else "h" if callable(value) else "o": number}
 
     def describe(self, error: BaseException) -> list[Any]:
@@ -239,6 +243,12 @@ class _Desk:
         except BaseException:
             has_text = True
         return [_type_name(error), base.__name__, arguments, self._keep(error)["o"] if has_text else None]
+
+
+def _awaited(value: types.CoroutineType[Any, Any, Any]) -> Any:
+    import asyncio
+
+    return asyncio.run(value)
 
 
 def _refuse(value: Any) -> Any:

@@ -47,8 +47,8 @@ FUNCTIONS: dict[str, Any] = {
 }
 SINGLETONS = {"Ellipsis": ..., "NotImplemented": NotImplemented}
 DTYPES = "biufcSUMm"  # numpy's kinds: numbers, texts and times
-#: tags of values that stayed with their owner: any object, an iterator, something that can be called.
-HANDLES = ("o", "g", "h")
+#: tags of values that stayed with their owner: any object, an iterator, something that can be called, a coroutine.
+HANDLES = ("o", "g", "h", "a")
 _SIZED = frozenset({list, tuple, set, frozenset, dict, bytes, bytearray})
 
 

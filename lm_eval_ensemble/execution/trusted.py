@@ -172,10 +172,16 @@ class _Guest:
             raise error
         return value
 
-    def _stand_in(self, tag: str, handle: int) -> Opaque:
+    def _stand_in(self, tag: str, handle: int) -> Any:
+        if tag == "a":
+            return self._awaited(handle)
         if handle not in self._opaque:
             self._opaque[handle] = _OPAQUE[tag](self, handle)
         return self._opaque[handle]
+
+    async def _awaited(self, handle: int) -> Any:
+        """A coroutine of the guest's, which it runs to its end when the test awaits this one."""
+        return self.ask("await", handle)
 
     def _handle_of(self, value: Any) -> Any:
         # A value that came from this guest may be handed back to it; any other must be plain.
