@@ -194,7 +194,8 @@ class DiffusionInfill(RefillLM):
         ledger.add({members[j]: self._candidate(rows[members[j]], fill) for j, fill in found.items()})
 
     def get_model_info(self) -> dict[str, Any]:
-        own = {"diffusion_infill": self.config.model_dump(), "model_dtype": str(self.network.model.dtype)}
+        settings = {**self.config.model_dump(), "device": str(self._device)}
+        own = {"diffusion_infill": settings, "model_dtype": str(self.network.model.dtype)}
         own["diffusion_family"] = self.network.facts
         return {**own, "processes": self.world_size, "peak_memory_mib": self._peaks}
 

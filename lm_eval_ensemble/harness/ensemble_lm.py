@@ -156,7 +156,9 @@ class EnsemblePPL(InfillLM):
 
     def get_model_info(self) -> dict[str, Any]:
         store = self.store and {"path": str(self.store.path), "reused": self.store.reused, "added": self.store.added}
-        own = {**self.config.model_dump(mode="json"), "score": self.settings.rule, "store": store or "off"}
+        # Not the device that was asked for: lm_eval's command always asks for a GPU.
+        host = {"store": store or "off", "device": str(self._device)}
+        own = {**self.config.model_dump(mode="json"), "score": self.settings.rule, **host}
         return {
             "ensemble": own,
             "processes": self.world_size,

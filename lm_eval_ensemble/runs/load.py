@@ -7,12 +7,14 @@ releases since 0.4.1 are read: ``results_DATE.json`` with ``samples_TASK_DATE.js
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import io
 import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -124,7 +126,7 @@ class TaskRun:
             )
         for number, text in _entries(self.samples_path, told):
             try:
-                sample = json.loads(text) if isinstance(text, str) else text
+                sample = json.loads(_encodable(text)) if isinstance(text, str) else text
                 fault = None if isinstance(sample, dict) and "doc_id" in sample else "not an object with doc_id"
             except (ValueError, RecursionError) as error:
                 fault = f"not JSON ({error})"
@@ -294,21 +296,31 @@ def _entries(path: Path, told: dict[int, str]) -> Iterator[tuple[int, Any]]:
     """(number, text) of the lines that are not blank; of a file that is one list, as lm_eval 0.4.2 wrote them, its entries."""
     number = 0
     try:
-        with path.open(encoding="utf-8-sig", errors="replace") as file:
+        # What is no UTF-8 stays visible as such, in its line; replaced, it would be another text.
+        with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
             first = file.readline()
+            lines: Iterable[str] = itertools.chain([first], file)
             if first.lstrip().startswith("["):
-                try:
-                    entries = json.loads(first + file.read())
-                except (ValueError, RecursionError):
-                    entries = None
-                yield from enumerate(entries, 1) if isinstance(entries, list) else [(1, first)]
-                return
-            for number, line in enumerate(itertools.chain([first], file), 1):
+                content = "".join(lines)
+                with contextlib.suppress(ValueError, RecursionError):
+                    yield from enumerate(json.loads(_encodable(content)), 1)
+                    return
+                lines = io.StringIO(content)
+            for number, line in enumerate(lines, 1):
                 if line and not line.isspace():
                     yield number, line
     except OSError as error:
         place = f" beyond line {number}" if number else ""
         told[number + 1] = f"{path}: cannot be read{place} ({error.strerror})."
+
+
+def _encodable(text: str) -> str:
+    """The text itself. :raises ValueError: it holds bytes that are no UTF-8."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("it holds bytes that are no UTF-8") from None
+    return text
 
 
 def _results_files(path: Path) -> list[Path]:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from lm_eval_ensemble.harness.base import default_device
 from lm_eval_ensemble.harness.memory import peak_memory
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of a process")
@@ -40,9 +41,10 @@ def test_servers_are_left_out() -> None:
 
 
 def test_runs_record_it_for_every_member_and_alone(evaluate: Any, diffusion: Any, scored: Any) -> None:
-    arguments = {"preset": "tiny", "pretrained": "tiny", "steps": 2, "store": "off"}
+    arguments = {"preset": "tiny", "pretrained": "tiny", "steps": 2, "store": "off", "device": "cuda:0"}
     found = evaluate("ensemble-ppl", model_args=arguments, limit=2)
     assert set(found["config"]["peak_memory_mib"]) == {"dllm", "fim"}
+    assert found["config"]["ensemble"]["device"] == default_device("cuda:0")  # on a machine without a GPU: cpu
     for model in (diffusion, scored):
         evaluate(model, limit=1)
         assert model.get_model_info()["peak_memory_mib"][model.name] > 0

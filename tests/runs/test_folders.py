@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,26 @@ def test_a_damaged_list_is_told(tmp_path: Path) -> None:
     (path,) = folder.glob("samples_*")
     path.write_text(path.read_text()[:-5])
     assert "line 1: not JSON" in compared(folder).problems[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "damage", "fault"),
+    [
+        (0, lambda text: b"[" + text, "line 1: not JSON"),
+        (2, lambda text: text.replace(b"q2", b"q\xff"), "line 3: not JSON (it holds"),
+    ],
+)
+def test_a_damaged_line_is_left_out_and_the_others_are_read(
+    tmp_path: Path, line: int, damage: Callable[[bytes], bytes], fault: str
+) -> None:
+    folder = write_run(tmp_path / "run", SAMPLES)
+    (path,) = folder.glob("samples_*")
+    lines = path.read_bytes().splitlines()
+    lines[line] = damage(lines[line])
+    path.write_bytes(b"\n".join(lines))
+    found = compared(folder)
+    assert fault in found.problems[0]
+    assert found.tasks[0].rows[0].n == 3
 
 
 def test_a_corpus_metric_is_a_note(tmp_path: Path) -> None:
