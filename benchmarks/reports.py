@@ -27,6 +27,7 @@ COMMANDS = {
     "report": ("ensemble", ["report", "--format", "json"]),
     "page": ("ensemble", ["report", "--html", "{folder}/page.html"]),
     "select": ("ensemble", ["select", "--selectors", "argmin", "veto", "inverse", "always:dllm"]),
+    "select all": ("ensemble", ["select"]),
     "members": ("ensemble", ["compare", "--members"]),
     "compare": ("stock", ["compare"]),
 }
