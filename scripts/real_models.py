@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import random
 import sys
 import tempfile
 from collections import Counter
@@ -150,10 +151,12 @@ def auroc(found: Any, score: str) -> str:
 
 def made(run: TaskRun) -> str:
     """The command without its folders, its date and its time. Tasks of one run were asked in one command, whose time it is."""
-    model_args = ",".join(f"{name}={_shown(value)}" for name, value in run.config["model_args"].items() if name != "store")
+    given = {name: _shown(value) for name, value in run.config["model_args"].items() if name != "store"}
+    nested = any(isinstance(value, list | dict) for value in given.values())
+    model_args = f"'{json.dumps(given)}'" if nested else ",".join(f"{name}={value}" for name, value in given.items())
     whole = json.loads(run.results_path.read_text(encoding="utf-8"))
     tasks, limit = list(whole["n-samples"]), run.config.get("limit")
-    more = f" --limit {limit:g}" if limit else ""
+    more = f" --limit {limit:g}" if limit else f' --samples "$({drawn})"' if (drawn := drawn_by(run)) else ""
     if any(whole["configs"][task].get("unsafe_code") for task in tasks):
         more += " --confirm_run_unsafe_code"
     together = f" and its {run.run_documents} documents" if len(tasks) > 1 else ""
@@ -169,17 +172,33 @@ def made(run: TaskRun) -> str:
     )
 
 
+def drawn_by(run: TaskRun) -> str:
+    """The command that prints which documents were asked, where they are a seeded part of all; empty where all or the first
+    were."""
+    count = _counts(run)
+    asked = sorted(sample["doc_id"] for _, sample in run.lines({}))
+    if asked == list(range(len(asked))):
+        return ""
+    if asked != sorted(random.Random(0).sample(range(count["original"]), len(asked))):
+        raise DataError(f"{run.samples_path}: found documents of no known choice, expected random.Random(0).sample of all.")
+    numbers = f"random.Random(0).sample(range({count['original']}), {len(asked)})"
+    return f"python -c 'import json, random; print(json.dumps({{\"{run.task}\": {numbers}}}))'"
+
+
+def _counts(run: TaskRun) -> Any:
+    return json.loads(run.results_path.read_text(encoding="utf-8"))["n-samples"][run.task]
+
+
 def _documents(run: TaskRun) -> str:
     """How many documents were asked, and of how many (``--limit`` and ``--samples`` ask a part of them)."""
-    count = json.loads(run.results_path.read_text(encoding="utf-8"))["n-samples"][run.task]
+    count = _counts(run)
     whole = "" if count["original"] == count["effective"] else f" of {count['original']}"
     return f"{count['effective']}{whole} documents"
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any) -> Any:
     """A path of the machine that ran it is shortened to its last part."""
-    text = value if isinstance(value, str) else json.dumps(value)
-    return Path(text).name if text.startswith("/") else text
+    return Path(value).name if isinstance(value, str) and value.startswith("/") else value
 
 
 def printed(*words: str) -> str:

@@ -66,7 +66,7 @@ class Columns:
         return document_keys(self.ids, [None] * len(self.ids))
 
 
-class _Kept(NamedTuple):
+class _DocumentRow(NamedTuple):
     """Of one document."""
 
     number: Any
@@ -87,7 +87,7 @@ def read_columns(run: TaskRun, metric: str, filter_name: str, members: bool = Fa
     informed: set[str] = set()
     names: dict[str, None] = {}
 
-    def keep(sample: Sample) -> _Kept:
+    def keep(sample: Sample) -> _DocumentRow:
         if isinstance(mode := sample.raw.get("length_mode"), str):
             modes.add(mode)
         others = forwards = None
@@ -97,7 +97,7 @@ def read_columns(run: TaskRun, metric: str, filter_name: str, members: bool = Fa
             others = {name: sample.value_of(name, metric) for name in (*own, *BOUNDS)} if members else None
             forwards = _costs(sample, modes, informed)
         alone = sample.problem is None
-        return _Kept(sample.number, sample.content, sample.cluster, alone, sample.score, others, forwards)
+        return _DocumentRow(sample.number, sample.content, sample.cluster, alone, sample.score, others, forwards)
 
     samples = read(run, keep, metric, filter_name)
     rows = samples.rows

@@ -135,7 +135,7 @@ def answers_of(run: TaskRun, problems: list[str], lines: Iterable[Line] | None =
     )
 
 
-class _Kept(NamedTuple):
+class _Answered(NamedTuple):
     """What is kept of a sample: ``by`` tells what its cluster is."""
 
     number: Any
@@ -146,10 +146,10 @@ class _Kept(NamedTuple):
     names: tuple[str, ...]
 
 
-def _kept(sample: Sample) -> _Kept:
+def _kept(sample: Sample) -> _Answered:
     name = sample.doc.get("task_id")
     names = (str(sample.number), *([str(name)] if isinstance(name, str | int) else []))
-    return _Kept(sample.number, sample.content, sample.answer, sample.cluster, sample.clustered_by, names)
+    return _Answered(sample.number, sample.content, sample.answer, sample.cluster, sample.clustered_by, names)
 
 
 def _is_drawn(run: TaskRun) -> bool:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import random
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from lm_eval_ensemble.errors import DataError
-from lm_eval_ensemble.runs.load import load_runs
+from lm_eval_ensemble.runs.load import TaskRun, load_runs
 from scripts.real_models import made, page, printed
 
 RUNS = Path(__file__).parents[1] / "fixtures" / "runs"
@@ -33,6 +37,30 @@ def test_tasks_of_one_run_have_its_command_and_time_together() -> None:
     for run in runs:
         assert "--tasks words_choice,words_generate " in made(run)
         assert "12 of 20 documents; 52 s for the whole command and its 24 documents, loading" in made(run)
+
+
+def test_commands_can_be_run_as_they_stand(tmp_path: Path) -> None:
+    folder = shutil.copytree(RUNS / "stock", tmp_path / "run")
+    (results,) = folder.rglob("results_*")
+    content = json.loads(results.read_text())
+    content["config"] |= {"limit": None, "model_args": {"members": [{"name": "fim", "model": "hf"}]}}
+    content["n-samples"] = {"words_choice": {"original": 20, "effective": 3}}
+    results.write_text(json.dumps(content))
+    (samples,) = folder.rglob("samples_words_choice_*")
+    lines = list(map(json.loads, samples.read_text().splitlines()))[:3]
+
+    def asked(numbers: list[int]) -> TaskRun:
+        samples.write_text("\n".join(json.dumps({**line, "doc_id": n}) for line, n in zip(lines, numbers, strict=True)))
+        return load_runs([folder])[0][0]
+
+    chosen = random.Random(0).sample(range(20), 3)
+    line = made(asked(chosen)).split("```")[1].removeprefix("sh\n")
+    words = subprocess.run(["sh", "-c", f"lm_eval() {{ printf '%s\\n' \"$@\"; }}; {line}"], capture_output=True, text=True)
+    given = words.stdout.splitlines()
+    assert json.loads(given[given.index("--model_args") + 1]) == content["config"]["model_args"]
+    assert json.loads(given[given.index("--samples") + 1]) == {"words_choice": chosen}
+    with pytest.raises(DataError, match="no known choice"):
+        made(asked([1, 2, 3]))
 
 
 def test_runs_of_one_task_stand_side_by_side() -> None:
