@@ -1,10 +1,11 @@
 """What the judge costs, against the two designs it replaces, on canonical single-line answers.
 
-    LM_EVAL_ENSEMBLE_DATA=... python benchmarks/judge.py [--samples 1033] [--workers N]
+    LM_EVAL_ENSEMBLE_DATA=... python benchmarks/judge.py [--samples 1033] [--workers N] [--load N]
 
 Processor time is that of this process and of every descendant, taken from getrusage after all of them have been
 reaped (each runner is a process of its own, a subreaper, so that nothing escapes the count). Samples are made
-distinct by a comment, so that no runner gains from remembering. The last line is JSON.
+distinct by a comment, so that no runner gains from remembering. With ``--load`` that many busy loops run beside them, each
+in a session of its own, as other people's work would. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,19 @@ def canonical_jobs(samples: int) -> list[Job]:
     ]
 
 
+@contextlib.contextmanager
+def busy(loops: int) -> Iterator[None]:
+    """That many programs that never rest, for as long as this lasts."""
+    command = [sys.executable, "-I", "-S", "-c", "while True: pass"]
+    running = [subprocess.Popen(command, start_new_session=True) for _ in range(loops)]
+    try:
+        yield
+    finally:
+        for loop in running:
+            loop.kill()
+            loop.wait()
+
+
 def _processor_time() -> float:
     total = 0.0
     for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
@@ -203,26 +217,31 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1033)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--loops", type=int, default=20, help="programs that never end (default: %(default)s)")
+    parser.add_argument("--load", type=int, default=0, help="busy loops that run beside (default: none)")
     parser.add_argument("--runner", choices=RUNNERS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.runner:
         print(json.dumps(measure(arguments.runner, arguments.samples, arguments.workers)))
         return
+    with busy(arguments.load):
+        report(arguments.samples, arguments.workers, arguments.loops, arguments.load)
+
+
+def report(samples: int, workers: int, loops: int, load: int) -> None:
     rows = []
     print(f"{'runner':28}{'CPU ms':>8}{'samples/s':>11}{'passed':>12}")
     for name in RUNNERS:
-        command = [sys.executable, __file__, "--runner", name]
-        command += ["--samples", str(arguments.samples), "--workers", str(arguments.workers)]
+        command = [sys.executable, __file__, "--runner", name, "--samples", str(samples), "--workers", str(workers)]
         rows.append(row := json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout))
         passed = f"{row['passed']}/{row['samples']}"
         print(f"{name:28}{row['cpu_ms']:>8}{row['per_second']:>11}{passed:>12}   {row['description']}", flush=True)
     ours, reference = rows[0], next(row for row in rows if row["runner"].startswith("(a)"))
-    ratio = round(ours["per_second"] / reference["per_second"], 2)
-    load = os.getloadavg()[0]
-    loops = seconds_for_loops(arguments.loops, arguments.workers)
-    print(f"{arguments.loops} programs that never end, {TIMEOUT:.0f} s each: {loops} s")
-    figures = {"workers": arguments.workers, "load": load, "times_reference": ratio, "loops_s": loops, "rows": rows}
-    print(json.dumps(figures))
+    figures: dict[str, Any] = {"workers": workers, "busy_loops": load, "load": os.getloadavg()[0]}
+    figures["times_reference"] = round(ours["per_second"] / reference["per_second"], 2)
+    if loops:
+        figures["loops_s"] = seconds_for_loops(loops, workers)
+        print(f"{loops} programs that never end, {TIMEOUT:.0f} s each: {figures['loops_s']} s")
+    print(json.dumps({**figures, "rows": rows}))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,13 @@
 mutants of them.
 
     LM_EVAL_ENSEMBLE_DATA=... python benchmarks/verdicts.py [--mutants 3] [--workers N]
+    python benchmarks/verdicts.py --cases FILE.jsonl
 
 Every rewrite must pass. A mutant must get the verdict that ``python -I -c`` with the same time limit gives; a disagreement is
-printed. The programs are changed texts of HumanEval's own solutions, nothing that a model wrote. The last line is JSON.
+printed. The programs are changed texts of HumanEval's own solutions, nothing that a model wrote.
+
+``--cases`` judges a file instead: a line has ``name``, what a job has, and the verdict that is ``expected``. A case is right if
+``split`` gives it, or if a pass is expected and ``together`` gives that. The last line is JSON either way.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from lm_eval_ensemble.data import load_documents
@@ -166,7 +171,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mutants", type=int, default=3, help="of one solution (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--cases", type=Path, help="a file of programs with the verdicts that they should get")
     arguments = parser.parse_args()
+    if arguments.cases:
+        print(json.dumps(judged_cases(arguments.cases, arguments.workers)))
+        return
     same, changed = jobs_of(arguments.mutants)
     with Judge(arguments.workers, TIMEOUT, progress=False) as judge:
         verdicts = judge.run([*same, *changed])
@@ -186,6 +195,21 @@ def main() -> None:
         "load": round(os.getloadavg()[0], 1),
     }
     print(json.dumps(row))
+
+
+def judged_cases(path: Path, workers: int) -> dict[str, Any]:
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    jobs = [Job(*(row[name] for name in ("prompt", "completion", "suffix", "test", "entry_point"))) for row in rows]
+    with Judge(workers, progress=False) as judge:
+        apart, together = judge.run(jobs), judge.run(jobs, "together")
+    wrong, false_passes = [], []
+    for row, one, other in zip(rows, apart, together, strict=True):
+        if one.status != row["expected"] and not (row["expected"] == "pass" == other.status):
+            print(f"--- {row['name']}: expected {row['expected']}, split {one.status} ({one.why}), together {other.status}")
+            wrong.append(row["name"])
+        if one.passed and row["expected"] != "pass":
+            false_passes.append(row["name"])
+    return {"cases": len(rows), "right": len(rows) - len(wrong), "wrong": wrong, "false_passes_of_split": false_passes}
 
 
 def tell(what: str, jobs: Sequence[Job]) -> None:

@@ -7,7 +7,6 @@ no verdict. All it can do is answer, and its answers are data. Whatever a progra
 from __future__ import annotations
 
 import builtins
-import gc
 import os
 import socket
 import time
@@ -20,63 +19,67 @@ from lm_eval_ensemble.execution.plain import Writer
 from lm_eval_ensemble.execution.rebuild import Reader, Snapshot
 from lm_eval_ensemble.execution.wire import Channel, ClosedError, NotPlainError
 
-__all__ = ["GUEST_FD", "REHEARSALS", "rehearse", "serve"]
+__all__ = ["GUEST_FD", "Guest", "rehearsed"]
 
 GUEST_FD = 3
 _BATCH_SECONDS = 0.005
 
 
-def serve() -> None:
-    """Read a program from ``GUEST_FD``, run it, answer requests until the judge hangs up."""
-    channel = Channel(GUEST_FD, GUEST_FD)
-    gc.enable()
-    desk = _begun(channel)
-    while True:
-        _answer_one(channel, desk)
+class Guest:
+    """One guest, made in the zygote: what is ready there need not be made again and again."""
+
+    def __init__(self, fd: int = GUEST_FD) -> None:
+        self._channel = Channel(fd, fd)
+        self._namespace = suite.module()
+        self._desk = _Desk(self._namespace)
+
+    def serve(self) -> None:
+        """Read a program, run it, answer requests until the judge hangs up."""
+        self.begin()
+        while True:
+            self.answer_one()
+
+    def begin(self) -> None:
+        """Run the program of a job. (If it is judged together, that is all of it.)"""
+        job = self._channel.receive()
+        if "test" in job:
+            self._channel.send({"nonce": job["nonce"], "why": _run_together(job)})
+            os._exit(0)
+        desk = self._desk
+        desk.entry = job["entry"]
+        try:
+            exec(compile(job["program"], "<program>", "exec", dont_inherit=True), self._namespace)
+        except BaseException as error:
+            self._channel.send({"e": desk.describe(error)})
+            os._exit(1)
+        self._channel.send({"r": desk.has_entry()})
+
+    def answer_one(self) -> None:
+        reply = self._desk.answer(self._channel.receive())
+        try:
+            self._channel.send(reply)
+        except ClosedError:
+            os._exit(0)
 
 
-def _begun(channel: Channel) -> _Desk:
-    """Run the program of a job; what is to answer requests then. (If it is judged together, that is all of it.)"""
-    job = channel.receive()
-    if "test" in job:
-        channel.send({"nonce": job["nonce"], "why": _run_together(job)})
-        os._exit(0)
-    namespace = suite.module()
-    desk = _Desk(namespace, job["entry"])
-    try:
-        exec(compile(job["program"], "<program>", "exec", dont_inherit=True), namespace)
-    except BaseException as error:
-        channel.send({"e": desk.describe(error)})
-        os._exit(1)
-    channel.send({"r": desk.has_entry()})
-    return desk
-
-
-def _answer_one(channel: Channel, desk: _Desk) -> None:
-    reply = desk.answer(channel.receive())
-    try:
-        channel.send(reply)
-    except ClosedError:
-        os._exit(0)
-
-
-def rehearse() -> None:
-    """Serve jobs in the zygote, before it forks: what its guests will run is then as fast as it gets, and shared."""
+def rehearsed() -> Guest:
+    """A guest, after others served jobs in this process: what its forks will run is then as fast as it gets, and shared."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        judge, channel = (Channel(end.fileno(), end.fileno()) for end in (ours, theirs))
-        for _ in range(REHEARSALS):
+        judge = Channel(ours.fileno(), ours.fileno())
+        for _ in range(_REHEARSALS):
+            guest = Guest(theirs.fileno())
             judge.send({"program": _PROGRAM, "entry": "f"})
-            desk = _begun(channel)
+            guest.begin()
             judge.receive()
             for request in _REQUESTS:
                 judge.send(request)
-                _answer_one(channel, desk)
+                guest.answer_one()
                 judge.receive()
-    suite.module()  # the next one need not tidy up after the last rehearsal
+    return Guest()
 
 
-REHEARSALS = 10  # the interpreter makes code fast that has run some eight times
+_REHEARSALS = 10  # the interpreter makes code fast that has run some eight times
 _REQUESTS: list[dict[str, Any]] = [
     {"do": "call", "of": None, "with": given, "by": {}}
     for given in ([3], ["text"], [[1, 2]], [1, {"t": [1, [2.5]]}], [[["a"]], 2], ["a b", {"d": [["k", 1]]}])
@@ -154,51 +157,52 @@ def _run_together(job: dict[str, Any]) -> str:
 class _Desk:
     """Answers requests: calls of the entry point, and questions about values that could not travel."""
 
-    def __init__(self, namespace: dict[str, Any], entry: str) -> None:
-        self._namespace, self._entry = namespace, entry
+    def __init__(self, namespace: dict[str, Any], entry: str = "") -> None:
+        self._namespace, self.entry = namespace, entry
         self._candidate: Any = None  # of an entry point that is an expression
         self._kept: list[Any] = []
         self._numbers: dict[int, int] = {}
         self._waiting: dict[int, BaseException] = {}  # what an iterator raised behind the items that were asked for
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        reader = Reader(lambda _, number: self._kept[number], functions=True)
-        snapshot = Snapshot(())
+        reader = Reader(self._of_number, functions=True)
+        snapshot = None
         try:
-            act = self._prepare(request, reader)
-            snapshot = Snapshot(reader.objects)
-            value = act()
+            if request["do"] == "call":
+                function = self._function() if request["of"] is None else self._kept[request["of"]]
+                arguments = [*map(reader.read, request["with"])]
+                keywords = dict(zip(request["by"], map(reader.read, request["by"].values()), strict=True))
+                if reader.objects:
+                    snapshot = Snapshot(reader.objects)
+                value = function(*arguments, **keywords)
+            else:
+                value = self._told(request["do"], request["of"], request["at most"])
             writer = Writer(self._keep, objects=reader.objects)
             reply = {"r": writer.write(value)}
         except BaseException as error:
             writer = Writer(self._keep, objects=reader.objects)
             reply = {"e": self.describe(error)}
-        if reader.objects and (changed := snapshot.changed()):
+        if snapshot is not None and (changed := snapshot.changed()):
             reply["a"] = [[number, writer.rewrite(value)] for number, value in changed]
         return reply
 
-    def _prepare(self, request: dict[str, Any], reader: Reader) -> Callable[[], Any]:
-        action = request["do"]
-        if action == "call":
-            function = self._function() if request["of"] is None else self._kept[request["of"]]
-            arguments = [reader.read(value) for value in request["with"]]
-            keywords = {name: reader.read(value) for name, value in request["by"].items()}
-            return lambda: function(*arguments, **keywords)
-        value = self._kept[request["of"]]
-        if action == "next":
-            return lambda: self._items(request["of"], request["at most"])
-        questions: dict[str, Callable[[Any], Any]] = {"bool": bool, "str": str, "repr": repr, "len": len, "iter": iter}
-        questions["await"] = _awaited
-        return lambda: questions[action](value)
+    def _of_number(self, _tag: str, number: int) -> Any:
+        return self._kept[number]
+
+    def _told(self, question: str, number: int, most: int) -> Any:
+        """The answer to a question about a value that stayed here."""
+        if question == "next":
+            return self._items(number, most)
+        return _QUESTIONS[question](self._kept[number])
 
     def has_entry(self) -> bool:
-        return not self._entry.isidentifier() or self._entry in self._namespace
+        return not self.entry.isidentifier() or self.entry in self._namespace
 
     def _function(self) -> Any:
-        if self._entry.isidentifier():
-            return suite.entry_of(self._namespace, self._entry)
+        if self.entry.isidentifier():
+            return suite.entry_of(self._namespace, self.entry)
         if self._candidate is None:
-            self._candidate = suite.entry_of(self._namespace, self._entry)
+            self._candidate = suite.entry_of(self._namespace, self.entry)
         return self._candidate
 
     def _items(self, number: int, most: int) -> list[Any]:
@@ -249,6 +253,16 @@ def _awaited(value: types.CoroutineType[Any, Any, Any]) -> Any:
     import asyncio
 
     return asyncio.run(value)
+
+
+_QUESTIONS: dict[str, Callable[[Any], Any]] = {
+    "bool": bool,
+    "str": str,
+    "repr": repr,
+    "len": len,
+    "iter": iter,
+    "await": _awaited,
+}
 
 
 def _refuse(value: Any) -> Any:

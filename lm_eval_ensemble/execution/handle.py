@@ -182,21 +182,21 @@ class _Impatient(Channel):
     def __init__(self, read_fd: int, write_fd: int) -> None:
         super().__init__(read_fd, write_fd, limit=1 << 20)
         self.deadline = 0.0
-        os.set_blocking(read_fd, False)
-        os.set_blocking(write_fd, False)
+        self._polls = select.poll(), select.poll()
+        for poll, fd, event in zip(self._polls, (read_fd, write_fd), (select.POLLIN, select.POLLOUT), strict=True):
+            poll.register(fd, event)
+            os.set_blocking(fd, False)
 
-    def _some(self, size: int) -> bytes:
-        self._wait(self.read_fd, select.POLLIN)
-        return super()._some(size)
+    def _some(self, most: int) -> bytes:
+        self._wait(0)
+        return super()._some(most)
 
-    def _put(self, data: memoryview) -> int:
-        self._wait(self.write_fd, select.POLLOUT)
-        return super()._put(data[: select.PIPE_BUF])  # this much fits wherever the poll says yes
+    def _put(self, data: bytes | memoryview) -> int:
+        self._wait(1)
+        return super()._put(data)  # as much of it as there is room for
 
-    def _wait(self, fd: int, event: int) -> None:
-        poll = select.poll()
-        poll.register(fd, event)
-        if not poll.poll(max(0.0, self.deadline - time.monotonic()) * 1000):
+    def _wait(self, which: int) -> None:
+        if not self._polls[which].poll(max(0.0, self.deadline - time.monotonic()) * 1000):
             raise TimeoutError
 
 

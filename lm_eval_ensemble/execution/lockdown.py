@@ -55,10 +55,64 @@ def restrict_self(name: str, soft: int, hard: int | None = None) -> bool:
     return True
 
 
+def _within(kind: int, limit: int) -> int:
+    """A limit, no higher than it may be set here."""
+    most = resource.getrlimit(kind)[1]
+    return limit if most == resource.RLIM_INFINITY else min(limit, most)
+
+
+_filling: list[bytes] = []
+
+
 def tidy_memory() -> None:
-    """Have the C library sort its free memory now, instead of in each child, which would copy the pages it lies in."""
+    """Have what the children of this process allocate lie together, on few pages: each page that they write to is copied.
+
+    The holes that the memory has now are filled for good.
+    """
+    for size in range(48, 513, 16):  # the sizes of Python's own pools
+        _filling.extend(_fill_pools(size))
     if hasattr(_libc, "malloc_trim"):  # glibc
         _libc.malloc_trim(0)
+        if hasattr(_libc, "mallinfo2"):  # 2.33 or newer
+            for size in (1 << 16, 1 << 14, 1 << 12, 1 << 11, 1 << 10, 600):
+                _filling.extend(_fill_heap(size))
+        bytes(100_000)  # a large request, at which what is still free is sorted
+
+
+_POOL = 1 << 14
+_MOST_OF_A_SIZE = 1 << 19  # should the memory be managed in another way than is thought here
+
+
+def _fill_pools(size: int) -> list[bytes]:
+    """Objects until they lie side by side for the length of a pool."""
+    filling: list[bytes] = []
+    in_a_row = 0
+    while in_a_row < _POOL // size - 2 and len(filling) * size < _MOST_OF_A_SIZE:
+        filling.append(bytes(size - sys.getsizeof(b"")))
+        in_a_row = in_a_row + 1 if len(filling) > 1 and id(filling[-1]) == id(filling[-2]) + size else 0
+    return filling
+
+
+def _fill_heap(size: int) -> list[bytes]:
+    """Blocks until one does not fit into a hole, but is taken from the end of the heap."""
+    filling: list[bytes] = []
+    rest = _rest_of_the_heap()
+    while len(filling) * size < _MOST_OF_A_SIZE:
+        block = bytes(size)
+        if _rest_of_the_heap() != rest:
+            break
+        filling.append(block)
+    return filling
+
+
+class _MallInfo(ctypes.Structure):
+    _fields_ = (("others", ctypes.c_size_t * 9), ("keepcost", ctypes.c_size_t))
+
+
+def _rest_of_the_heap() -> int:
+    """What is free at its end."""
+    _libc.mallinfo2.restype = _MallInfo
+    return int(_libc.mallinfo2().keepcost)
 
 
 def lock_zygote(mode: str, scratch: str) -> tuple[list[str], dict[str, str]]:
@@ -119,20 +173,31 @@ def _seccomp() -> bool:
 
 
 class GuestLock:
-    """What each guest does to itself before it reads its program; prepared in the zygote so that it is cheap."""
+    """What each guest does to itself before it reads its program.
+
+    Whatever can be is prepared here, in the zygote: every page of memory that a guest is the first to touch costs it as much
+    as a system call.
+    """
 
     def __init__(self, timeout: float, layers: list[str]) -> None:
         self._parent = os.getpid()
-        self._processor = int(timeout) + 2
+        # A soft limit below the hard one gives SIGXCPU: SIGKILL is left to mean an outsider (see zygote.py).
+        limits = [(resource.RLIMIT_CPU, int(timeout) + 2, int(timeout) + 5)]
+        if sys.platform == "darwin":
+            limits.append((resource.RLIMIT_NPROC, 0, 0))  # no forks; there, unlike on Linux, threads are not counted
+        self._limits = [(kind, (_within(kind, soft), _within(kind, hard))) for kind, soft, hard in limits]
+        self._prctl = ctypes.CDLL(None).prctl if _LINUX else None
+        self._die_with_parent = tuple(map(ctypes.c_ulong, (_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)))
         self._filter = seccomp.guest_filter(platform.machine()) if "seccomp" in layers else None
 
     def apply(self) -> None:
         """Apply it, or end this process: a promised layer that fails must cost the job, not the promise."""
         os.setsid()  # so that one signal to the group ends whatever it may have started
-        die_with_parent(self._parent)
-        # A soft limit below the hard one gives SIGXCPU: SIGKILL is left to mean an outsider (see zygote.py).
-        restrict_self("RLIMIT_CPU", self._processor, self._processor + 3)
-        if sys.platform == "darwin":
-            restrict_self("RLIMIT_NPROC", 0)  # no forks; there, unlike on Linux, threads are not counted
+        if self._prctl is not None:
+            self._prctl(*self._die_with_parent)
+            if os.getppid() != self._parent:  # it ended before the line above
+                os._exit(1)
+        for limit in self._limits:
+            resource.setrlimit(*limit)
         if self._filter is not None and not self._filter.install():
             os._exit(1)

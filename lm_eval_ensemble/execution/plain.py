@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import builtins
 import collections
-import contextlib
 import datetime
 import decimal
 import fractions
+import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from lm_eval_ensemble.execution.wire import MAX_DEPTH, MAX_REPLY, NotPlainError
 
-__all__ = ["DTYPES", "FUNCTIONS", "HANDLES", "IN_JSON", "SINGLETONS", "TYPES", "Keep", "Writer", "room_for_recursion"]
+__all__ = ["DEEP", "DTYPES", "FUNCTIONS", "HANDLES", "IN_JSON", "SINGLETONS", "TYPES", "Keep", "Writer"]
 
 Keep = Callable[[Any], Any]  # the owner stores a value and describes its handle: {"o": 0}
 _JSON_INT = 1 << 62
+DEEP = 8 * MAX_DEPTH  # more frames, since values may be nested as deeply as we say however deep the stack is already
 
 _AS_THEY_ARE = frozenset({type(None), bool, float, str})
 IN_JSON = _AS_THEY_ARE | {int}
@@ -64,17 +65,17 @@ class Writer:
     def __init__(self, keep: Keep, *, strict: bool = False, objects: Iterable[Any] = ()) -> None:
         self.keep, self.strict = keep, strict
         self.objects = list(objects)
-        self._numbers = {id(value): number for number, value in enumerate(self.objects)}
+        self._numbers = dict(zip(map(id, self.objects), itertools.count()))
         self._again: Any = None
 
     def write(self, value: Any) -> Any:
         """``value`` as JSON; as a handle if anything in it is nested too deeply."""
-        if type(value) in _AS_THEY_ARE:
+        if type(value) in _AS_THEY_ARE or (type(value) is int and -_JSON_INT < value < _JSON_INT):
             return value
-        known = len(self.objects)
+        known, limit = len(self.objects), sys.getrecursionlimit()
         try:
-            with room_for_recursion():
-                return self.inner(value, 0)
+            sys.setrecursionlimit(limit + DEEP)
+            return self.inner(value, 0)
         except NotPlainError:
             if self.strict:
                 raise
@@ -82,6 +83,8 @@ class Writer:
                 self._numbers.pop(id(forgotten), None)
             del self.objects[known:]
             return self.keep(value)
+        finally:
+            sys.setrecursionlimit(limit)
 
     def rewrite(self, value: Any) -> Any:
         """The content of a container that has a number already."""
@@ -123,17 +126,6 @@ class Writer:
             return number
         self.objects.append(value)
         return None
-
-
-@contextlib.contextmanager
-def room_for_recursion() -> Iterator[None]:
-    """Values may be nested as deeply as we say, however deep the stack is already."""
-    limit = sys.getrecursionlimit()
-    sys.setrecursionlimit(limit + 8 * MAX_DEPTH)
-    try:
-        yield
-    finally:
-        sys.setrecursionlimit(limit)
 
 
 def _is_in_json(values: list[Any]) -> bool:

@@ -98,11 +98,11 @@ class Judge:
         self._verdicts: dict[str, Verdict] = {}
         self._turn = threading.Lock()
         folder = own_folder()
-        self.settings: dict[str, Any] = {"sandbox": sandbox, "timeout": timeout, "folder": folder}
+        self.settings: dict[str, Any] = {"sandbox": sandbox, "timeout": timeout, "folder": folder, "workers": self.workers}
         self.staff = Staff(folder)
         self._clean_up = weakref.finalize(self, self.staff.dismiss)  # also runs when the interpreter exits
         try:
-            first = Slot(self)
+            first = Slot(self, 0)
             self.layers, self._missing = check_layers(first.start().hello, sandbox)
         except BaseException:
             self.close()
@@ -177,7 +177,7 @@ class Judge:
 
     def _slot(self, index: int) -> Slot:
         while len(self._slots) <= index:
-            self._slots.append(Slot(self))
+            self._slots.append(Slot(self, len(self._slots)))
         return self._slots[index]
 
 

@@ -7,18 +7,11 @@ import datetime
 import decimal
 import fractions
 import operator
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from lm_eval_ensemble.execution.plain import (
-    DTYPES,
-    FUNCTIONS,
-    HANDLES,
-    IN_JSON,
-    SINGLETONS,
-    TYPES,
-    room_for_recursion,
-)
+from lm_eval_ensemble.execution.plain import DEEP, DTYPES, FUNCTIONS, HANDLES, IN_JSON, SINGLETONS, TYPES
 from lm_eval_ensemble.execution.wire import MAX_DEPTH, MalformedError
 
 __all__ = ["Reader", "Resolve", "Snapshot", "write_back"]
@@ -42,13 +35,16 @@ class Reader:
         """:raises MalformedError: nothing that a Writer can have written."""
         if type(message) in IN_JSON:
             return message
+        limit = sys.getrecursionlimit()
         try:
-            with room_for_recursion():
-                return self.inner(message, 0)
+            sys.setrecursionlimit(limit + DEEP)
+            return self.inner(message, 0)
         except MalformedError:
             raise
         except Exception as error:  # whatever a hostile message leads to must not look like an exception of the program
             raise MalformedError(f"not a value: {type(error).__name__}") from None
+        finally:
+            sys.setrecursionlimit(limit)
 
     def inner(self, message: Any, depth: int) -> Any:
         kind = type(message)
@@ -179,7 +175,7 @@ class Snapshot:
     """What some containers held at one moment, to find those that were changed since."""
 
     def __init__(self, objects: Sequence[Any]) -> None:
-        self._before = [(value, _content(value)) for value in objects]
+        self._before = [*zip(objects, map(_content, objects), strict=True)]
 
     def changed(self) -> list[tuple[int, Any]]:
         """Those that hold something else now, with their numbers."""

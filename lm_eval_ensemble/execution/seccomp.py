@@ -118,13 +118,13 @@ class Filter:
         self.code = code
         self._buffer = ctypes.create_string_buffer(code, len(code))
         self._header = _SockFprog(len(code) // 8, ctypes.addressof(self._buffer))
-        self._address = ctypes.c_ulong(ctypes.addressof(self._header))
-        self._prctl = ctypes.CDLL(None, use_errno=True).prctl
+        address = ctypes.addressof(self._header)
+        self._call = tuple(map(ctypes.c_ulong, (_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, address, 0, 0)))
+        self._prctl = ctypes.CDLL(None).prctl
 
     def install(self) -> bool:
         """Install it for this process and its children, for good. False where the kernel refuses."""
-        zero = ctypes.c_ulong(0)
-        return bool(self._prctl(_PR_SET_SECCOMP, ctypes.c_ulong(_SECCOMP_MODE_FILTER), self._address, zero, zero) == 0)
+        return bool(self._prctl(*self._call) == 0)
 
 
 def zygote_filter(machine: str) -> Filter:

@@ -36,9 +36,9 @@ class Pool(Protocol):
 class Slot:
     """The place of one worker: whoever sits in it is replaced when lost."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, number: int) -> None:
         # Not the pool itself: that would keep it alive, and its clean-up waiting.
-        self._command, self._settings, self._staff = pool.command, pool.settings, pool.staff
+        self._command, self._settings, self._staff = pool.command, pool.settings | {"number": number}, pool.staff
         self._pool = weakref.proxy(pool)
         self._wall = HARD_WALL * pool.timeout + _MARGIN
         self._worker: Worker | None = None

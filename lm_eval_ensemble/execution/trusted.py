@@ -30,6 +30,7 @@ from lm_eval_ensemble.execution.wire import MAX_REPLY, Channel, ClosedError, Mal
 
 __all__ = ["serve"]
 
+_REPLIES = ({"r"}, {"e"}, {"r", "a"}, {"e", "a"})
 _ONE_BY_ONE, _BATCH = 500, 250  # items of a guest's iterator that are asked for singly; and at once, after those
 
 
@@ -127,7 +128,7 @@ class _Guest:
             self.calls += handle is None
             writer = Writer(self._handle_of, strict=True)
             plain = [*map(writer.write, arguments)]
-            named = {name: writer.write(value) for name, value in keywords.items()}
+            named = dict(zip(keywords, map(writer.write, keywords.values()), strict=True))
             return self._exchange({"do": "call", "of": handle, "with": plain, "by": named}, writer.objects)
 
     def ask(self, question: str, handle: int, kind: type = object, *, most: int = 1) -> Any:
@@ -156,21 +157,24 @@ class _Guest:
             self._give_up(f"the program's process sent nonsense: {error}", False)
 
     def _value(self, reply: dict[str, Any], objects: list[Any]) -> Any:
-        if not isinstance(reply, dict) or reply.keys() not in ({"r"}, {"e"}, {"r", "a"}, {"e", "a"}):
+        if not isinstance(reply, dict) or reply.keys() not in _REPLIES:
             raise MalformedError("a reply of an unknown form")
         reader = Reader(self._stand_in, objects=objects)
         value = reader.read(reply["r"]) if "r" in reply else None
         error = self._error(reply["e"]) if "e" in reply else None
-        changes = reply.get("a", [])
+        if "a" in reply:
+            self._write_back(reply["a"], objects, reader)
+        self.answers += 1
+        if error is not None:
+            raise error
+        return value
+
+    def _write_back(self, changes: Any, objects: list[Any], reader: Reader) -> None:
         if type(changes) is not list:
             raise MalformedError("changes that are no list")
         contents = [(objects[number], reader.read(content)) for number, content in map(_change_of(len(objects)), changes)]
         for target, content in contents:
             write_back(target, content)
-        self.answers += 1
-        if error is not None:
-            raise error
-        return value
 
     def _stand_in(self, tag: str, handle: int) -> Any:
         if tag == "a":
@@ -232,11 +236,11 @@ def serve(link: socket.socket) -> NoReturn:
     """Examine jobs from ``link``, each with the socket of its guest, until it closes or a test may have left a trace."""
     lockdown.restrict_self("RLIMIT_AS", lockdown.MEMORY)
     gc.enable()
-    worker = Channel(link.fileno(), link.fileno())
     while True:
-        message, fds, _, _ = socket.recv_fds(link, 1, 1)
-        if not message or not fds:
+        beginning, fds, _, _ = socket.recv_fds(link, 1 << 13, 1)
+        if not beginning or not fds:
             os._exit(0)
+        worker = Channel(link.fileno(), link.fileno(), ahead=beginning)
         if not _Examination(worker, fds[0]).run(worker.receive()):
             os._exit(0)
         os.close(fds[0])

@@ -33,7 +33,7 @@ from typing import Any, NoReturn
 
 from lm_eval_ensemble.execution import lockdown, processes, scratch, suite, surroundings, trusted
 from lm_eval_ensemble.execution.clock import FIRST_LOOK, NEXT_LOOKS, FairClock, open_delay, read_delay
-from lm_eval_ensemble.execution.wire import Channel, ClosedError
+from lm_eval_ensemble.execution.wire import Channel, ClosedError, framed
 from lm_eval_ensemble.execution.zygote import Zygote, ZygoteLostError
 
 __all__ = ["main"]
@@ -47,6 +47,7 @@ PRELOAD = (
 
 def main(settings: dict[str, Any]) -> None:
     """Serve jobs from standard input until it ends. The bootstrap calls this."""
+    _stay(settings)
     for name in PRELOAD:
         __import__(name)
     surroundings.seed_random()
@@ -60,6 +61,17 @@ def main(settings: dict[str, Any]) -> None:
     finally:
         scratch.remove(folder)
         processes.remove_groups(folder)
+
+
+def _stay(settings: dict[str, Any]) -> None:
+    """Keep this worker's processes on one processor, if there is a worker for each: they take turns, and to wake one up
+    elsewhere takes longer than most calls.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        usable = sorted(os.sched_getaffinity(0))
+        if settings["workers"] >= len(usable):
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(0, {usable[settings["number"] % len(usable)]})
 
 
 def _first_forks(settings: dict[str, Any], folder: str) -> tuple[str, Zygote]:
@@ -88,7 +100,7 @@ class _Worker:
         gc.freeze()  # untouched by the collector, the pages stay shared with every examiner
         gc.disable()
         self._examiner: _Examiner | None = None
-        self._guest_ended = False  # and not yet reaped
+        self._ended: socket.socket | None = None  # to a guest that is told to end
         self._poll = select.poll()
         self._poll.register(self._pool.read_fd, 0)  # hang-up is always reported
 
@@ -109,15 +121,12 @@ class _Worker:
                 os.rmdir(self._base)
 
     def _get_ready(self) -> bool:
-        """Reap the last guest, tidy up, have the processes for the next job forked: most of it while the pool is at work."""
-        if self._guest_ended:
-            self._zygote.await_end()
-            self._guest_ended = False
+        """See the last guest gone, tidy up, have the processes for the next job forked: all while the pool is at work."""
+        self._await_end()
         if not _tidy(self._folder):
             return False
         with contextlib.suppress(OSError):  # then the next job tells it, if it still is so
-            self._staffed()  # first, so that it has no part in the guest's socket
-            self._zygote.order_guest()
+            self._staffed()
         return True
 
     def _judge(self, job: bytes) -> dict[str, str]:
@@ -127,25 +136,36 @@ class _Worker:
             sock, pid = self._zygote.guest()
         except OSError as error:
             return {"status": "lost", "why": f"no process could be started ({error.strerror}; see ulimit -u)"}
-        with sock:
-            verdict = None
-            with contextlib.suppress(OSError, ClosedError):  # the examiner ended: see below
-                clock = examiner.clock(self._timeout, pid)
-                examiner.hand_over(job, sock)
-                verdict = self._watch(examiner, clock)
-        # Before anything else, so that the guest does not wake up to notice.
-        is_lost = self._zygote.end_guest(hung_up=verdict is not None and verdict["closed"])
-        self._guest_ended = True
+        with contextlib.suppress(OSError):  # then the next job tells it, if it still is so
+            self._zygote.order_guest()  # for the next job, while this one is at work
+        verdict = None
+        with contextlib.suppress(OSError, ClosedError):  # the examiner ended: see below
+            clock = examiner.clock(self._timeout, pid)
+            examiner.hand_over(job, sock)
+            verdict = self._watch(examiner, clock)
+        # Nobody but a process that ended too early need be looked at.
+        look = verdict is None or verdict["closed"]
+        self._zygote.end_guest(pid, look=look)
+        self._ended = sock  # open until it is gone, or it would wake up to notice
         ended_by = 0
         if verdict is None or not verdict["again"]:
             ended_by = examiner.end()
             self._examiner = None
+        is_lost = look and self._await_end()
         if is_lost or (verdict is None and ended_by == signal.SIGKILL):  # a signal that comes from outside only
             return {"status": "lost", "why": ""}
         if verdict is None:
             how = f"signal {ended_by} ended" if ended_by else "the test ended"
             return {"status": "fail", "why": f"{suite.CANNOT}{how} the process of the tests"}
         return {"status": verdict["status"], "why": verdict["why"]}
+
+    def _await_end(self) -> bool:
+        """Whether the last guest, which is gone when this returns, was killed from outside."""
+        sock, self._ended = self._ended, None
+        if sock is None:
+            return False
+        with sock:
+            return self._zygote.await_end()
 
     def _watch(self, examiner: _Examiner, clock: FairClock) -> dict[str, Any]:
         """The examiner's verdict, or ours if the time is over. Raises ClosedError if it ended, or the pool is gone."""
@@ -169,7 +189,7 @@ class _Worker:
 
     def _staffed(self) -> _Examiner:
         if self._examiner is None:
-            self._examiner = _Examiner((self._zygote.fd, self._pool.read_fd, self._pool.write_fd))
+            self._examiner = _Examiner((*self._zygote.fds, self._pool.read_fd, self._pool.write_fd))
         return self._examiner
 
     def _dismiss(self) -> None:
@@ -199,8 +219,10 @@ class _Examiner:
         return FairClock(limit, guest, self.pid, read_delay(self._delay))
 
     def hand_over(self, job: bytes, guest: socket.socket) -> None:
-        socket.send_fds(self._link, [b"j"], [guest.fileno()])
-        self._channel.send_frame(job)
+        frame = framed(job)
+        sent = socket.send_fds(self._link, [frame], [guest.fileno()])
+        if sent < len(frame):
+            self._link.sendall(memoryview(frame)[sent:])
 
     def receive(self) -> Any:
         return self._channel.receive()

@@ -24,11 +24,16 @@ from lm_eval_ensemble.execution import guest, lockdown, probe, processes, surrou
 
 __all__ = ["Zygote", "ZygoteLostError"]
 
-_STOP, _WAIT = b"s", b"w"  # end the guest now; or: its socket closed, see first whether it ended by itself
+# Orders, each with the number of a process: fork one, end one now, or see first whether it ended by itself.
+_FORK, _STOP, _LOOK = b"f\0\0\0\0", b"s", b"l"
 _PATIENCE = 0.05
 _LAST_FD = 4
 _ROOM = socket.CMSG_SPACE(4)  # for one descriptor
 _SIGKILL = int(signal.SIGKILL)  # an enum is looked up at length
+
+
+def _order(what: bytes, pid: int) -> bytes:
+    return what + pid.to_bytes(4, "little")
 
 
 class ZygoteLostError(Exception):
@@ -49,8 +54,8 @@ class Zygote:
             finally:
                 os._exit(1)
         theirs.close()
-        self.fd = self._link.fileno()
-        self._ordered: socket.socket | None = None
+        self._next: socket.socket | None = None  # to the guest that was ordered
+        self._number: int | None = None  # its process number, once it was told
 
     def hello(self) -> dict[str, Any]:
         """The layers it put on and what a probing guest found; see ``probe``."""
@@ -59,34 +64,51 @@ class Zygote:
 
     def order_guest(self) -> socket.socket:
         """Have the next guest forked, without waiting for it: the socket to it. Raises OSError if there is none to be had."""
-        self._ordered, theirs = socket.socketpair()
+        self._next, theirs = socket.socketpair()
         with theirs:
-            self._tell(lambda: socket.send_fds(self._link, [b"f"], [theirs.fileno()]))
-        return self._ordered
+            self._tell(lambda: socket.send_fds(self._link, [_FORK], [theirs.fileno()]))
+        return self._next
 
     def guest(self) -> tuple[socket.socket, int]:
         """The guest that was ordered, or one that is ordered now: the socket to it, and its process number.
 
         Raises OSError if the system has none to give.
         """
-        ours, self._ordered = self._ordered or self.order_guest(), None
-        pid = int.from_bytes(self._receive(4), "little", signed=True)
+        ours, pid = self._next or self.order_guest(), self._number_of_the_next()
+        self._next = self._number = None
         if pid < 0:
             ours.close()
             raise OSError(-pid, os.strerror(-pid))
         return ours, pid
 
-    def end_guest(self, *, hung_up: bool) -> bool:
-        """End the guest; ``await_end`` must follow. True if a SIGKILL that was not ours had ended it.
+    def end_guest(self, pid: int, *, look: bool) -> None:
+        """End a guest; ``await_end`` must follow before anything else is ordered.
 
-        :param hung_up: its socket was closed, so it may be ending by itself.
+        :param look: whether it may be ending by itself, and its end is to be told.
         """
-        self._tell(lambda: self._link.sendall(_WAIT if hung_up else _STOP))
-        return self._receive(1) == b"k"
+        if self._next is not None:
+            self._number_of_the_next()  # answers come in the order of the orders
+        self._tell(lambda: self._link.sendall(_order(_LOOK if look else _STOP, pid)))
 
-    def await_end(self) -> None:
-        """Return when the guest that was ended is no more, and its threads neither."""
-        self._receive(1)
+    def await_end(self) -> bool:
+        """Return when the guest that was ended is no more, and its threads neither.
+
+        True if a SIGKILL that was not ours had ended it (if it was asked to look).
+        """
+        return self._answer() == 1
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """What a fork of this process must let go of."""
+        return (self._link.fileno(), *(() if self._next is None else (self._next.fileno(),)))
+
+    def _number_of_the_next(self) -> int:
+        if self._number is None:
+            self._number = self._answer()
+        return self._number
+
+    def _answer(self) -> int:
+        return int.from_bytes(self._receive(4), "little", signed=True)
 
     def close(self) -> None:
         self._link.close()
@@ -128,16 +150,12 @@ def _become_zygote(
     lock = lockdown.GuestLock(settings["timeout"], layers)
     link = socket.socket(fileno=_LAST_FD)
     link.sendall(json.dumps({"layers": layers, "missing": missing, "broken": _probe(lock, layers, scratch)}).encode())
-    guest.rehearse()
-    for _ in range(guest.REHEARSALS):
-        lockdown.die_with_parent(judge)
-        lockdown.restrict_self("RLIMIT_CORE", 0)
+    ready = guest.rehearsed()
     gc.collect()
     lockdown.tidy_memory()
     gc.freeze()  # untouched by the collector, the pages stay shared with every guest
-    gc.disable()
     while True:
-        _one_guest(link, lock, scratch)
+        _obey(link, lock, ready, scratch)
 
 
 def _joined(group: str) -> str:
@@ -160,12 +178,16 @@ def _keep_only(link: socket.socket) -> None:
     os.closerange(_LAST_FD + 1, 1 << 16)
 
 
-def _one_guest(link: socket.socket, lock: lockdown.GuestLock, scratch: str) -> None:
+def _obey(link: socket.socket, lock: lockdown.GuestLock, ready: guest.Guest, scratch: str) -> None:
+    """Carry out one order."""
     # Not socket.recv_fds, nor anything else that would make this loop longer: every page of memory that is touched while
     # a guest lives is copied.
-    _, ancillary, _, _ = link.recvmsg(1, _ROOM)
+    order, ancillary, _, _ = link.recvmsg(5, _ROOM)
     if not ancillary:
-        os._exit(0)
+        if not order:
+            os._exit(0)
+        link.sendall(b"\1\0\0\0" if _end(order) else b"\0\0\0\0")
+        return
     fd = int.from_bytes(ancillary[0][2], sys.byteorder)
     try:
         pid = os.fork()
@@ -174,43 +196,40 @@ def _one_guest(link: socket.socket, lock: lockdown.GuestLock, scratch: str) -> N
     if pid == 0:
         try:
             os.chdir(scratch)
-            _become_guest(fd, lock)
+            _become_guest(fd, lock, ready)
         finally:
             os._exit(1)
     os.close(fd)
     link.sendall(pid.to_bytes(4, "little", signed=True))
-    if pid < 0:
-        return
-    order = link.recv(1)
-    killed = _ended_by_others(pid, patient=order == _WAIT)
-    if order:
-        link.sendall(b"k" if killed else b"-")
-    os.waitpid(pid, 0)  # it takes the kernel a while, and nobody need wait for the verdict meanwhile
-    link.sendall(b"r")
 
 
-def _become_guest(fd: int, lock: lockdown.GuestLock) -> None:
+def _end(order: bytes) -> bool:
+    """End a guest and its group, and reap it; True if it had already died of somebody else's SIGKILL."""
+    pid = int.from_bytes(order[1:], "little")
+    was_killed = order[:1] == _LOOK and _was_killed(pid)
+    # Still unreaped, so its number cannot have been given to another process.
+    for end in (os.killpg, os.kill):
+        try:  # noqa: SIM105 (shorter)
+            end(pid, _SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass  # it had no time to make a group, or it has ended
+    os.waitpid(pid, 0)
+    return was_killed
+
+
+def _become_guest(fd: int, lock: lockdown.GuestLock, ready: guest.Guest) -> None:
     os.dup2(fd, guest.GUEST_FD)
     os.close(fd)
     os.close(_LAST_FD)
     lock.apply()
-    guest.serve()
+    ready.serve()
 
 
-def _ended_by_others(pid: int, *, patient: bool) -> bool:
-    """End a guest and its group, without reaping it; True if it had already died of somebody else's SIGKILL."""
-    status = _ended(pid)
-    if patient:
-        deadline = time.monotonic() + _PATIENCE
-        while status is None and time.monotonic() < deadline:
-            time.sleep(0.001)
-            status = _ended(pid)
-    # Still unreaped, so its number cannot have been given to another process.
-    for end in (os.killpg, os.kill):
-        try:  # noqa: SIM105 (shorter, see _one_guest)
-            end(pid, _SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass  # it had no time to make a group, or it has ended
+def _was_killed(pid: int) -> bool:
+    """Whether a guest dies of somebody's SIGKILL. It gets a moment to end; it is not reaped."""
+    deadline = time.monotonic() + _PATIENCE
+    while (status := _ended(pid)) is None and time.monotonic() < deadline:
+        time.sleep(0.001)
     return status == signal.SIGKILL
 
 

@@ -247,8 +247,22 @@ def test_the_end_of_the_harness_is_the_end_of_everything(number: int, tmp_path: 
         found = len(processes(tmp_path))
         harness.send_signal(number)
         assert harness.wait(timeout=20) != 0
-    assert found == 8  # two workers, each with zygote, guest and examiner
+    assert found == 10  # two workers, each with zygote, guest, examiner and the guest of the next job
     assert leftovers(tmp_path, seconds=10) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system does not tell")
+def test_a_worker_stays_on_one_processor_where_each_has_one() -> None:
+    usable = os.sched_getaffinity(0)
+    with Judge(len(usable), progress=False) as room:
+        assert {*map(frozenset, _places(room))} == {frozenset({core}) for core in usable}
+    if len(usable) > 1:
+        with Judge(1, progress=False) as room:
+            assert _places(room) == [usable]
+
+
+def _places(room: Judge) -> list[set[int]]:
+    return [os.sched_getaffinity(room._slot(number).start().pid) for number in range(room.workers)]
 
 
 def test_settings_out_of_range_are_refused() -> None:

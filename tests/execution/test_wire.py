@@ -9,6 +9,7 @@ import fractions
 import math
 import os
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -319,3 +320,27 @@ def test_scalars_and_arrays_of_numpy_keep_their_type() -> None:
         assert (back == array).all()
     with pytest.raises(NotPlainError):
         encode(numpy.array([object()]))
+
+
+def test_frames_arrive_however_the_stream_cuts_them() -> None:
+    here, there = _pair()
+    bodies = [b"1", b'"' + b"x" * 20_000 + b'"', b"[2]", b"null"]
+    stream = b"".join(map(wire.framed, bodies))
+
+    def write() -> None:
+        for part in (stream[:1], stream[1:3], stream[3:9000], stream[9000:]):
+            os.write(here.write_fd, part)
+            time.sleep(0.01)
+
+    sender = threading.Thread(target=write)
+    sender.start()
+    assert [there.receive_frame() for _ in bodies] == bodies
+    sender.join()
+
+
+@pytest.mark.parametrize("body", [b"", b" ", b"1 ", b"[1]]", b"{", b"\xff"])
+def test_what_is_not_one_value_of_json_is_refused(body: bytes) -> None:
+    here, there = _pair()
+    here.send_frame(body)
+    with pytest.raises(MalformedError):
+        there.receive()
