@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
+import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -76,7 +78,20 @@ def default_dtype(dtype: str | None, device: str) -> torch.dtype:
     found = getattr(torch, str(dtype).removeprefix("torch."), None)
     if not isinstance(found, torch.dtype):
         raise HostError(f"dtype={dtype!r} is not a torch dtype; expected float32, bfloat16 or float16.")
+    if device == "cpu" and found.itemsize == 2:
+        _warn_of_emulation(str(dtype), torch.backends.cpu.get_cpu_capability())
     return found
+
+
+@functools.cache
+def _warn_of_emulation(dtype: str, capability: str) -> None:
+    """Once in a process."""
+    if platform.machine() in ("x86_64", "AMD64") and not capability.startswith("AVX512"):
+        logger.warning(
+            "dtype=%s: this processor (%s) only emulates products of such matrices; float32 is several times faster here.",
+            dtype,
+            capability,
+        )
 
 
 def alone(candidate: Candidate, samples: Sequence[Candidate] = ()) -> Completion:

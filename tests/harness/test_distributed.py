@@ -171,6 +171,23 @@ def test_alone_the_device_is_as_it_was_given(monkeypatch: pytest.MonkeyPatch) ->
     assert [base.default_device(d) for d in (None, "cuda", "cuda:1", "cpu")] == ["cuda", "cuda", "cuda:1", "cpu"]
 
 
+def test_halves_that_a_processor_only_emulates_are_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(base.platform, "machine", lambda: "x86_64")
+    for capability, dtype, device, told in (
+        ("AVX512", "bfloat16", "cpu", 0),
+        ("AVX2", "float32", "cpu", 0),
+        ("AVX2", "bfloat16", "cuda", 0),
+        ("AVX2", "float16", "cpu", 1),
+        ("AVX2", "float16", "cpu", 1),
+    ):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda capability=capability: capability)
+        assert base.default_dtype(dtype, device) == getattr(torch, dtype)
+        assert len(caplog.records) == told, (capability, dtype, device)
+    assert "float32 is several times faster" in caplog.text
+
+
 def test_a_model_is_spread_over_the_gpus_of_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     for gpus, expected in ((4, [1, 3]), (2, [1]), (1, [0])):

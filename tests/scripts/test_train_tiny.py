@@ -34,7 +34,7 @@ from scripts.tiny_samples import (
     grow_sample,
     mdm_sample,
 )
-from scripts.train_tiny import Recipe, Shape, build_tokenizer, forward, new_model, probe_attention, save, train
+from scripts.train_tiny import Recipe, Shape, _orthogonalised, build_tokenizer, forward, new_model, probe_attention, save, train
 
 SHAPE = Shape(hidden=32, layers=2, heads=2, intermediate=48)
 FILES = ("bisect.py", "heapq.py", "shlex.py", "textwrap.py")
@@ -67,6 +67,17 @@ def trained(kind: Kind, seed: int, corpus: Corpus, tokenizer: Any) -> tuple[dict
     data = batches(corpus, tokenizer, kind, window=96, batch_tokens=256, seed=seed)
     losses = [step.loss for step in train(model, data, recipe)]
     return model.state_dict(), losses
+
+
+def test_a_gradient_is_made_orthogonal_in_float32_as_in_bfloat16() -> None:
+    """By the singular values alone: directions stay, and all become about 1."""
+    wide = torch.randn(24, 40, generator=torch.Generator().manual_seed(0))
+    for matrix in (wide, wide.T):
+        found = _orthogonalised(matrix, (3.4445, -4.775, 2.0315), 5, 1e-7)
+        left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+        inner = left.T @ found @ right.T
+        assert torch.allclose(inner, torch.diag(inner.diag()), atol=1e-4)
+        assert 0.6 < inner.diag().min() < inner.diag().max() < 1.3
 
 
 @pytest.mark.parametrize("kind", KINDS)
