@@ -12,7 +12,7 @@
 
 The same file list, seed, steps, versions and one thread give the same weights, up to how the processor
 rounds. ``training.json`` beside the weights records them. Needs torch 2.9 (Muon). One thread of a processor with
-bfloat16 matrix products sees 4000 (fim) to 5800 (mdm) tokens a second; where they would be emulated Muon uses float32.
+bfloat16 matrix products sees 4000 (fim) to 5800 (mdm) tokens a second; where they would be emulated all is float32.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ __all__ = [
 
 # How Qwen2 splits text before its byte-pair merges.
 QWEN2_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+HAS_BFLOAT16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # products of such matrices, not emulated
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors")
 
 
@@ -207,7 +208,7 @@ def probe_attention(model: Any, *, causal: bool, pad: int = PAD) -> None:
 
 def token_losses(model: Any, batch: Batch, *, causal: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss in nats and weight of each token that has a target, both (N,)."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=HAS_BFLOAT16):
         hidden = forward(model, batch.inputs, causal=causal, pad=batch.pad)[:, :-1].flatten(0, 1)
         targets = batch.targets[:, 1:].flatten()
         kept = (targets != IGNORED).nonzero()[:, 0]
@@ -238,7 +239,7 @@ def optimizers(model: Any, recipe: Recipe) -> tuple[torch.optim.Optimizer, torch
     rest: list[torch.Tensor] = []
     for name, parameter in model.named_parameters():
         (matrices if parameter.dim() == 2 and "embed" not in name else rest).append(parameter)
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if not HAS_BFLOAT16:
         from torch.optim import _muon
 
         _muon._zeropower_via_newtonschulz = _orthogonalised
