@@ -242,7 +242,7 @@ def optimizers(model: Any, recipe: Recipe) -> tuple[torch.optim.Optimizer, torch
     if not HAS_BFLOAT16:
         from torch.optim import _muon
 
-        _muon._zeropower_via_newtonschulz = _orthogonalised
+        _muon._zeropower_via_newtonschulz = _orthogonalised  # type: ignore[assignment]
     muon = torch.optim.Muon(matrices, lr=recipe.muon_rate, weight_decay=0.01, momentum=0.95)
     adam = torch.optim.AdamW(rest, lr=recipe.adam_rate, betas=(0.9, 0.95), weight_decay=0.0)
     return muon, adam, rest
@@ -251,7 +251,7 @@ def optimizers(model: Any, recipe: Recipe) -> tuple[torch.optim.Optimizer, torch
 def _orthogonalised(matrix: torch.Tensor, coefficients: Sequence[float], steps: int, eps: float) -> torch.Tensor:
     """What Muon does to a gradient (the quintic Newton-Schulz iteration, kellerjordan.github.io/posts/muon), in float32."""
     is_tall = matrix.size(0) > matrix.size(1)
-    x = matrix.T if is_tall else matrix
+    x: torch.Tensor = matrix.T if is_tall else matrix
     x = x / x.norm().clamp(min=eps)
     first, third, fifth = coefficients
     for _ in range(steps):
