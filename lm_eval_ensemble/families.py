@@ -23,8 +23,9 @@ class Family:
     name, of: what it is called here; the checkpoints, in words. source: where all of this was read.
 
     Recognised by config.json, in the order of the table, by what is given of: types (``model_type`` -> the model type of
-    transformers whose class computes the same; None: only the checkpoint's own code does), architectures (parts of its class
-    names), keys (settings it must have) and names (parts of the checkpoint's name); upper and lower case are the same.
+    transformers whose class computes the same; None: only the checkpoint's own code does; beginnings of it where the family is
+    refused, as there are offshoots), architectures (parts of its class names), keys (settings it must have) and names (parts of
+    the checkpoint's name); upper and lower case are the same.
 
     shift: the state before a position predicts it; None: the probe at load decides. masks: the mask token by its text or id,
     where the files do not tell. blocks: why it is refused, if it is: a token sees its block and those before, but not what
@@ -54,10 +55,10 @@ class Family:
 
     def fits(self, pretrained: str, config: Mapping[str, Any]) -> bool:
         """Whether this is the family of a checkpoint, by its name and its config.json."""
-        kind = str(config.get("model_type", "")).lower()
+        kind, types = str(config.get("model_type", "")).lower(), tuple(map(str.lower, self.types))
         classes = " ".join(config.get("architectures") or ()).lower()
         return (
-            (not self.types or kind in map(str.lower, self.types))
+            (not self.types or kind in types or (bool(self.blocks) and kind.startswith(types)))
             and (not self.architectures or any(part.lower() in classes for part in self.architectures))
             and all(config.get(key) is not None for key in self.keys)
             and (not self.names or any(part in pretrained.lower() for part in self.names))
@@ -103,28 +104,35 @@ _TABLE = (
         "llada2",
         "LLaDA 2.0, 2.1",
         "ZHZisZZ/dllm, pipelines/llada2/models/modeling_llada2_moe.py, generate()",
-        {"llada2_moe": None, "llada21_moe": None},
+        dict.fromkeys(("llada2", "llada21")),
         blocks="its attention is block-causal",
     ),
     Family(
         "sdar",
         "SDAR, TraDo",
         "SDAR, arXiv 2510.06303; its configuration_sdar.py",
-        {"sdar": None, "sdar_moe": None},
+        {"sdar": None},
         blocks="its attention is block-causal",
     ),
     Family(
         "fast-dllm-v2",
         "Fast-dLLM v2",
         "Fast-dLLM v2, arXiv 2509.26328; its configuration.py",
-        {"Fast_dLLM_Qwen": None},
+        {"Fast_dLLM": None},
+        blocks="its attention is block-causal",
+    ),
+    Family(
+        "bd3lm-owt",
+        "BD3-LMs of their authors",
+        "BD3-LM, arXiv 2503.09573",
+        {"bd3lm": None},
         blocks="its attention is block-causal",
     ),
     Family(
         "bd3lm",
-        "BD3-LMs, and dllm's models with bd3lm in their name, whose config.json is that of a2d",
+        "dllm's models with bd3lm in their name, whose config.json is that of a2d",
         "BD3-LM, arXiv 2503.09573; ZHZisZZ/dllm, examples/a2d/README.md",
-        {**dict.fromkeys(_A2D), "bd3lm": None},
+        dict.fromkeys(_A2D),
         names=("bd3lm",),
         blocks="it was trained with block-causal attention",
     ),

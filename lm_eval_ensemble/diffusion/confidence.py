@@ -84,8 +84,9 @@ def newline_ids(model: MaskedDiffusionModel) -> Tensor:
     import torch
 
     encoder = model.encoder
-    texts = encoder.tokenizer.batch_decode([[i] for i in range(encoder.vocabulary)], clean_up_tokenization_spaces=False)
-    found = [i for i, text in enumerate(texts) if "\n" in text and i not in encoder.control_ids]
+    ids = sorted(encoder.tokenizer.get_vocab().values())
+    texts = encoder.tokenizer.batch_decode([[i] for i in ids], clean_up_tokenization_spaces=False)
+    found = [i for i, text in zip(ids, texts, strict=True) if "\n" in text and i not in encoder.control_ids]
     return torch.tensor(found, dtype=torch.long, device=model.device)
 
 

@@ -79,11 +79,25 @@ def load_checkpoint(
             raise broken_code(f"{pretrained!r} does not load", config, error) from error
         if isinstance(error, ImportError):
             raise missing_weights(pretrained, error) from error
-        raise
+        if isinstance(error, RuntimeError | MemoryError):  # of the machine, not of the files
+            raise
+        raise _unknown_files(pretrained, error) from error
     _refuse_missing(pretrained, type(model).__name__, told)
+    if stock is not None:
+        _refuse_untied(pretrained, model)
     if peft:
         _add_adapter(model, peft, found)
     return Checkpoint(model, tokenizer, found, stock is None)
+
+
+def _unknown_files(pretrained: str, error: Exception) -> ModelError:
+    import transformers
+
+    what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return ModelError(
+        f"{pretrained!r} does not load with transformers {transformers.__version__} ({what}): its files are damaged, or of "
+        "another release."
+    )
 
 
 def broken_code(what: str, config: Mapping[str, Any], error: Exception) -> ModelError:
@@ -139,6 +153,12 @@ def stock_config(pretrained: str, config: Mapping[str, Any], family: Family, tru
     kind, head = family.stock_type(config), _HEADS[int(family.masked_head)]
     table = transformers.MODEL_FOR_MASKED_LM_MAPPING if family.masked_head else transformers.MODEL_FOR_CAUSAL_LM_MAPPING
     known = kind in transformers.CONFIG_MAPPING and transformers.CONFIG_MAPPING[kind] in table
+    masked = known and transformers.CONFIG_MAPPING[kind] in transformers.MODEL_FOR_MASKED_LM_MAPPING
+    if masked and not (family.masked_head or family.types or config.get("is_decoder")):  # it would lose its frame
+        raise ModelError(
+            f"{pretrained!r} (model type {kind!r}) is a masked language model, but config.json names no ForMaskedLM class "
+            f"(architectures: {config.get('architectures')}). Say family=masked-lm."
+        )
     brought = [name for name in _HEADS if name in (config.get("auto_map") or {})]
     # What is absent has the default of the checkpoint's own class, which is another one.
     lacking = [f"no {name}" for name in (*family.settings, *family.needs) if name not in config]
@@ -150,7 +170,13 @@ def stock_config(pretrained: str, config: Mapping[str, Any], family: Family, tru
             del kept["rope_scaling"]
         if family.settings:
             kept = {own: config[name] for name, own in family.settings.items() if config.get(name) is not None}
-        return transformers.AutoConfig.for_model(kind, **kept)
+        elif kind != config.get("model_type") and "use_sliding_window" in kept:
+            # The family's own class attends to everything in every layer, whatever window its files name.
+            kept |= {"use_sliding_window": False, "layer_types": None}
+        try:
+            return transformers.AutoConfig.for_model(kind, **kept)
+        except Exception as error:  # every check raises its own kind
+            raise _unknown_files(pretrained, error) from error
     if trust_remote_code and brought:
         return None
     why = f"model type {config.get('model_type')!r}"
@@ -228,6 +254,21 @@ def _refuse_missing(pretrained: str, name: str, told: Mapping[str, Any]) -> None
                 f"{pretrained!r} {what} the class {name} ({len(keys)}, as {keys[0]!r}): it would be computed wrongly. Give the "
                 "family it belongs to (family=), or a whole checkpoint."
             )
+
+
+def _refuse_untied(pretrained: str, model: Any) -> None:
+    """A file with an output layer of its own under a configuration that says there is none: either may be the wrong one."""
+    head, words = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is None or not getattr(model.config, "tie_word_embeddings", False):
+        return
+    own, tied = head.weight, words.weight
+    if own is tied or own.is_meta or tied.is_meta or own.shape != tied.shape:
+        return
+    if not torch.equal(own, tied.to(own.device)):
+        raise ModelError(
+            f"{pretrained!r}: config.json says that the output layer is the embedding (tied), and the weights hold another "
+            "one. Put config.json right, or give the weights that belong to it."
+        )
 
 
 def _add_adapter(model: Any, peft: str, family: Family) -> None:

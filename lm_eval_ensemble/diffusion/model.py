@@ -15,6 +15,7 @@ Letters: B = rows, L = row length, N = positions asked for, V = vocabulary rows 
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ from lm_eval_ensemble.tokens import PlainEncoder
 __all__ = ["MaskedDiffusionModel", "pad_right", "resolve_mask_id"]
 
 _EXPAND = "<|expand|>"
+
+logger = logging.getLogger(__name__)
 
 
 class MaskedDiffusionModel:
@@ -59,22 +62,30 @@ class MaskedDiffusionModel:
         self.encoder = PlainEncoder(tokenizer)
         self.vocabulary_rows = rows = int(model.get_input_embeddings().weight.shape[0])
         self.mask_id = resolve_mask_id(tokenizer, mask_token, model.config, rows, family)
-        if (highest := max(set(tokenizer.get_vocab().values()) - self.encoder.control_ids)) >= rows:
+        known = set(tokenizer.get_vocab().values())  # not always the first len(tokenizer) ids
+        if (highest := max(known - self.encoder.control_ids)) >= rows:
             raise ModelError(
                 f"The tokenizer of the diffusion model has tokens up to {highest}, its embedding {rows} rows: they do not "
                 "belong together. Give the tokenizer files that were published with these weights."
             )
         # Never sampled: the mask, padding rows of the vocabulary, and control tokens (a middle is plain text).
-        forbidden = sorted(self.encoder.control_ids | {self.mask_id} | set(range(self.encoder.vocabulary, rows)))
-        self._forbidden = torch.tensor([i for i in forbidden if i < rows], device=self.device)
+        forbidden = self.encoder.control_ids | {self.mask_id} | (set(range(rows)) - known)
+        self._forbidden = torch.tensor(sorted(i for i in forbidden if i < rows), device=self.device)
         #: ids that end a text; drawn only where nothing follows the gap.
         self.end_ids = sorted(i for i in _end_ids(tokenizer, model) if i < rows and i != self.mask_id)
         #: the token that makes two masks of one (DreamOn); None where the vocabulary has none.
-        self.expand_id = self.encoder.token_id(_EXPAND)
+        expand = self.encoder.token_id(_EXPAND)
+        self.expand_id = expand if expand is not None and expand < rows else None
         #: what the published code puts after the suffix of the shorter rows of a batch.
-        self.pad_id = int(next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), self.mask_id))
+        self.pad_id = _first(rows, tokenizer.pad_token_id, tokenizer.eos_token_id, self.mask_id)
         #: the tokens that open and close every row, where the family's texts have them.
-        self._frame = _frame(tokenizer) if family.framed else None
+        self.frame = _frame(tokenizer, rows) if family.framed else None
+        if family.framed and self.frame is None:
+            logger.warning(
+                "The texts of the family %s stand between two tokens, one of which the tokenizer of this checkpoint lacks "
+                "(bos_token or cls_token, eos_token or sep_token): they are read without.",
+                family.name,
+            )
         self._directed = not own_code and _takes(model.forward, "is_causal")
         self._keeps = _takes(model.forward, "logits_to_keep", named=True)
         self.fast = not own_code
@@ -110,12 +121,19 @@ class MaskedDiffusionModel:
 
     @property
     def max_positions(self) -> int:
-        """Tokens that a row may have, those of the frame not counted."""
+        """Tokens that a row should have at most, those of the frame not counted."""
         configured = int(getattr(self.model.config, "max_position_embeddings", 2048))
+        most = min(configured, self.family.context or configured) - (2 if self.frame else 0)
+        return most if self.places is None else min(most, self.places)
+
+    @property
+    def places(self) -> int | None:
+        """Tokens that a row can have, those of the frame not counted; None: any number, since places are computed."""
         table = getattr(getattr(self.model.base_model, "embeddings", None), "position_embeddings", None)
-        if (padding := getattr(table, "padding_idx", None)) is not None:  # RoBERTa: places are counted from the one after it
-            configured -= padding + 1
-        return min(configured, self.family.context or configured) - (2 if self._frame else 0)
+        if not isinstance(table, torch.nn.Embedding):
+            return None
+        unused = 0 if table.padding_idx is None else table.padding_idx + 1  # RoBERTa counts from the place after it
+        return table.num_embeddings - unused - (2 if self.frame else 0)
 
     @torch.no_grad()
     def logits_at(self, ids: Tensor, lengths: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -138,7 +156,7 @@ class MaskedDiffusionModel:
     @torch.no_grad()
     def read(self, ids: Tensor, lengths: Tensor, rows: Tensor, sources: Tensor) -> Tensor:
         """As ``states_at``, at the places ``sources`` ``(N,)`` of the model's output; the first place stands for -1."""
-        if self._frame:
+        if self.frame:
             ids, lengths, sources = self._framed(ids, lengths, sources)
         sources = sources.clamp_min(0)
         if not self.fast:
@@ -148,7 +166,7 @@ class MaskedDiffusionModel:
         return hidden[rows.to(hidden.device), sources.to(hidden.device)]
 
     def _framed(self, ids: Tensor, lengths: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        first, last = self._frame or (0, 0)
+        first, last = self.frame or (0, 0)
         edge = ids.new_full((len(ids), 1), first)
         framed = torch.cat([edge, ids, edge], 1)
         framed[torch.arange(len(ids), device=ids.device), lengths + 1] = last
@@ -226,13 +244,19 @@ def resolve_mask_id(
     """
     known = dict.fromkeys(name for other in FAMILIES.values() for name in other.masks if isinstance(name, str))
     asked = mask_token is not None and mask_token != ""
-    names = (mask_token,) if asked else (tokenizer.mask_token, getattr(config, "mask_token_id", None), *family.masks, *known)
+    configured = getattr(config, "mask_token_id", None)
+    names = (mask_token,) if asked else (tokenizer.mask_token, configured, *family.masks, *known)
     tried = [name for name in dict.fromkeys(names) if name is not None]
     for name in tried:
         found = name if isinstance(name, int) else tokenizer.convert_tokens_to_ids(name)
         if found is None or (found == tokenizer.unk_token_id and not isinstance(name, int)):
             continue
         if 0 <= found < (rows if rows is not None else found + 1):
+            if not asked and name == tokenizer.mask_token and configured != found and configured in range(rows or 0):
+                raise ModelError(
+                    f"The tokenizer of the diffusion model says that its mask is {name!r} ({found}), its config.json that it "
+                    f"is {configured}. Say which one it was trained with: mask_token={found} or mask_token={configured}."
+                )
             return int(found)
     if asked:
         raise ModelError(
@@ -252,11 +276,16 @@ def _end_ids(tokenizer: Any, model: Any) -> set[int]:
     return {int(i) for i in found if i is not None}
 
 
-def _frame(tokenizer: Any) -> tuple[int, int] | None:
+def _first(rows: int, *ids: int | None) -> int:
+    """The first id that the embedding has a row for: tokenizers may know more tokens than the model. -1: none of them."""
+    return next((int(i) for i in ids if i is not None and i < rows), -1)
+
+
+def _frame(tokenizer: Any, rows: int) -> tuple[int, int] | None:
     """The ids that open and close a text; None where the tokenizer lacks one of them."""
-    opens = next((i for i in (tokenizer.bos_token_id, tokenizer.cls_token_id) if i is not None), None)
-    closes = next((i for i in (tokenizer.eos_token_id, tokenizer.sep_token_id) if i is not None), None)
-    return None if opens is None or closes is None else (int(opens), int(closes))
+    opens = _first(rows, tokenizer.bos_token_id, tokenizer.cls_token_id)
+    closes = _first(rows, tokenizer.eos_token_id, tokenizer.sep_token_id)
+    return None if min(opens, closes) < 0 else (opens, closes)
 
 
 def _takes(function: Any, name: str, named: bool = False) -> bool:

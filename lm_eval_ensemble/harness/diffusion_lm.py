@@ -22,6 +22,7 @@ from lm_eval_ensemble.diffusion.grow import check_growing, grow, most_steps
 from lm_eval_ensemble.diffusion.length import Length, LengthPolicy
 from lm_eval_ensemble.diffusion.model import MaskedDiffusionModel, pad_right
 from lm_eval_ensemble.diffusion.schedules import auto_steps
+from lm_eval_ensemble.errors import ConfigError
 from lm_eval_ensemble.harness.base import default_device, default_dtype, own_cache
 from lm_eval_ensemble.harness.lengths import LengthFinder, find_bias, offered
 from lm_eval_ensemble.harness.ranks import own_gpus
@@ -91,6 +92,11 @@ class DiffusionInfill(RefillLM):
         self._device = self.network.device
         self.encoder = self.network.encoder
         self.window = self.config.max_length or self.network.max_positions
+        if self.network.places is not None and self.window > self.network.places:
+            raise ConfigError(
+                f"{name}: max_length={self.window}, but the model has places for {self.network.places} tokens. Give "
+                f"max_length={self.network.places}."
+            )
         limit = min(self.config.max_new_tokens or 512, self.window - 1)
         self.policy = LengthPolicy.parse(self.config.length, limit)
         self.offers, self.wants_partner = self.policy.offers, self.policy.wants_partner

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertTokenizer, RobertaConfig, RobertaForMaskedLM
 
 from lm_eval_ensemble.diffusion.model import MaskedDiffusionModel, pad_right
-from lm_eval_ensemble.errors import ModelError
+from lm_eval_ensemble.errors import ConfigError, ModelError
 from lm_eval_ensemble.families import FAMILIES, find_family
 from lm_eval_ensemble.harness.diffusion_lm import DiffusionInfill
 from lm_eval_ensemble.types import InfillRequest
@@ -67,6 +67,70 @@ def test_the_toy_gaps_are_filled(stand_in: StandIn, toy: list[dict[str, Any]]) -
     assert one.raw == found[7].raw
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logits_scaled_by_little_are_the_models_own(dtype: torch.dtype, tmp_path: Path, assets: Path) -> None:
+    """By less than what 16 bits round: the fast path would be 5 % off wherever the probe does not look."""
+    standins.granite(tmp_path, assets)
+    path = tmp_path / "config.json"
+    for scale, fast in ((1.05, False), (1.0, True)):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "logits_scaling": scale}))
+        assert MaskedDiffusionModel.load(str(tmp_path), dtype=dtype, device="cpu").fast is fast
+
+
+def test_a_window_in_the_files_of_full_attention_is_none(tmp_path: Path, assets: Path) -> None:
+    """The classes of Dream and of dllm's models attend to everything, whatever their configuration inherited from Qwen's."""
+    stand_in = standins.a2d(tmp_path, assets, "qwen3")
+    path = tmp_path / "config.json"
+    window = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 0}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **window}))
+    ids = torch.randint(6, 4000, (1, 60), generator=torch.Generator().manual_seed(1))
+    found = load(tmp_path).logits_at(ids, torch.tensor([60]), torch.tensor([0]), torch.tensor([31]))[0]
+    usable = torch.isfinite(found)
+    assert torch.allclose(found[usable], stand_in.predicted(ids[0].tolist(), 31)[usable], atol=1e-4, rtol=1e-4)
+
+
+def test_tokens_that_the_model_has_no_row_for_are_not_given_to_it(
+    tmp_path: Path, assets: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A pad that was added to the tokenizer alone, a frame that it lacks."""
+    standins.dream(tmp_path, assets)
+    path = tmp_path / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    assert load(tmp_path).facts["frame"] == (1, 0)
+    settings["added_tokens_decoder"] |= {"4096": {"content": "[PAD]", "special": True}}
+    path.write_text(json.dumps({**settings, "pad_token": "[PAD]", "bos_token": "[PAD]"}))
+    with caplog.at_level(logging.WARNING, "lm_eval_ensemble"):
+        network = load(tmp_path)
+    assert (network.pad_id, network.frame) == (standins.END, None)
+    assert "the family dream stand between two tokens, one of which" in caplog.text
+
+
+def test_a_token_behind_a_hole_in_the_ids_can_be_drawn(tmp_path: Path, assets: Path) -> None:
+    """The number of tokens is not the highest id; the rows in the hole are nobody's."""
+    standins.a2d(tmp_path, assets, "qwen2")
+    config, files = tmp_path / "config.json", tmp_path / "tokenizer.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "vocab_size": 4160}))
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["model.embed_tokens.weight"] = standins.draw({"rows": (4160, standins.HIDDEN)})["rows"]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    content = json.loads(files.read_text())
+    content["model"]["vocab"] = {text: 4150 if i == 4095 else i for text, i in content["model"]["vocab"].items()}
+    files.write_text(json.dumps(content))
+    found = load(tmp_path).logits_at(torch.tensor([[10, MASK]]), torch.tensor([2]), torch.tensor([0]), torch.tensor([1]))[0]
+    assert torch.isfinite(found).nonzero()[:, 0].tolist()[-2:] == [4094, 4150]
+
+
+@pytest.mark.parametrize("architectures", [None, ["BertForPreTraining"]])
+def test_a_masked_model_of_another_class_name_is_framed_too(architectures: Any, tmp_path: Path, assets: Path) -> None:
+    """Read as what transformers calls its class for running text it would lose its frame."""
+    standins.bert(tmp_path, assets)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "architectures": architectures}))
+    with pytest.raises(ModelError, match=r"is a masked language model, .* Say family=masked-lm"):
+        load(tmp_path)
+    assert load(tmp_path, family="masked-lm").frame == (1, 3)
+
+
 def test_a_row_is_framed_where_its_family_has_frames(tmp_path: Path, assets: Path) -> None:
     stand_in = standins.dream(tmp_path, assets)
     network = load(tmp_path)
@@ -98,6 +162,8 @@ def test_roberta_counts_its_places_from_the_one_after_padding(tmp_path: Path, as
     standins.write_masked_tokenizer(tmp_path, assets)
     model = DiffusionInfill(pretrained=str(tmp_path), dtype="float32", steps=2)
     assert model.window == 130 - 2 - 2  # two places are never used, two hold the frame
+    with pytest.raises(ConfigError, match=r"max_length=2048, but the model has places for 126 tokens. Give max_length=126"):
+        DiffusionInfill(pretrained=str(tmp_path), protocol="open-dllm")
     (found,) = model.propose([InfillRequest("x = 1\n" * 200, "y = 2\n" * 100, reference="z\n")])
     assert found.info["length"] > 0
 
@@ -107,10 +173,18 @@ BLOCKS: dict[str, dict[str, Any]] = {
     "llada2": {"model_type": "llada2_moe", "architectures": ["LLaDA2MoeModelLM"]},
     "sdar": {"model_type": "sdar", "architectures": ["SDARForCausalLM"]},
     "fast-dllm-v2": {"model_type": "Fast_dLLM_Qwen"},
+    "bd3lm-owt": {"model_type": "bd3lm"},
     "bd3lm": {"model_type": "a2d-qwen3"},
     "diffusion-gemma": {"model_type": "diffusion_gemma"},
     "dream-blocks": {"model_type": "Dream", "block_size": 32},
 }
+
+
+@pytest.mark.parametrize("kind", ["llada2_moe_veomni", "sdar_moe", "Fast_dLLM_QwenVL", "bd3lm"])
+def test_offshoots_of_refused_families_are_refused(kind: str) -> None:
+    """Their own code attends to everything unless it is given a mask, so that no probe could tell."""
+    with pytest.raises(ModelError, match="would not see the text after its block"):
+        find_family("checkpoints/mine", {"model_type": kind})
 
 
 @pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.blocks])
@@ -262,6 +336,16 @@ def changed(name: str, change: Callable[[torch.Tensor], torch.Tensor], **config:
     return make
 
 
+def another_head(folder: Path, assets: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"] + 1
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def another_tokenizer(folder: Path, assets: Path) -> None:
+    (folder / "tokenizer.json").write_text('{"version": "1.0", "model": {"type": "Nope"}}')
+
+
 def no_tokenizer(folder: Path, assets: Path) -> None:
     for path in folder.glob("*token*"):
         path.unlink()
@@ -300,6 +384,27 @@ WRONG: dict[str, Wrong] = {
     ),
     "other shapes": (changed("model.norm.weight", lambda w: w[:7]), {}, r"has weights of other shapes than the class Qwen2"),
     "no tokenizer": (no_tokenizer, {}, r"has no tokenizer: expected tokenizer.json"),
+    "two masks": (configured(mask_token_id=2), {}, r"mask is '<\|mask\|>' \(5\), its config.json that it is 2. Say which"),
+    "two output layers": (
+        another_head,
+        {},
+        r"the output layer is the embedding \(tied\), and the weights hold another one",
+    ),
+    "a setting of another kind": (
+        configured(tie_word_embeddings="no"),
+        {},
+        r"does not load with transformers 5.* \(StrictDataclass.*'tie_word_embeddings'.*: its files are damaged, or of another",
+    ),
+    "rotary positions of another release": (
+        configured(rope_scaling={"rope_type": "nope", "factor": 2.0}, rope_parameters=None),
+        {},
+        r"does not load with transformers 5.* \(KeyError: 'nope'\)",
+    ),
+    "a tokenizer of another release": (
+        another_tokenizer,
+        {},
+        r"does not load with transformers 5",
+    ),
     "a mask that is none": (configured(), {"mask_token": "<nope>"}, r"mask_token='<nope>' is no token of the diffusion model"),
     "a mask beyond": (configured(), {"mask_token": 4096}, r"mask_token=4096 is no token of the diffusion model"),
     "another family": (configured(), {"family": "llada"}, r"no d_model.* is known to compute it as family llada"),
