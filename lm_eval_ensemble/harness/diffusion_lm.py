@@ -90,7 +90,7 @@ class DiffusionInfill(RefillLM):
             shift=self.config.shift,
         )
         self._device = self.network.device
-        self.encoder = self.network.encoder
+        self.encoder, self.diffusion_family = self.network.encoder, self.network.facts
         self.window = self.config.max_length or self.network.max_positions
         if self.network.places is not None and self.window > self.network.places:
             raise ConfigError(
@@ -202,7 +202,7 @@ class DiffusionInfill(RefillLM):
     def get_model_info(self) -> dict[str, Any]:
         settings = {**self.config.model_dump(), "device": str(self._device)}
         own = {"diffusion_infill": settings, "model_dtype": str(self.network.model.dtype)}
-        own["diffusion_family"] = self.network.facts
+        own["diffusion_family"] = self.diffusion_family
         return {**own, "processes": self.world_size, "peak_memory_mib": self._peaks}
 
     def _find_lengths(self, requests: Sequence[InfillRequest], draws: Sequence[Draw], ledger: Ledger) -> list[Length]:

@@ -165,6 +165,7 @@ class EnsemblePPL(InfillLM):
             "peak_memory_mib": self._peaks,
             "model_footprint_mib": self._told("footprint_mib"),
             "quantization": self._told("quantization"),
+            "diffusion_family": self._told("diffusion_family"),
         }
 
     def _told(self, fact: str) -> dict[str, Any]:

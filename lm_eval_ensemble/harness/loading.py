@@ -16,7 +16,7 @@ __all__ = ["LazyModel", "Shelf"]
 #: plain values of members and scorers, small enough to keep (an encoder holds the tokenizer).
 _FACTS = (
     *("name", "wants_partner", "offers", "device", "resumes", "chunk", "encoder", "layout", "end_id", "window"),
-    *("quantization", "footprint_mib"),
+    *("quantization", "footprint_mib", "diffusion_family"),
 )
 
 logger = logging.getLogger(__name__)

@@ -25,8 +25,8 @@ class Member:
     ``name`` stands in the records. ``wants_partner``: requests should carry another member's completion as ``hint``.
     ``offers``: candidates per gap; the member is asked once for each ``InfillRequest.variant`` in ``range(offers)``.
     ``device``: members of different devices are asked at the same time. ``resumes``: it fills a ``Ledger`` batch by batch;
-    others are asked for ``chunk`` requests at a time where answers are stored as they come. ``quantization`` and
-    ``footprint_mib`` (MiB) tell of its weights.
+    others are asked for ``chunk`` requests at a time where answers are stored as they come. ``quantization``,
+    ``footprint_mib`` (MiB) and ``diffusion_family`` tell of its weights.
     """
 
     name: str = ""
@@ -37,6 +37,7 @@ class Member:
     chunk: int = 16
     quantization: Any = None
     footprint_mib: Any = None
+    diffusion_family: Any = None
 
     def propose(self, requests: Sequence[InfillRequest], ledger: Ledger | None = None) -> list[Candidate]:
         """One candidate per request, in order, already cut by the request's rule.

@@ -86,6 +86,8 @@ def test_every_sample_has_its_record(results: Any) -> None:
         lowest = min(c["scores"]["fim+onepass"] for c in entry["candidates"] if c["text"].strip())
         if entry["reason"] == "score":
             assert chosen["scores"]["fim+onepass"] == lowest
+    known = results["config"]["diffusion_family"]
+    assert {name: (facts["family"], facts["mask_id"]) for name, facts in known.items()} == {"dllm": ("open-dcoder", 5)}
 
 
 def test_lm_eval_keeps_text_beside_the_record(results: Any) -> None:
