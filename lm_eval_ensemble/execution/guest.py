@@ -28,8 +28,8 @@ _BATCH_SECONDS = 0.005
 class Guest:
     """One guest, made in the zygote: what is ready there need not be made again and again."""
 
-    def __init__(self, fd: int = GUEST_FD) -> None:
-        self._channel = Channel(fd, fd)
+    def __init__(self, folder: str, fd: int = GUEST_FD) -> None:
+        self._folder, self._channel = folder, Channel(fd, fd)
         self._namespace = suite.module()
         self._desk = _Desk(self._namespace)
 
@@ -42,6 +42,7 @@ class Guest:
     def begin(self) -> None:
         """Run the program of a job. (If it is judged together, that is all of it.)"""
         job = self._channel.receive()
+        os.chdir(self._folder)  # no sooner: where nothing forbids it, the guest before may have removed the folder
         if "test" in job:
             self._channel.send({"nonce": job["nonce"], "why": _run_together(job)})
             os._exit(0)
@@ -62,13 +63,13 @@ class Guest:
             os._exit(0)
 
 
-def rehearsed() -> Guest:
+def rehearsed(folder: str) -> Guest:
     """A guest, after others served jobs in this process: what its forks will run is then as fast as it gets, and shared."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         judge = Channel(ours.fileno(), ours.fileno())
         for _ in range(_REHEARSALS):
-            guest = Guest(theirs.fileno())
+            guest = Guest(folder, theirs.fileno())
             judge.send({"program": _PROGRAM, "entry": "f"})
             guest.begin()
             judge.receive()
@@ -76,7 +77,7 @@ def rehearsed() -> Guest:
                 judge.send(request)
                 guest.answer_one()
                 judge.receive()
-    return Guest()
+    return Guest(folder)
 
 
 _REHEARSALS = 10  # the interpreter makes code fast that has run some eight times

@@ -150,12 +150,12 @@ def _become_zygote(
     lock = lockdown.GuestLock(settings["timeout"], layers)
     link = socket.socket(fileno=_LAST_FD)
     link.sendall(json.dumps({"layers": layers, "missing": missing, "broken": _probe(lock, layers, scratch)}).encode())
-    ready = guest.rehearsed()
+    ready = guest.rehearsed(scratch)
     gc.collect()
     lockdown.tidy_memory()
     gc.freeze()  # untouched by the collector, the pages stay shared with every guest
     while True:
-        _obey(link, lock, ready, scratch)
+        _obey(link, lock, ready)
 
 
 def _joined(group: str) -> str:
@@ -178,7 +178,7 @@ def _keep_only(link: socket.socket) -> None:
     os.closerange(_LAST_FD + 1, 1 << 16)
 
 
-def _obey(link: socket.socket, lock: lockdown.GuestLock, ready: guest.Guest, scratch: str) -> None:
+def _obey(link: socket.socket, lock: lockdown.GuestLock, ready: guest.Guest) -> None:
     """Carry out one order."""
     # Not socket.recv_fds, nor anything else that would make this loop longer: every page of memory that is touched while
     # a guest lives is copied.
@@ -195,7 +195,6 @@ def _obey(link: socket.socket, lock: lockdown.GuestLock, ready: guest.Guest, scr
         pid = -(error.errno or 1)
     if pid == 0:
         try:
-            os.chdir(scratch)
             _become_guest(fd, lock, ready)
         finally:
             os._exit(1)
