@@ -24,6 +24,8 @@ _HEADS = ("AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModel")
 _ASIDE = re.compile(
     r".*(pooler|seq_relationship|inv_freq|position_ids)|lm_head\.weight|(cls\.predictions\.|lm_head\.)?decoder\."
 )
+#: settings whose null means the same everywhere: as many as there are heads, no such token.
+_MAY_BE_NULL = ("kv_heads", "key_value_heads", "token_id")
 _ROLES = ("bos_token", "eos_token", "pad_token", "mask_token", "unk_token")
 
 
@@ -161,7 +163,8 @@ def stock_config(pretrained: str, config: Mapping[str, Any], family: Family, tru
         )
     brought = [name for name in _HEADS if name in (config.get("auto_map") or {})]
     # What is absent has the default of the checkpoint's own class, which is another one.
-    lacking = [f"no {name}" for name in (*family.settings, *family.needs) if name not in config]
+    lacking = [f"no {name}" for name in family.settings if config.get(name) is None and not name.endswith(_MAY_BE_NULL)]
+    lacking += [f"no {name}" for name in family.needs if name not in config]
     lacking += [f"{name}={config[name]!r}" for name, value in family.needs.items() if config.get(name, value) != value]
     unknown_code = not family.types and brought
     if known and not lacking and not unknown_code:

@@ -277,8 +277,9 @@ def test_a_llada_of_another_shape_asks_for_its_own_code(tmp_path: Path, assets: 
     for changed, why in (
         ({"block_type": "sequential"}, "block_type='sequential'"),
         ({"rms_norm_eps": None}, "no rms_norm_eps"),
+        ({"rope_theta": ...}, "no rope_theta"),
     ):
-        config = {name: value for name, value in {**standins.LLADA_CONFIG, **changed}.items() if value is not None}
+        config = {name: value for name, value in {**standins.LLADA_CONFIG, **changed}.items() if value is not ...}
         (tmp_path / "config.json").write_text(json.dumps(config))
         with pytest.raises(ModelError, match=rf"{why}\) brings its own model class.*trust_remote_code=true"):
             load(tmp_path)
