@@ -91,6 +91,10 @@ class DiffusionInfill(RefillLM):
         )
         self._device = self.network.device
         self.encoder, self.diffusion_family = self.network.encoder, self.network.facts
+        if getattr(self.network.model, "hf_quantizer", None) is not None:  # its files say so; nobody can ask for it here
+            from lm_eval_ensemble.harness.quantized import read_quantized
+
+            self.quantization = (found := read_quantized(self.network.model)) and found.record()
         self.window = self.config.max_length or self.network.max_positions
         if self.network.places is not None and self.window > self.network.places:
             raise ConfigError(
@@ -202,7 +206,7 @@ class DiffusionInfill(RefillLM):
     def get_model_info(self) -> dict[str, Any]:
         settings = {**self.config.model_dump(), "device": str(self._device)}
         own = {"diffusion_infill": settings, "model_dtype": str(self.network.model.dtype)}
-        own["diffusion_family"] = self.diffusion_family
+        own |= {"diffusion_family": self.diffusion_family, "quantization": self.quantization}
         return {**own, "processes": self.world_size, "peak_memory_mib": self._peaks}
 
     def _find_lengths(self, requests: Sequence[InfillRequest], draws: Sequence[Draw], ledger: Ledger) -> list[Length]:

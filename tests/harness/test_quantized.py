@@ -15,6 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, RobertaConfig, RobertaForCausalLM
 
 from lm_eval_ensemble.errors import ConfigError, EnsembleError, HostError, ModelError
+from lm_eval_ensemble.harness.diffusion_lm import DiffusionInfill
 from lm_eval_ensemble.harness.ensemble_lm import EnsemblePPL
 from lm_eval_ensemble.harness.quantized import footprint_mib, read_quantized
 from lm_eval_ensemble.harness.scored_lm import ScoredHF
@@ -256,6 +257,15 @@ def test_an_ordinary_model_with_integers_among_its_buffers_is_not_quantised() ->
     assert any(buffer.dtype == torch.int64 and buffer.ndim == 2 for buffer in model.buffers())
     assert read_quantized(model) is None
     assert footprint_mib(model) == round(model.get_memory_footprint() / 2**20, 1)
+
+
+def test_the_record_of_a_quantised_diffusion_checkpoint_says_so(assets: Path, tmp_path: Path) -> None:
+    config = BitsAndBytesConfig(load_in_8bit=True)
+    model = AutoModelForCausalLM.from_pretrained(assets / "mdm", quantization_config=config, dtype=torch.float32)
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(assets / "mdm").save_pretrained(tmp_path)
+    found = DiffusionInfill(pretrained=str(tmp_path)).get_model_info()["quantization"]
+    assert (found["name"], found["layers"] > 0) == ("bnb-int8", True)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
