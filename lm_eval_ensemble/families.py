@@ -72,8 +72,8 @@ class Family:
             False: "the state at it predicts it",
             None: "shift by a probe",
         }
-        masks = ", ".join(map(str, self.masks)) or "as its files say"
-        return f"{shift[self.shift]}; mask {masks}"
+        masks = f", else {' or '.join(map(str, self.masks))}" if self.masks else ""
+        return f"{shift[self.shift]}; mask as its files say{masks}"
 
     def stock_type(self, config: Mapping[str, Any]) -> str | None:
         """The model type of transformers that computes the same, or None."""

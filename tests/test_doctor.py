@@ -251,7 +251,7 @@ def test_the_family_of_a_diffusion_checkpoint_is_told(tmp_path: Path) -> None:
     found = next(doctor.diffusion("asset:tiny/mdm"))
     assert (found.mark, found.found.split(" (")[0]) == ("ok", "family open-dcoder")
     assert "read as qwen2; the state before a position predicts it" in found.found
-    assert "the state before a position predicts it; mask <M>" in found.found
+    assert "the state before a position predicts it; mask as its files say, else <M>" in found.found
     assert "Open-dLLM" in found.advice
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "sdar"}))
     refused = next(doctor.diffusion(str(tmp_path)))

@@ -62,6 +62,14 @@ class MaskedDiffusionModel:
         self.encoder = PlainEncoder(tokenizer)
         self.vocabulary_rows = rows = int(model.get_input_embeddings().weight.shape[0])
         self.mask_id = resolve_mask_id(tokenizer, mask_token, model.config, rows, family)
+        if tokenizer.mask_token_id not in (None, self.mask_id) and tokenizer.mask_token_id < rows:
+            logger.warning(
+                "%s is masked with token %d, as mask_token= says; its tokenizer has another mask, %r (%d).",
+                type(model).__name__,
+                self.mask_id,
+                tokenizer.mask_token,
+                tokenizer.mask_token_id,
+            )
         known = set(tokenizer.get_vocab().values())  # not always the first len(tokenizer) ids
         if (highest := max(known - self.encoder.control_ids)) >= rows:
             raise ModelError(
@@ -249,7 +257,7 @@ def resolve_mask_id(
     tried = [name for name in dict.fromkeys(names) if name is not None]
     for name in tried:
         found = name if isinstance(name, int) else tokenizer.convert_tokens_to_ids(name)
-        if found is None or (found == tokenizer.unk_token_id and not isinstance(name, int)):
+        if found is None or (found == tokenizer.unk_token_id and name not in (found, tokenizer.unk_token)):
             continue
         if 0 <= found < (rows if rows is not None else found + 1):
             if not asked and name == tokenizer.mask_token and configured != found and configured in range(rows or 0):

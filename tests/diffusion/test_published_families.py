@@ -77,6 +77,16 @@ def test_logits_scaled_by_little_are_the_models_own(dtype: torch.dtype, tmp_path
         assert MaskedDiffusionModel.load(str(tmp_path), dtype=dtype, device="cpu").fast is fast
 
 
+@pytest.mark.parametrize("mask", [0, "<|endoftext|>"])
+def test_a_mask_against_the_tokenizers_is_taken_and_told(
+    mask: int | str, assets: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By its text, too, where that is what the tokenizer gives for words it does not know."""
+    with caplog.at_level(logging.WARNING, "lm_eval_ensemble"):
+        assert load(assets / "mdm", mask_token=mask).mask_id == 0
+    assert "masked with token 0, as mask_token= says; its tokenizer has another mask, '<|mask|>' (5)" in caplog.text
+
+
 def test_a_window_in_the_files_of_full_attention_is_none(tmp_path: Path, assets: Path) -> None:
     """The classes of Dream and of dllm's models attend to everything, whatever their configuration inherited from Qwen's."""
     stand_in = standins.a2d(tmp_path, assets, "qwen3")
