@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -174,7 +175,7 @@ def test_alone_the_device_is_as_it_was_given(monkeypatch: pytest.MonkeyPatch) ->
 def test_halves_that_a_processor_only_emulates_are_told_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(base.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     for capability, dtype, device, told in (
         ("AVX512", "bfloat16", "cpu", 0),
         ("AVX2", "float32", "cpu", 0),
