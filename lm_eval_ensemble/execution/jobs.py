@@ -57,7 +57,11 @@ class Job:
         return names[-1] if names else ""
 
     def message(self, mode: Mode = "split") -> dict[str, Any]:
-        return {"mode": mode, "program": self.program, "entry": self.entry, "head": self.head, "test": self.test}
+        message: dict[str, Any] = {"mode": mode, "program": self.program, "entry": self.entry}
+        message |= {"head": self.head, "test": self.test}
+        if "doc" in self.test:  # doctest, or __doc__
+            message["doc"] = _doc(self.prompt, self.entry)
+        return message
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,18 @@ def _head(prompt: str, entry: str) -> str:
     goes_on = not prompt.endswith("\n") or (prompt.rstrip().rpartition("\n")[2][:1].isspace() and not prompt.endswith("\n\n"))
     ends = (*(() if goes_on else (len(prompt),)), *_starts_before(prompt, len(prompt)))
     return next((prompt[:cut] for cut in ends if _is_whole(prompt[:cut])), "")
+
+
+@functools.lru_cache(maxsize=512)
+def _doc(prompt: str, entry: str) -> str | None:
+    """The docstring that the prompt gives the entry point."""
+    found = re.search(rf"^(?:async\s+)?def\s+{re.escape(entry)}\b", prompt, re.MULTILINE)
+    if found is None:
+        return None
+    definition = prompt[found.start() :]
+    ends = (match.end() for match in re.finditer(r"$", definition, re.MULTILINE))
+    whole = next((definition[:end] for end in ends if _is_whole(definition[:end])), "")  # of its body the first statement
+    return next((ast.get_docstring(node, clean=False) for node in ast.parse(whole).body), None)  # type: ignore[arg-type]
 
 
 def _starts_before(prompt: str, end: int, only: str = "") -> Iterator[int]:

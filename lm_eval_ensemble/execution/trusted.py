@@ -297,6 +297,7 @@ class _Examination:
             return guest.call(None, arguments, keywords)
 
         candidate.__name__ = candidate.__qualname__ = entry
+        candidate.__doc__ = job.get("doc")
         exec(head, namespace)
         if entry.isidentifier():
             namespace[entry] = candidate

@@ -74,6 +74,15 @@ class Zygote:
 
         Raises OSError if the system has none to give.
         """
+        ours, pid = self._take()
+        if _is_closed(ours):  # somebody killed it while it waited: another one
+            with ours:
+                self.end_guest(pid, look=False)
+                self.await_end()
+            ours, pid = self._take()
+        return ours, pid
+
+    def _take(self) -> tuple[socket.socket, int]:
         ours, pid = self._next or self.order_guest(), self._number_of_the_next()
         self._next = self._number = None
         if pid < 0:
@@ -129,6 +138,13 @@ class Zygote:
         if not data:
             raise ZygoteLostError("end of stream")
         return data
+
+
+def _is_closed(link: socket.socket) -> bool:
+    try:
+        return not link.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except OSError:
+        return False
 
 
 def _become_zygote(

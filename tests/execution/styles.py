@@ -23,6 +23,7 @@ def _after(text: str) -> str:
     return "    pass\n\n\n" + text
 
 
+_DOCTEST = 'def f(x):\n    """\n    >>> f(1)\n    2\n    """\n'
 _UNITTEST = "import unittest\nclass T(unittest.TestCase):\n"
 
 PROGRAMS = [
@@ -86,7 +87,10 @@ TESTS = [
     Kind("a test that patches the time", _after("import time\ndef f(x): return time.time()\n"), _check("from unittest import mock", "with mock.patch('time.time', lambda: 5.0): assert c(1) == 5"), apart="fail"),
     Kind("a test that patches print", "    print('hello', x)\n", _check("from unittest import mock", "with mock.patch('builtins.print') as p: c(1)", "p.assert_called_once_with('hello', 1)"), apart="fail"),
     Kind("a mock as argument", "    return x.go(1)\n", _check("from unittest import mock", "m = mock.Mock(**{'go.return_value': 2})", "assert c(m) == 2", "m.go.assert_called_with(1)"), apart="?"),
-    Kind("a doctest in the prompt", RIGHT, "import doctest\nassert doctest.testmod().failed == 0\n", prompt='def f(x):\n    """\n    >>> f(1)\n    2\n    """\n', apart="?"),
+    Kind("a doctest in the prompt", RIGHT, "import doctest\nassert doctest.testmod().failed == 0\n", prompt=_DOCTEST, apart="?"),
+    Kind("a doctest in the prompt, wrong", WRONG, "import doctest\nassert doctest.testmod().failed == 0\n", "fail", prompt=_DOCTEST),
+    Kind("a doctest of the candidate beside other asserts", WRONG, _check("import contextlib, doctest, io", "with contextlib.redirect_stdout(io.StringIO()) as out: doctest.run_docstring_examples(c, {'f': c})", "assert c(1) == c(1) and not out.getvalue()"), "fail", prompt=_DOCTEST),
+    Kind("the docstring of the candidate", RIGHT, _check("assert c(1) == 2", "assert '>>> f(1)' in c.__doc__"), prompt=_DOCTEST),
     Kind("sub-tests", RIGHT, _UNITTEST + "    def test_one(self):\n        for i in range(3):\n            with self.subTest(i=i): self.assertEqual(f(i), i + 1)\n"),
     Kind("sub-tests, one wrong", "    return x + 1 if x < 2 else 0\n", _UNITTEST + "    def test_one(self):\n        for i in range(3):\n            with self.subTest(i=i): self.assertEqual(f(i), i + 1)\n", "fail"),
     Kind("set-up of class and case", RIGHT, _UNITTEST + "    @classmethod\n    def setUpClass(cls): cls.a = 1\n    def setUp(self): self.b = self.a\n    def tearDown(self): self.b = None\n    def test_one(self): self.assertEqual(f(self.b), 2)\n    @unittest.skip('no')\n    def test_two(self): self.fail()\n    @unittest.expectedFailure\n    def test_three(self): self.assertEqual(f(1), 3)\n"),

@@ -20,6 +20,7 @@ import pytest
 from lm_eval_ensemble.errors import ConfigError, SandboxError
 from lm_eval_ensemble.execution import Job, Judge, Verdict, handle, judge, pool
 from lm_eval_ensemble.execution.handle import worker_command
+from lm_eval_ensemble.execution.wire import encoded
 from tests.execution.helpers import job, leftovers, needs_layers, needs_proc, processes
 
 RIGHT, WRONG = "    return x + 1\n", "    return x\n"
@@ -152,18 +153,29 @@ def test_a_process_killed_from_outside_costs_no_verdict(who: str) -> None:
 
 
 def _kill_members(worker: int, who: str, number: int) -> None:
-    """Kill guests (grandchildren of a worker), or examiners (children that have none)."""
+    """Kill guests at work (the first grandchild of a worker), or examiners (children that have none)."""
     killed: set[int] = set()
     deadline = time.monotonic() + 10
     while len(killed) < number and time.monotonic() < deadline:
         time.sleep(0.02)
         families = {child: _children(child) for child in _children(worker)}
-        guests = {guest for own in families.values() for guest in own}
+        guests = {own[0] for own in families.values() if own}
         found = guests if who == "guest" else {child for child, own in families.items() if not own} if guests else set()
         for pid in found - killed:
             time.sleep(0.1)
             os.kill(pid, signal.SIGKILL)
             killed.add(pid)
+
+
+@needs_proc
+def test_a_guest_that_is_killed_while_it_waits_costs_no_job_a_run() -> None:
+    with Judge(1, progress=False) as room:
+        assert room.run([job(RIGHT)])[0].passed
+        waiting = [guest for child in _children(room._slot(0).start().pid) for guest in _children(child)]
+        assert len(waiting) == 1
+        os.kill(waiting[0], signal.SIGKILL)
+        time.sleep(0.1)
+        assert room._slot(0).run(encoded(job(RIGHT).message()), "split").passed
 
 
 def _children(pid: int) -> list[int]:
