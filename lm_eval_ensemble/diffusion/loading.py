@@ -279,11 +279,13 @@ def _add_adapter(model: Any, peft: str, family: Family) -> None:
 
     if not is_peft_available():
         raise ModelError(f"peft={peft!r} needs the package peft: pip install 'lm_eval_ensemble[peft]'")
-    from peft.utils import load_peft_weights
+    from peft.utils import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 
     try:
         model.load_adapter(peft)
-        given = {name.removeprefix("base_model.model.") for name in load_peft_weights(peft, device="cpu")}
+        given = {name.removeprefix("base_model.model."): value for name, value in load_peft_weights(peft, device="cpu").items()}
+        # By peft itself as well: transformers leaves the magnitudes of DoRA at random.
+        set_peft_model_state_dict(model, dict(given), adapter_name="default")
     except (OSError, ValueError) as error:
         raise missing_weights(peft, error) from error
     except RuntimeError as error:
@@ -297,4 +299,10 @@ def _add_adapter(model: Any, peft: str, family: Family) -> None:
         raise ModelError(
             f"The adapter {peft!r} does not fit {type(model).__name__} (family {family.name}): {len(lost)} of its weights have "
             f"no counterpart, as {lost[0]!r}. Merge it into the weights with the program it was trained with."
+        )
+    wanted = get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False)
+    if missing := sorted(wanted.keys() - given.keys()):  # it would change a part of the layers that it was trained to change
+        raise ModelError(
+            f"The adapter {peft!r} lacks weights that its adapter_config.json names ({len(missing)}, as {missing[0]!r}). Give "
+            "the whole adapter."
         )

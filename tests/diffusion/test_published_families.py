@@ -544,6 +544,35 @@ def test_an_adapter_of_another_class_is_refused(tmp_path: Path, assets: Path) ->
         load(tmp_path / "model", peft=str(tmp_path / "nowhere"))
 
 
+def test_the_magnitudes_of_dora_are_read(tmp_path: Path, assets: Path) -> None:
+    """Weight-decomposed adapters (arXiv 2402.09353): each row of the changed weight has the length that was learned."""
+    stand_in = standins.a2d(tmp_path / "model", assets, "qwen3")
+    changes = adapter(tmp_path / "adapter", "model.layers.{}.self_attn.q_proj")
+    path, settings = tmp_path / "adapter" / "adapter_model.safetensors", tmp_path / "adapter" / "adapter_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "use_dora": True}))
+    files, weights = load_file(path), standins.decoder_weights(qk_norm=True)
+    for layer, (at, change) in enumerate(changes.items()):
+        lengths = torch.linspace(1, 3 + layer, standins.HIDDEN)
+        files[f"base_model.model.{at}.lora_magnitude_vector"] = lengths
+        weights[f"{at}.weight"] = torch.nn.functional.normalize(weights[f"{at}.weight"] + change) * lengths[:, None]
+    save_file(files, path, {"format": "pt"})
+    ids = [10, 11, MASK, 13]
+    network = load(stand_in.folder, peft=str(tmp_path / "adapter"))
+    found = network.logits_at(torch.tensor([ids]), torch.tensor([4]), torch.tensor([0]), torch.tensor([2]))[0]
+    expected = standins.decoder(weights)(torch.tensor(ids))[2]
+    usable = torch.isfinite(found)
+    assert torch.allclose(found[usable], expected[usable], atol=1e-4, rtol=1e-4)
+
+
+def test_half_an_adapter_is_refused(tmp_path: Path, assets: Path) -> None:
+    standins.a2d(tmp_path / "model", assets, "qwen3")
+    adapter(tmp_path / "adapter", "model.layers.{}.self_attn.q_proj")
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    save_file({name: value for name, value in load_file(path).items() if ".layers.0." in name}, path, {"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks weights that its adapter_config.json names \(2, as 'model.layers.1.*whole"):
+        load(tmp_path / "model", peft=str(tmp_path / "adapter"))
+
+
 def test_an_adapter_of_other_shapes_is_refused(tmp_path: Path, assets: Path) -> None:
     standins.a2d(tmp_path / "model", assets, "qwen3")
     adapter(tmp_path / "adapter", "model.layers.{}.self_attn.q_proj")
