@@ -61,58 +61,10 @@ def _within(kind: int, limit: int) -> int:
     return limit if most == resource.RLIM_INFINITY else min(limit, most)
 
 
-_filling: list[bytes] = []
-
-
 def tidy_memory() -> None:
-    """Have what the children of this process allocate lie together, on few pages: each page that they write to is copied.
-
-    The holes that the memory has now are filled for good.
-    """
-    for size in range(48, 513, 16):  # the sizes of Python's own pools
-        _filling.extend(_fill_pools(size))
+    """Have the C library sort its free memory now, instead of in each child, which would copy the pages it lies in."""
     if hasattr(_libc, "malloc_trim"):  # glibc
         _libc.malloc_trim(0)
-        if hasattr(_libc, "mallinfo2"):  # 2.33 or newer
-            for size in (1 << 16, 1 << 14, 1 << 12, 1 << 11, 1 << 10, 600):
-                _filling.extend(_fill_heap(size))
-        bytes(100_000)  # a large request, at which what is still free is sorted
-
-
-_POOL = 1 << 14
-_MOST_OF_A_SIZE = 1 << 19  # should the memory be managed in another way than is thought here
-
-
-def _fill_pools(size: int) -> list[bytes]:
-    """Objects until they lie side by side for the length of a pool."""
-    filling: list[bytes] = []
-    in_a_row = 0
-    while in_a_row < _POOL // size - 2 and len(filling) * size < _MOST_OF_A_SIZE:
-        filling.append(bytes(size - sys.getsizeof(b"")))
-        in_a_row = in_a_row + 1 if len(filling) > 1 and id(filling[-1]) == id(filling[-2]) + size else 0
-    return filling
-
-
-def _fill_heap(size: int) -> list[bytes]:
-    """Blocks until one does not fit into a hole, but is taken from the end of the heap."""
-    filling: list[bytes] = []
-    rest = _rest_of_the_heap()
-    while len(filling) * size < _MOST_OF_A_SIZE:
-        block = bytes(size)
-        if _rest_of_the_heap() != rest:
-            break
-        filling.append(block)
-    return filling
-
-
-class _MallInfo(ctypes.Structure):
-    _fields_ = (("others", ctypes.c_size_t * 9), ("keepcost", ctypes.c_size_t))
-
-
-def _rest_of_the_heap() -> int:
-    """What is free at its end."""
-    _libc.mallinfo2.restype = _MallInfo
-    return int(_libc.mallinfo2().keepcost)
 
 
 def lock_zygote(mode: str, scratch: str) -> tuple[list[str], dict[str, str]]:
