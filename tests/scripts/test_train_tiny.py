@@ -190,6 +190,13 @@ def test_attention_of_the_wrong_kind_is_refused(causal: bool, tokenizer: Any, mo
         probe_attention(model, causal=causal)
 
 
+def test_attention_is_seen_past_tokens_of_equal_rows(tokenizer: Any) -> None:
+    model = new_model(len(tokenizer), SHAPE, seed=0)
+    with torch.no_grad():  # as the reserved tokens of a published checkpoint are, of which many were never trained
+        model.get_input_embeddings().weight[10:30] = 0.5
+    probe_attention(model, causal=False)
+
+
 def test_learning_rate_rises_holds_and_falls() -> None:
     recipe = Recipe("fim", steps=100)
     factors = [recipe.rate_factor(step) for step in range(100)]
