@@ -57,6 +57,7 @@ def read(
     found = Found()
     answers: list[Answers] = []
     names: set[str] = set()
+    every: list[TaskRun] = []
     for path in map(Path, paths):
         pickles = [path] if path.suffix == ".pkl" else sorted(path.rglob(FILE_NAME)) if path.is_dir() else []
         old, told = load_answers(pickles) if pickles else ([], [])
@@ -71,14 +72,16 @@ def read(
             continue
         problems += told
         names |= {run.task for run in runs}
-        for run, name in zip(runs, labels(runs), strict=True):
-            if not tasks or run.task in tasks:
-                _sort(run, name, found, answers, problems, seed)
+        every += runs
+    for task in dict.fromkeys(run.task for run in every if not tasks or run.task in tasks):
+        own = [run for run in every if run.task == task]
+        for run, name in zip(own, labels(own), strict=True):
+            _sort(run, name, found, answers, problems, seed)
     if missing := sorted(set(tasks or ()) - names):
         raise DataError(f"--task {', '.join(missing)}: found {', '.join(sorted(names))}.")
-    for own in answers:
+    for answered in answers:
         try:
-            found.analyses.append(analyse(own, AnalysisSettings(label=label, draws=0, seed=seed)))
+            found.analyses.append(analyse(answered, AnalysisSettings(label=label, draws=0, seed=seed)))
         except DataError as error:
             problems.append(str(error))
     if not found.runs and not found.analyses:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import itertools
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from lm_eval_ensemble.plots.style import (
     errors,
     label,
     percent,
-    short,
+    plain,
     titled,
     unit_of,
 )
@@ -52,25 +52,33 @@ _BLOCK = 20
 
 def accuracy_bars(reports: Sequence[Report]) -> Figure:
     """Scores of the runs of one task: an ensemble with its members, oracle and floor, a single model as one bar."""
-    rows: list[tuple[str, str, Mapping[str, Any]]] = []
+    # Name, colour and figures of a bar; no figures: the name of the run whose bars follow.
+    rows: list[tuple[str, str, Mapping[str, Any] | None]] = []
+    colours: dict[str, str] = {}
     for report in reports:
-        figures, run = report["figures"], short(report["run"])
-        name = f"{run}: " if len(reports) > 1 else ""
+        figures, run = report["figures"], report["run"]
         if "members" not in figures:
-            rows.append((run, COLOURS[5], figures["score"]))
+            rows.append((textwrap.fill(run, 40), COLOURS[5], figures["score"]))
             continue
-        rows.append((f"{name}oracle", _BOUND, figures["oracle"]))
-        rows.append((f"{name}ensemble", _ENSEMBLE, figures["score"]))
-        for colour, (member, entry) in zip(itertools.cycle(_MEMBERS), figures["members"].items()):
-            rows.append((f"{name}{member}", colour, entry))
-        rows.append((f"{name}floor", _BOUND, figures["floor"]))
-    metric, share = reports[0]["metric"], all(0 <= row[2]["value"] <= 1 for row in rows)
+        if len(reports) > 1:
+            rows.append((run, INK, None))
+        rows.append(("oracle", _BOUND, figures["oracle"]))
+        rows.append(("ensemble", _ENSEMBLE, figures["score"]))
+        for member, entry in figures["members"].items():
+            colours.setdefault(member, _MEMBERS[len(colours) % len(_MEMBERS)])
+            rows.append((member, colours[member], entry))
+        rows.append(("floor", _BOUND, figures["floor"]))
+    metric, share = reports[0]["metric"], all(0 <= entry["value"] <= 1 for _, _, entry in rows if entry)
     scale = 100.0 if share else 1.0
     task = reports[0]["task"]
     title = f"{task}: {metric}" if len(reports) > 1 else titled(metric, task, reports[0]["run"])
     figure, axes = blank(title, height=1.7 + 0.34 * len(rows))
-    furthest = max(scale * (entry["high"] if entry["high"] is not None else entry["value"]) for _, _, entry in rows)
-    for place, (_, colour, entry) in enumerate(rows):
+    furthest = max(scale * (entry["high"] if entry["high"] is not None else entry["value"]) for _, _, entry in rows if entry)
+    for place, (name, colour, entry) in enumerate(rows):
+        if entry is None:
+            own = {"xycoords": axes.get_yaxis_transform(), "va": "center", "fontsize": 8, "fontweight": "bold"}
+            axes.annotate(plain(name), (0, place), xytext=(4, 0), textcoords="offset points", color=colour, **own)
+            continue
         look = {"color": "white", "edgecolor": GREY, "hatch": "////"} if colour == _BOUND else {"color": colour}
         value = scale * entry["value"]
         low, high = (None if entry[key] is None else scale * entry[key] for key in ("low", "high"))
@@ -83,12 +91,12 @@ def accuracy_bars(reports: Sequence[Report]) -> Figure:
             va="center",
             fontsize=8,
         )
-    axes.set_yticks(range(len(rows)), [row[0].replace("$", r"\$") for row in rows])
+    axes.set_yticks(*zip(*((place, plain(name)) for place, (name, _, entry) in enumerate(rows) if entry), strict=True))
     axes.invert_yaxis()
     axes.set_xlim(0, furthest * 1.12 or 1.0)
     label(axes, f"{metric}, %" if share else metric)
     bounds = "oracle: some candidate is right; floor: all are." if any(colour == _BOUND for _, colour, _ in rows) else ""
-    gone = [row[0] for row in rows if row[2]["low"] is None]
+    gone = list(dict.fromkeys(name for name, _, entry in rows if entry and entry["low"] is None))
     caption(
         figure,
         _documents(reports),
@@ -346,7 +354,7 @@ def _documents(reports: Sequence[Report]) -> str:
     sizes = [f"{counted(f['n'], 'documents')} of {counted(f['problems'], f['clusters_are'])}" for f in every]
     if len(set(sizes)) == 1:
         return f"n = {sizes[0]}."
-    parts = [f"{short(report['run'])} {size}" for report, size in zip(reports, sizes, strict=True)]
+    parts = [f"{report['run']} {size}" for report, size in zip(reports, sizes, strict=True)]
     return f"Documents differ: {'; '.join(parts)}."
 
 

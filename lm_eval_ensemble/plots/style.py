@@ -80,7 +80,7 @@ def blank(
 
 def titled(what: str, task: str, run: str) -> str:
     """The title of a plot of one run: what it shows, and below it whose it is."""
-    return f"{what}\n{short(task, 40)}, run {short(run, 40)}"
+    return f"{what}\n{textwrap.fill(f'{task}, run {run}', 54)}"
 
 
 def label(axes: Axes, x: str = "", y: str = "", title: str = "") -> None:
@@ -93,7 +93,7 @@ def label(axes: Axes, x: str = "", y: str = "", title: str = "") -> None:
 
 def caption(figure: Figure, *sentences: str, warning: str = "") -> None:
     """How to read the plot, below it: documents, how intervals were made, and a caveat in a colour of its own."""
-    width = int(figure.get_figwidth() * 15.5)
+    width = int(figure.get_figwidth() * 14.5)
     lines = textwrap.wrap(" ".join(filter(None, sentences)), width)
     more = textwrap.wrap(f"Caution: {warning}", width) if warning else []
     # Two colours need two texts: the caveat stands below, on room kept by empty lines of the first.

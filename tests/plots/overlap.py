@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 def overlaps(figure: Any) -> list[tuple[str, str]]:
     """Pairs of texts that overlap by more than a pixel each way, title and caption of the figure with all others, and the
-    titles, names and numbers around each of its panels."""
+    titles, names and numbers around each of its panels; and texts that leave the picture."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     renderer = canvas.get_renderer()
@@ -29,7 +29,8 @@ def overlaps(figure: Any) -> list[tuple[str, str]]:
         for text in texts
         if text.get_visible() and text.get_text().strip()
     ]
-    found = []
+    width, _ = canvas.get_width_height()
+    found = [(text, "the edge") for _, text, box in boxes if box.x0 < -1 or box.x1 > width + 1]
     for (one, first, a), (other, second, b) in itertools.combinations(boxes, 2):
         wide, high = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
         if (one == other or not one) and wide > 1 and high > 1:

@@ -77,10 +77,30 @@ def test_every_plot_names_its_run(made: Run) -> None:
 def test_bars_of_several_runs_say_whose_they_are(made: Run) -> None:
     runs = [run_of(FIXTURES / name) for name in ("ensemble", "dllm", "repeats")]
     figure: Any = infill.accuracy_bars([report for report, _ in runs])
-    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert "tiny: dllm" in names
+    axes = figure.axes[0]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names[:5] == ["oracle", "ensemble", "dllm", "fim", "floor"]
     assert "tiny-dllm" in names
+    assert "tiny" in [text.get_text() for text in axes.texts]
     assert "Documents differ" in figure.get_supxlabel()
+
+
+def test_bars_of_runs_that_differ_in_one_setting(made: Run) -> None:
+    report, _ = made
+    names = [f"a pair (samples=4, temperature={heat}, top_p=0.95, seed=0)" for heat in (0.2, 0.6)]
+    alone = {**report["figures"], "members": {"b": report["figures"]["members"]["b"]}}
+    runs = [{**report, "run": names[0]}, {**report, "run": names[1], "figures": alone}]
+    figure: Any = infill.accuracy_bars(runs)
+    axes = figure.axes[0]
+    assert not overlaps(figure)
+    assert [text.get_text() for text in axes.texts if "samples" in text.get_text()] == names
+    # A member has one colour, whichever others stand beside it.
+    drawn = dict[str, set[Any]]()
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    for name, bar in zip(labels, [bar for bar in axes.patches if bar.get_height() == pytest.approx(0.7)], strict=True):
+        drawn.setdefault(name, set()).add(bar.get_facecolor())
+    assert all(len(colours) == 1 for colours in drawn.values())
+    assert drawn["a"] != drawn["b"]
 
 
 def test_the_scatter_counts_every_pair_once(made: Run) -> None:

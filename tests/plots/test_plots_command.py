@@ -30,6 +30,17 @@ def test_everything_the_runs_allow(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "tiny_qa (float32)" in summary
 
 
+def test_runs_of_one_name_given_apart_are_told_apart(tmp_path: Path) -> None:
+    for heat in (0.2, 0.6):
+        config = {"model": "hf", "model_args": {"pretrained": "m", "temperature": heat}}
+        write_run(tmp_path / f"heat{heat}", [sample(0, 1.0), sample(1, 0.0)], model="m", config=config)
+    folders = [str(tmp_path / f"heat{heat}") for heat in (0.2, 0.6)]
+    assert main(["plots", *folders, "--format", "svg", "--output", str(tmp_path / "out")]) == 0
+    summary = (tmp_path / "out" / "summary.md").read_text(encoding="utf-8")
+    assert "## t: m (temperature=0.2)" in summary
+    assert "## t: m (temperature=0.6)" in summary
+
+
 def test_one_format_and_one_task(tmp_path: Path) -> None:
     assert main(["plots", str(FIXTURES / "stock"), "--task", "words_choice", "--format", "svg", "--output", str(tmp_path)]) == 0
     assert {path.suffix for path in tmp_path.iterdir()} == {".svg", ".md"}
