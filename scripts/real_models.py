@@ -56,14 +56,9 @@ million parameters, and is told no length: `length=ar` gives it the length of it
 """
 MADE = """
 This page is what the commands below print, put together by `python -m scripts.real_models out/*` from the folders of the runs
-([archive](data/real_models.tar.xz), to be unpacked in `out`; that of SantaCoder-FIM, whose licence restricts its use, is not in
-it). The grid that runs all of it is `lm-eval-ensemble sweep
-real_small`.
-Times are of two cores that other work shared, several processes for each core in the runs of SantaCoder-FIM (16 min of
-processor time) and of four samples.
-
-Published beside it: 77.7 % of Qwen2.5-Coder-0.5B (not instruction-tuned, full precision) on SantaCoder-FIM are the exact
-matches of the first line over Python, Java and JavaScript, from its report as others quote it; here it is Python alone.
+([archive](data/real_models.tar.xz), to be unpacked in `out`). SantaCoder-FIM has [a page of its own](real_santacoder.md): its
+licence restricts its use, so its folder is not in the archive. The grid that runs most of it is `lm-eval-ensemble sweep
+real_small`; [the notebook](analysis.ipynb) draws the plots. Times are of two cores that other work shared.
 """
 
 
@@ -77,13 +72,62 @@ def page(folders: Sequence[str]) -> str:
     if not pairs and not questions:
         raise DataError(f"{', '.join(folders)}: found no run of ensemble-ppl or of an uncertainty task, expected one of them.")
     rows = "".join(f"| `{name}` | {what} | {place} | `{digest}` |\n" for name, what, place, digest in WEIGHTS)
-    parts = [BEGINNING + rows + MADE, *map(gaps, pairs, labels(pairs))]
-    several = [task for task, count in Counter(run.task for run in pairs).items() if count > 1]
-    parts += [side_by_side(task, [run for run in pairs if run.task == task]) for task in several]
+    parts = [BEGINNING + rows + MADE]
+    if pairs:
+        parts.append(in_one_table(pairs))
     if questions:
         parts.append("## Does a real model know when it is wrong?\n\n" + labels_table(questions))
-        parts += [known(run) for run in questions]
+    parts += map(gaps, pairs, labels(pairs))
+    several = [task for task, count in Counter(run.task for run in pairs).items() if count > 1]
+    parts += [side_by_side(task, [run for run in pairs if run.task == task]) for task in several]
+    parts += [known(run) for run in questions]
     return "\n".join(parts)
+
+
+def in_one_table(pairs: Sequence[TaskRun]) -> str:
+    """One line for each run: the run's own rule and the selectors against the best member, from what ``select`` says."""
+    rows = []
+    for run, label in zip(pairs, labels(pairs), strict=True):
+        (found,) = json.loads(printed("select", str(run.results_path), "--task", run.task, "--format", "json"))["tasks"]
+        by_name = {row["selector"]: row for row in found["rows"]}
+        (own,) = (row for row in found["rows"] if row["primary"])
+        best = found["reference"]
+        gaining = [
+            f"{row['selector']} {gained(row)}"
+            for row in found["rows"]
+            if not row["bound"] and row["p_all"] is not None and row["p_all"] < 0.05 and row["gain"]["value"] > 0
+        ]
+        cells = [
+            *(run.task, label, found["n"], interval(own["score"], 1)),
+            f"{best} {100 * found['members'][best]:.1f}",
+            f"{gained(own)}, p = {own['p']:.2g}",
+            interval(by_name["oracle"]["score"], 1),
+            f"{100 * own['s']['value']:.1f} of {100 * found['s0']:.1f}",
+            "; ".join(gaining) or "none",
+        ]
+        rows.append(f"| {' | '.join(map(str, cells))} |\n")
+    heads = ("task", "run", "gaps", "ensemble", "best member", "ensemble minus it", "oracle", "s of s0", "selectors that gain")
+    return (
+        "## Does the ensemble beat its best member?\n\n"
+        "pass@1 in percent [95 % interval], from `lm-eval-ensemble select out`: the run's own rule against the best "
+        "member, which was found after looking. s: the share of right choices where some candidates are right and some "
+        "are not; s0: what it takes to beat the best member. The last column has the other selectors whose gain over it "
+        "is significant (p < 0.05) over all selectors together; of those `learned`, `calibrated` and `margin` are cross- "
+        "fitted, the others need no fit.\n\n"
+        f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}\n{''.join(rows)}"
+    )
+
+
+def interval(found: Any, digits: int, sign: str = "") -> str:
+    """A share with its interval, in percent."""
+    value, low, high = (100 * found[name] for name in ("value", "low", "high"))
+    return f"{value:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+
+
+def gained(row: Any) -> str:
+    """What a selector gains over the best member; that of the selectors which are not the run's own holds for all together."""
+    low, high = row["gain_all"] or (row["gain"]["low"], row["gain"]["high"])
+    return interval({"value": row["gain"]["value"], "low": low, "high": high}, 1, "+")
 
 
 def gaps(run: TaskRun, label: str) -> str:

@@ -22,6 +22,10 @@ def test_the_page_holds_what_the_commands_print() -> None:
     assert printed("compare", str(RUNS / "ensemble"), "--members") in text
     told = printed("uncertainty", str(RUNS / "questions"))
     assert next(line for line in told.splitlines() if "g_nll " in line) in text
+    # 3 of 15 gaps are right in the ensemble, 4 by its better member, and no other selector has a significant gain.
+    (line,) = [line for line in text.splitlines() if line.startswith("| infill_toy | tiny | 15 | 20.0 [")]
+    assert "| fim 26.7 | -6.7 [" in line
+    assert line.endswith("| none |")
     # 12 answers, 6 right by both rules, every wrong one less certain than every right one.
     assert "| tiny_qa | triviaqa_uncertainty | 50.0 | 1.000 [0.541, 1.000] |" in text
     assert "15 of 45 documents; 63 s for the whole command, loading" in text
