@@ -100,6 +100,12 @@ class Candidate:
         """True if the cut rule removed more than blank space."""
         return self.text.rstrip() != self.raw.rstrip()
 
+    @property
+    def was_truncated(self) -> bool:
+        """True if the limit of tokens ended it: neither the model nor the cut rule did. A diffusion model fills a canvas whose
+        length is given, so its candidates never are."""
+        return self.info.get("stop") == "length" and "length_mode" not in self.info and not self.was_cut
+
 
 #: key in ``Candidate.info``: the number of the run a candidate belongs to. Candidates of different runs are never
 #: compared; what they score is averaged (``length=fixed-mean``). Candidates without it belong to every run.

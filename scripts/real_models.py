@@ -8,6 +8,7 @@ members and replayed with every selector, runs of uncertainty tasks are analysed
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import json
@@ -21,7 +22,8 @@ from typing import Any
 
 from lm_eval_ensemble.cli import main as command
 from lm_eval_ensemble.errors import DataError
-from lm_eval_ensemble.runs.load import TaskRun, labels, load_runs, short_label
+from lm_eval_ensemble.report.run import report_of
+from lm_eval_ensemble.runs.load import TaskRun, labels, load_runs
 
 # The files that were measured: name of the checkpoint's folder here, what it is, where it is published, sha256.
 WEIGHTS = (
@@ -60,10 +62,19 @@ This page is what the commands below print, put together by `python -m scripts.r
 licence restricts its use, so its folder is not in the archive. The grid that runs most of it is `lm-eval-ensemble sweep
 real_small`; [the notebook](analysis.ipynb) draws the plots. Times are of two cores that other work shared.
 """
+PUBLISHED = """
+Published beside it, on TriviaQA in full precision: 4.1 % for SmolLM2-135M (not instruction-tuned, no examples; its
+[model card](https://huggingface.co/HuggingFaceTB/SmolLM2-135M)) and 15.4 % for Gemma 3 270M (five examples; its
+[model card](https://ai.google.dev/gemma/docs/core/model_card_3)). Here every question follows the same few examples, the
+questions are a sample, and an answer is right that equals any alias after the usual normalisation.
+"""
 
 
-def page(folders: Sequence[str]) -> str:
-    """The page in Markdown. What cannot be read in the folders, or no run that belongs here, is a :class:`DataError`."""
+def page(folders: Sequence[str], similarity: str | None = None) -> str:
+    """The page in Markdown. What cannot be read in the folders, or no run that belongs here, is a :class:`DataError`.
+
+    :param similarity: for ``uncertainty``, of the runs with sampled answers.
+    """
     runs, problems = load_runs(folders)
     if problems:
         raise DataError("\n".join(problems))
@@ -76,11 +87,11 @@ def page(folders: Sequence[str]) -> str:
     if pairs:
         parts.append(in_one_table(pairs))
     if questions:
-        parts.append("## Does a real model know when it is wrong?\n\n" + labels_table(questions))
+        parts.append("## Does a real model know when it is wrong?\n\n" + labels_table(questions) + PUBLISHED)
     parts += map(gaps, pairs, labels(pairs))
     several = [task for task, count in Counter(run.task for run in pairs).items() if count > 1]
     parts += [side_by_side(task, [run for run in pairs if run.task == task]) for task in several]
-    parts += [known(run) for run in questions]
+    parts += [known(run, label, similarity) for run, label in zip(questions, labels(questions), strict=True)]
     return "\n".join(parts)
 
 
@@ -136,11 +147,21 @@ def gaps(run: TaskRun, label: str) -> str:
     lines = ("compare", folder, "--members", "--task", run.task, "--metric", "exact_match_first_line")
     first_line = f"\nBy what was published, `--metric exact_match_first_line`:\n\n{printed(*lines)}" if _is_santa(run) else ""
     return (
-        f"## {run.task}: {label}\n\n{made(run)}"
+        f"## {run.task}: {label}\n\n{made(run)}{unended(run)}"
         f"\n`lm-eval-ensemble compare out --members`:\n\n{printed('compare', folder, '--members', '--task', run.task)}"
         f"{first_line}"
         f"\n`lm-eval-ensemble select out`:\n\n{lowered(printed('select', folder, '--task', run.task))}"
     )
+
+
+def unended(run: TaskRun) -> str:
+    """Which share of a member's answers the limit of tokens ended, where it is more than a tenth (row ``truncated_rate``)."""
+    every: dict[str, list[bool]] = {}
+    for choice in (choice for row in report_of(run).rows for choice in row.choices):
+        for scored in choice.selection.candidates:
+            every.setdefault(scored.candidate.member, []).append(scored.candidate.was_truncated)
+    told = [f"{sum(ended)} of {len(ended)} of `{name}`" for name, ended in every.items() if sum(ended) > 0.1 * len(ended)]
+    return f"\nAnswers that ended at the limit of tokens, because the model did not stop: {', '.join(told)}.\n" if told else ""
 
 
 def _is_santa(run: TaskRun) -> bool:
@@ -154,22 +175,24 @@ def side_by_side(task: str, runs: Sequence[TaskRun]) -> str:
     return f"## {task}: all runs\n\n`lm-eval-ensemble compare out --members --common`:\n\n{told}"
 
 
-def known(run: TaskRun) -> str:
+def known(run: TaskRun, label: str, similarity: str | None) -> str:
     """A run of questions: how it was made, and every score with its interval."""
-    told = printed("uncertainty", str(run.results_path))
+    asked = "n_samples" in run.config["model_args"] and similarity is not None
+    told = printed("uncertainty", str(run.results_path), *(("--similarity", str(similarity)) if asked else ()))
     mine = told[told.index(f"{run.task},") :].split("\n\n")[0].rstrip().replace(run.model_name, _shown(run.model_name))
-    return f"### {run.task}: {short_label(run)}\n\n{made(run)}\n```text\n{mine}\n```\n"
+    how = f"\n`lm-eval-ensemble uncertainty out --similarity sentence:{Path(str(similarity)).name}`:\n" if asked else ""
+    return f"### {run.task}: {label}\n\n{made(run)}{how}\n```text\n{mine}\n```\n"
 
 
 def labels_table(runs: Sequence[TaskRun]) -> str:
     """AUROC of G-NLL and of its mean per token by what counts as right: token F1 of at least 0.5, or exact match."""
     rows = []
-    for run in runs:
+    for run, name in zip(runs, labels(runs), strict=True):
         cells = []
         for label in ("f1", "em"):
             found = analysed(run, label)
             cells += [f"{100 * found['accuracy']['value']:.1f}", auroc(found, "g_nll"), auroc(found, "ln_nll")]
-        rows.append(f"| {short_label(run)} | {run.task} | {' | '.join(cells)} |\n")
+        rows.append(f"| {name} | {run.task} | {' | '.join(cells)} |\n")
     heads = [f"{what} by {label}" for label in ("F1", "exact match") for what in ("right (%)", "G-NLL", "length-normalised")]
     return (
         "AUROC (higher is better, 0.5 is chance) with 95 % intervals, by what counts as a right answer, "
@@ -265,6 +288,8 @@ def lowered(text: str) -> str:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit("usage: python -m scripts.real_models OUT [OUT ...]")
-    sys.stdout.write(page(sys.argv[1:]))
+    parser = argparse.ArgumentParser(prog="python -m scripts.real_models")
+    parser.add_argument("folders", nargs="+", metavar="OUT")
+    parser.add_argument("--similarity", help="of runs with sampled answers, as for `lm-eval-ensemble uncertainty`")
+    options = parser.parse_args()
+    sys.stdout.write(page(options.folders, options.similarity))

@@ -36,6 +36,9 @@ __all__ = ["InfillTask", "as_selections", "ks_of", "own_judge", "row_aggregation
 
 logger = logging.getLogger(__name__)
 
+#: Share of a member's answers above which their fate is worth a word.
+_OFTEN = 0.1
+
 
 class InfillTask(OwnTask):
     """``dataset_name`` in the YAML names the set in ``lm_eval_ensemble.data``. A YAML with ``dataset_path`` (or
@@ -167,6 +170,7 @@ class InfillTask(OwnTask):
         ]
         _tell_repetition(self.config.task, self.config.repeats, kept)
         _tell_leftovers(self.config.task, [scored.candidate for _, scored in candidates])
+        _tell_truncation(self.config.task, [scored.candidate for _, scored in candidates])
         judged = [scored for _, scored in candidates]
         # The task's metadata is saved with the results.
         self.config.metadata = {**(self.config.metadata or {}), "prompt_layout": self.layout.name}
@@ -311,6 +315,20 @@ def _tell_leftovers(task: str, candidates: Sequence[Candidate]) -> None:
                 count,
                 len(own),
                 ", ".join(f"{'Markdown fence' if name == 'fence' else name} {n}" for name, n in found.most_common(4)),
+            )
+
+
+def _tell_truncation(task: str, candidates: Sequence[Candidate]) -> None:
+    """A model that seldom stops is no worse at code than its score says: its answers run into the suffix."""
+    for member in dict.fromkeys(candidate.member for candidate in candidates):
+        own = [candidate for candidate in candidates if candidate.member == member]
+        count = sum(candidate.was_truncated for candidate in own)
+        if count > _OFTEN * len(own):
+            logger.warning(
+                "%s, %s: %d of %d answers ended at the limit of tokens, neither by the model nor by a cut of the task: "
+                "most are wrong for it. Raise max_new_tokens if gaps are longer than that; many instruction-tuned models "
+                "do not stop at the end of a gap, however high it is.",
+                *(task, member, count, len(own)),
             )
 
 

@@ -43,6 +43,8 @@ def document_rows(doc: Mapping[str, Any], selections: Sequence[Selection], ks: S
     if selections[0].members != ("",):
         trims = ("trimmed_prefix", "trimmed_suffix")
         rows["trimmed_rate"] = _mean(any(c.candidate.info.get(t) for c in s.candidates for t in trims) for s in selections)
+        if any("stop" in c.candidate.info for s in selections for c in s.candidates):
+            rows["truncated_rate"] = _mean(scored.candidate.was_truncated for scored in chosen)
         rows["selection"] = record(doc, selections)
     rows |= _modes(selections)
     if modes:
@@ -131,7 +133,7 @@ def higher_is_better(name: str) -> bool | None:
     """Direction of a row; None where neither is better (who was picked, what the length came from)."""
     if name.startswith("pick_rate_") or name in ("agreement_rate", "length_mode", "layout", "judge", "unjudged"):
         return None
-    rates = ("timeout", "judge_error", "unjudgeable", "cut", "cleaned", "tie", "trimmed")
+    rates = ("timeout", "judge_error", "unjudgeable", "cut", "cleaned", "tie", "trimmed", "truncated")
     return not name.startswith(("log_ppl_", *(f"{rate}_rate" for rate in rates)))
 
 

@@ -261,3 +261,17 @@ def test_tasks_without_tests_do_not_ask_for_the_confirmation() -> None:
     manager = TaskManager(include_defaults=False)
     unsafe = {n for n in DOCUMENTS if load_yaml(manager.task_index[n].yaml_path, resolve_func=False).get("unsafe_code")}
     assert unsafe == set(DOCUMENTS) - set(EXACT_ONLY)
+
+
+def test_answers_that_do_not_end_are_told(evaluate: Callable[..., Any], assets: Path, caplog: pytest.LogCaptureFixture) -> None:
+    arguments = {"pretrained": str(assets / "fim"), "max_new_tokens": 2, "device": "cpu"}
+    found = evaluate("hf-scored", model_args=arguments, limit=4, metadata={"cut": "none"})
+    rates = [sample["truncated_rate"] for sample in found["samples"]["infill_toy"]]
+    stops = [sample["selection"]["candidates"][0]["stop"] for sample in found["samples"]["infill_toy"]]
+    assert rates == [float(stop == "length") for stop in stops]
+    assert sum(rates) >= 1
+    told = f"infill_toy, hf-scored: {sum(rates):.0f} of 4 answers ended at the limit of tokens"
+    assert told in caplog.text
+    caplog.clear()
+    evaluate("hf-scored", model_args={**arguments, "max_new_tokens": 64}, limit=4)
+    assert "ended at the limit" not in caplog.text

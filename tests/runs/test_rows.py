@@ -90,6 +90,21 @@ def test_a_member_that_does_not_see_all_of_a_document_is_counted() -> None:
     assert higher_is_better("trimmed_rate") is False
 
 
+def test_answers_that_the_limit_ended_are_counted() -> None:
+    def chosen(raw: str, **info: object) -> Selection:
+        return Selection((Scored(Candidate("fim", "x = 1\n", raw, info=info), {}, "fail"),), 0, "single", "none")
+
+    rows = {
+        stop: document_rows(DOC, [chosen("x = 1\n", stop=stop)])["truncated_rate"] for stop in ("length", "cut", "stop_token")
+    }
+    assert rows == {"length": 1.0, "cut": 0.0, "stop_token": 0.0}
+    # What comes after the task's cut is no part of the answer, and a canvas is always full.
+    assert document_rows(DOC, [chosen("x = 1\ny = 2\n", stop="length")])["truncated_rate"] == 0.0
+    assert document_rows(DOC, [chosen("x = 1\n", stop="length", length_mode="ar")])["truncated_rate"] == 0.0
+    assert "truncated_rate" not in document_rows(DOC, [chosen("x = 1\n")])
+    assert higher_is_better("truncated_rate") is False
+
+
 def test_documents_without_tests_have_no_pass_rate() -> None:
     rows = document_rows({"middle": "x\n"}, [selection("pass", "fail")])
     assert not any(name.startswith(("pass@", "timeout", "judge")) for name in rows)

@@ -12,7 +12,8 @@ import pytest
 
 from lm_eval_ensemble.errors import DataError
 from lm_eval_ensemble.runs.load import TaskRun, load_runs
-from scripts.real_models import made, page, printed
+from scripts.real_models import made, page, printed, unended
+from tests.report.helpers import candidate, ensemble_sample, record, write_run
 
 RUNS = Path(__file__).parents[1] / "fixtures" / "runs"
 
@@ -78,3 +79,13 @@ def test_folders_without_such_runs_are_refused(tmp_path: Path) -> None:
         page([str(RUNS / "stock")])
     with pytest.raises(DataError):
         page([str(tmp_path)])
+
+
+def test_answers_that_did_not_end_are_counted(tmp_path: Path) -> None:
+    ends = ["length"] * 2 + ["stop_token"] * 3
+    pairs = [[candidate("a", "x", False, 1.0), candidate("b", "y", False, 2.0)] for _ in ends]
+    for (_, second), stop in zip(pairs, ends, strict=True):
+        second["stop"] = stop
+    folder = write_run(tmp_path, [ensemble_sample(i, record(pair, 0)) for i, pair in enumerate(pairs)], metric="pass@1")
+    (run,), _ = load_runs([folder])
+    assert unended(run) == "\nAnswers that ended at the limit of tokens, because the model did not stop: 2 of 5 of `b`.\n"
