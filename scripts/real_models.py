@@ -248,7 +248,7 @@ def drawn_by(run: TaskRun) -> str:
         return ""
     if asked != sorted(random.Random(0).sample(range(count["original"]), len(asked))):
         raise DataError(f"{run.samples_path}: found documents of no known choice, expected random.Random(0).sample of all.")
-    numbers = f"random.Random(0).sample(range({count['original']}), {len(asked)})"
+    numbers = f"sorted(random.Random(0).sample(range({count['original']}), {len(asked)}))"
     return f"python -c 'import json, random; print(json.dumps({{\"{run.task}\": {numbers}}}))'"
 
 
