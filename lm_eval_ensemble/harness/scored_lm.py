@@ -120,7 +120,8 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
             self.join(own.device)
         self.encoder = PlainEncoder(self.tokenizer)
         self.layout: FimLayout | None = chosen_layout or layout_for(path, self.encoder)
-        self.end_id = int(self.eot_token_id)
+        ending = int(self.eot_token_id)
+        self.end_id = self.layout.text_end_id(self.encoder, ending) if self.layout else ending
         self._detail = Detail.parse(own.record)
         self.seed = torch.initial_seed() if self.decoding.seed is None else self.decoding.seed
         # Padding would stand between an adapter's own tokens and the prompt, and numbers hang on the batch.
@@ -423,6 +424,7 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
         configured = self.model.generation_config.eos_token_id
         ids = {
             self.end_id,
+            int(self.eot_token_id),
             *(configured if isinstance(configured, list) else [configured] if configured is not None else []),
         }
         if row.layout is not None and self.layout is not None:

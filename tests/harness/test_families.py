@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,24 @@ def test_the_fim_score_ends_with_the_familys_token(checkpoint: tuple[str, str], 
     run_pass("fim", spy, [PassJob(InfillRequest("def f(", "return a + b"), "a")])
     expected = LAYOUTS[checkpoint[0]].end or FAMILIES[checkpoint[0]].eos
     assert model.tokenizer.convert_ids_to_tokens(seen[0].ids[-1]) == expected
+
+
+@pytest.mark.parametrize("name", [name for name, layout in LAYOUTS.items() if layout.text_end])
+def test_a_tuned_models_end_of_turn_is_not_the_end_of_a_middle(tmp_path: Path, assets: Path, name: str) -> None:
+    base = FAMILIES[name]
+    tuned = replace(base, eos="<|im_end|>", control=(*base.control, base.eos))
+    folder = save_checkpoint(tuned, tmp_path / f"{name}-tiny-instruct", assets, [base.eos, "<|im_end|>"])
+    model = load((name, folder))
+    end, turn = model.tokenizer.convert_tokens_to_ids([base.eos, "<|im_end|>"])
+    assert (model.end_id, model._closing_id, model.eot_token_id) == (end, end, turn)
+    assert {end, turn} <= model._stops(model._gap_row(InfillRequest("def f(", "")))[0]
+    answers = model.propose([InfillRequest(f"def f({i}", "", "t", i) for i in range(8)])
+    read = run_pass("fim", model, [PassJob(InfillRequest(f"def f({i}", ""), a.text) for i, a in enumerate(answers)])
+    written = [
+        (a.info["end_logprob"], one.after[0]) for a, one in zip(answers, read, strict=True) if one and "end_logprob" in a.info
+    ]
+    assert written
+    assert all(own == pytest.approx(again, abs=1e-3) for own, again in written)
 
 
 def test_a_file_chooses_the_layout(tmp_path: Path, checkpoint: tuple[str, str]) -> None:
