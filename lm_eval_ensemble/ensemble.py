@@ -169,14 +169,20 @@ def _side_by_side(groups: Sequence[Sequence[Member]], fill: Callable[[Member], N
         raise errors[0]
 
 
-def score_candidates(scorers: Scorers, pairs: Sequence[tuple[InfillRequest, Candidate]], settings: Settings) -> list[Scored]:
-    """Every candidate with all the scores the settings ask for, in order."""
+def score_candidates(
+    scorers: Scorers, pairs: Sequence[tuple[InfillRequest, Candidate]], settings: Settings, *, foreign: bool = False
+) -> list[Scored]:
+    """Every candidate with all the scores the settings ask for, in order.
+
+    :param foreign: the candidates come from elsewhere: a member of the same name may be another model, so no model takes what
+        was recorded for its own.
+    """
     sheets = score_all(
         scorers,
         [(request, candidate.text) for request, candidate in pairs],
         settings.rule,
         extra=settings.extra_scores,
         token_scores=settings.token_scores,
-        written=[candidate for _, candidate in pairs],
+        written=None if foreign else [candidate for _, candidate in pairs],
     )
     return [Scored(c, sheet.values, facts=sheet.facts) for (_, c), sheet in zip(pairs, sheets, strict=True)]

@@ -74,6 +74,9 @@ class EnsemblePPL(InfillLM):
                 own = parse_settings(RefineConfig, row.args)
                 models[row.name] = RefineMember(row.name, own, models[own.of], seed)
         self.members: list[Member] = [models[name] for name in names]
+        for row in config.members:
+            if row.model == SCORED:
+                models[row.name].check_gaps()  # refused now, not when the others have answered all gaps
         self.scorers = build_scorers(models, kinds)
         extra = _extra_scores(config)
         check_terms(self.scorers, rule, extra)

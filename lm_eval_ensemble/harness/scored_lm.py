@@ -203,6 +203,10 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
         texts = iter(to_requests([i for i in instances if not is_infill(i)], plain=True))
         return [(i, next(gaps if is_infill(i) else texts)) for i in instances]
 
+    def check_gaps(self) -> None:
+        """:raises ConfigError: this model cannot be asked for the middle: no layout, or one that its tokenizer does not bear out."""
+        self._gap_row(InfillRequest("", ""))
+
     def _gap_row(self, request: InfillRequest) -> _Prompt:
         if self.layout is None:
             chat = bool(getattr(self.tokenizer, "chat_template", None))

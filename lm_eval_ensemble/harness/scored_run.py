@@ -37,7 +37,7 @@ class ScoredRun:
         """A line of the samples file for each document."""
         settings = self.model.settings
         pairs = [(gap.request, candidate) for gap in gaps for candidate in gap.candidates]
-        scored = ensemble.score_candidates(self.model.scorers, pairs, settings)
+        scored = ensemble.score_candidates(self.model.scorers, pairs, settings, foreign=True)
         sandbox = None
         if self.options.judge is not None:
             documents = [gap.document for gap in gaps for _ in gap.candidates]

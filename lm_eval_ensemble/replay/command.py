@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from lm_eval_ensemble.replay.compare import Replay, compare
 from lm_eval_ensemble.replay.plans import Teacher, fitting, make_plans
 from lm_eval_ensemble.replay.render import as_json, as_markdown
 from lm_eval_ensemble.replay.rows import NoRecordsError, Recorded, read_record
-from lm_eval_ensemble.runs.load import TaskRun, load_runs
+from lm_eval_ensemble.runs.load import TaskRun, labels, load_runs
 from lm_eval_ensemble.runs.samples import without_collection
 from lm_eval_ensemble.selection.base import score_of
 from lm_eval_ensemble.selection.fit import FOLDS
@@ -111,10 +112,13 @@ def select_runs(
     if fit is not None:
         _write(fit, wanted, rule, features)
     teachers = {id(recorded): Teacher(recorded, rule or recorded.rule, features) for recorded in records}
+    names = dict(zip(map(id, records), labels([recorded.run for recorded in records]), strict=True))
     found = []
     for recorded in wanted:
         own = _teacher(recorded, records)
-        found.append(_compare(recorded, rule, specs, file, None if own is None else teachers[id(own)], baseline, functions))
+        teacher = None if own is None else teachers[id(own)]
+        replay = _compare(recorded, rule, specs, file, teacher, baseline, functions)
+        found.append(replace(replay, label=names[id(recorded)]))
     return found, problems
 
 
@@ -173,13 +177,18 @@ def _compare(
 
 
 def _teacher(recorded: Recorded, records: Sequence[Recorded]) -> Recorded | None:
-    """The records to fit on: the task's own, but never SantaCoder's, which takes HumanEval-Infilling's of the same model."""
+    """The records to fit on: the task's own, but never SantaCoder's, which takes HumanEval-Infilling's of the same model under
+    the same settings: another temperature gives other scores."""
     if not recorded.is_santacoder:
         return recorded
-    same = [
-        r for r in records if r.is_humaneval and r.run.model_name == recorded.run.model_name and r.members == recorded.members
-    ]
+    same = [r for r in records if r.is_humaneval and r.members == recorded.members and _is_alike(r.run, recorded.run)]
+    same.sort(key=lambda r: r.run.results_path != recorded.run.results_path)
     return next((r for r in same if r.task == "humaneval_infill"), next(iter(same), None))
+
+
+def _is_alike(one: TaskRun, other: TaskRun) -> bool:
+    """Whether both are the same model under the same settings; how many documents of each were asked is no matter."""
+    return all(one.settings.get(name) == other.settings.get(name) for name in {*one.settings, *other.settings} - {"limit"})
 
 
 def _write(path: Path, records: Sequence[Recorded], rule: str | None, features: Sequence[str] | None) -> None:

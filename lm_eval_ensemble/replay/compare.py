@@ -86,6 +86,7 @@ class Replay:
     that gains are over: ``baseline``, named beforehand, else the best one, found on these documents. ``over_all`` is what the
     run's own selector gains over the best member whichever that truly is. ``changed`` counts those in
     which replaying the run's own selector chooses another candidate. ``left_out`` maps a selector to the reason.
+    ``label`` tells the run from the others.
     """
 
     recorded: Recorded
@@ -103,6 +104,7 @@ class Replay:
     over_all: OverAll | None
     changed: int
     left_out: Mapping[str, str] = field(default_factory=dict)
+    label: str = ""
 
     @property
     def clusters(self) -> int:

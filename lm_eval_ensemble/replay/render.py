@@ -26,7 +26,7 @@ def as_markdown(found: Replay) -> str:
     )
     modes = f", length_mode {'+'.join(own.length_modes)}" if own.length_modes else ""
     lines = [
-        f"## {own.task}: {own.run.model_name}",
+        f"## {own.task}: {found.label or own.run.model_name}",
         "",
         f"{size} of {counted(found.clusters, 'programs')}, right by {own.measure}, score {found.rule}{modes}; in percent.",
         f"Members: {members}. Floor {_percent(found.floor)}, oracle {_percent(found.oracle)}.",
@@ -119,6 +119,7 @@ def as_json(found: Replay) -> dict[str, Any]:
     return {
         "task": own.task,
         "model": own.run.model_name,
+        "label": found.label or own.run.model_name,
         "results": str(own.run.results_path),
         "samples": str(own.run.samples_path),
         "measure": own.measure,

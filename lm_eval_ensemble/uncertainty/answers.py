@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from lm_eval_ensemble.errors import DataError
 from lm_eval_ensemble.runs.answer import RULES, fault_of, value_of
 from lm_eval_ensemble.runs.load import TaskRun, first_few, load_runs
+from lm_eval_ensemble.runs.load import labels as name_apart
 from lm_eval_ensemble.runs.samples import BY_TEXT, Line, Sample, document_keys, kind_of_clusters, read
 from lm_eval_ensemble.uncertainty.legacy import FILE_NAME, old_records, run_settings
 from lm_eval_ensemble.uncertainty.origin import UNKNOWN, Origin, from_config, from_old_name
@@ -30,7 +32,8 @@ _DRAWN = "answers were drawn at a temperature, not greedy: g_nll is the NLL of a
 class Answers:
     """One task of one run. ``keys`` name the documents across runs, ``records`` are as in a samples file, ``cell`` is the name
     that ``sweep`` gave the run. ``clusters`` name what is drawn as one (empty: every document), ``kind`` says what these are.
-    ``docs`` are the numbers and names that a file of scores may call the documents by."""
+    ``docs`` are the numbers and names that a file of scores may call the documents by. ``title`` tells runs of one name apart.
+    """
 
     origin: Origin
     source: str
@@ -45,11 +48,12 @@ class Answers:
     clusters: tuple[Hashable, ...] = ()
     kind: str = ""
     docs: tuple[tuple[str, ...], ...] = ()
+    title: str = ""
 
     @property
     def name(self) -> str:
-        """Names the model for people, and its settings where a sweep has several."""
-        return self.cell or self.origin.name
+        """Names the model for people, and its settings where several were run."""
+        return self.title or self.cell or self.origin.name
 
     @property
     def label(self) -> str:
@@ -72,6 +76,7 @@ def load_answers(paths: Sequence[str | Path]) -> tuple[list[Answers], list[str]]
     """
     found: list[Answers] = []
     problems: list[str] = []
+    sources: dict[int, TaskRun] = {}
     for path in map(Path, paths):
         pickles = [path] if path.suffix == ".pkl" else sorted(path.rglob(FILE_NAME)) if path.is_dir() else []
         for file in pickles:
@@ -88,10 +93,15 @@ def load_answers(paths: Sequence[str | Path]) -> tuple[list[Answers], list[str]]
                 problems.append(str(error))
             continue
         problems += told
-        found += [answers for run in runs if (answers := answers_of(run, problems)) is not None]
+        for run in runs:
+            if (answers := answers_of(run, problems)) is not None:
+                sources[len(found)] = run
+                found.append(answers)
     if not found:
         raise DataError("\n".join(["no run with answers to analyse was found.", *problems]))
-    return found, problems
+    told = dict(zip(sources, name_apart(list(sources.values())), strict=True))
+    times = Counter(answers.label for answers in found)
+    return [replace(one, title=told[i]) if times[one.label] > 1 and i in told else one for i, one in enumerate(found)], problems
 
 
 def answers_of(run: TaskRun, problems: list[str], lines: Iterable[Line] | None = None) -> Answers | None:

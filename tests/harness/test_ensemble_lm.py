@@ -227,6 +227,17 @@ def test_bad_settings_fail_before_anything_is_generated(arguments: dict[str, Any
         EnsemblePPL(**TINY, **arguments)
 
 
+def test_a_member_that_cannot_be_asked_is_refused_before_another_answers(tmp_path: Any) -> None:
+    layout = tmp_path / "other.yaml"
+    layout.write_text('parts: ["<PRE>", PREFIX, "<SUF>", SUFFIX, "<MID>"]')
+    members = [
+        {"name": "dllm", "model": "diffusion-infill", "args": {"preset": "tiny"}},
+        {"name": "fim", "model": "hf-scored", "args": {"preset": "tiny", "layout": str(layout)}},
+    ]
+    with pytest.raises(ConfigError, match="has no token '<PRE>'"):
+        EnsemblePPL(members=members, store="off")
+
+
 def test_a_route_to_a_member_that_needs_another_is_refused() -> None:
     hybrid = {"name": "hybrid", "model": "refine", "args": {"of": "dllm"}}
     rows = [

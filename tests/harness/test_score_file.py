@@ -86,6 +86,26 @@ def test_scores_equal_those_of_a_run(evaluate: Any, tmp_path: Path) -> None:
                 assert b["scores"][name] == pytest.approx(value, abs=2e-3 if name == "joint" else 1e-4), name
 
 
+def test_another_model_of_the_same_name_reads_for_itself(evaluate: Any, tmp_path: Path) -> None:
+    """What a run recorded of its member ``fim`` is not what another ``fim`` gives the text."""
+    run = evaluate("ensemble-ppl", model_args={**TINY, "store": "off"}, limit=4, batch_size=8)
+    found = run["samples"]["infill_toy"]
+    told = json.loads(json.dumps([{**sample, "arguments": {}} for sample in found], default=str))
+    written = [c for sample in told for c in sample["selection"]["candidates"] if "end_logprob" in c]
+    assert written
+    for candidate in written:
+        candidate |= {"end_logprob": -99.0, "logprobs": [-9.0] * len(candidate["logprobs"])}
+    lines = "".join(json.dumps(sample) + "\n" for sample in told)
+    (tmp_path / "samples_infill_toy_2026-01-01T00-00-00.000001.jsonl").write_text(lines, encoding="utf-8")
+    content = {name: run[name] for name in ("results", "n-samples")} | {"configs": {"infill_toy": {}}, "config": {}}
+    (tmp_path / "results_2026-01-01T00-00-00.000001.json").write_text(json.dumps(content, default=str))
+    results = score_file(tmp_path, ScoreOptions(tmp_path / "out", TINY))
+    for before, after in zip(found, samples_of(results), strict=True):
+        for one, two in zip(before["selection"]["candidates"], after["selection"]["candidates"], strict=True):
+            assert (two["member"], two["text"]) == (one["member"], one["text"])
+            assert two["scores"]["fim"] == pytest.approx(one["scores"]["fim"], abs=1e-4)
+
+
 def test_an_interrupted_run_goes_on(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lm_eval_ensemble.harness import scored_run
 

@@ -116,6 +116,30 @@ def test_nothing_is_fitted_on_santacoder(tmp_path: Path) -> None:
     assert not (tmp_path / "numbers.json").exists()
 
 
+def test_runs_of_one_model_keep_their_names_and_numbers_apart(tmp_path: Path) -> None:
+    def note_temperatures() -> None:
+        for results in tmp_path.rglob("results_*.json"):
+            content = json.loads(results.read_text())
+            content["config"]["model_args"] = {"temperature": float(results.parent.name)}
+            results.write_text(json.dumps(content))
+
+    write_run(tmp_path / "0.0")
+    santacoder(tmp_path / "0.6")
+    note_temperatures()
+    (_, santa), _ = select_runs([tmp_path])
+    # Answers at another temperature have other scores: nothing is fitted on them.
+    assert "with humaneval_infill in the same run" in santa.left_out["znorm"]
+
+    write_run(tmp_path / "0.6")
+    note_temperatures()
+    found, _ = select_runs([tmp_path])
+    titles = [as_markdown(one).splitlines()[0] for one in found]
+    tasks = [f"humaneval_infill: tiny (temperature={t})" for t in ("0.0", "0.6")] + ["santacoder_fim: tiny (temperature=0.6)"]
+    assert sorted(titles) == [f"## {task}" for task in tasks]
+    santa = next(one for one in found if one.recorded.is_santacoder)
+    assert rows_of(santa)["znorm"].fitted == "cross-fitted on humaneval_infill"
+
+
 def test_a_fit_serves_live_selectors(tmp_path: Path) -> None:
     write_run(tmp_path / "run")
     santacoder(tmp_path / "run")

@@ -68,6 +68,20 @@ def test_a_second_run_prints_the_same(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "em >= 1" in texts[0]
 
 
+def test_runs_of_one_model_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, dtype in enumerate(("float32", "bfloat16")):
+        config = {**CONFIG, "model_args": {"pretrained": "org/model", "dtype": dtype}}
+        write_run(tmp_path / dtype, records(seed=seed), config=config)
+    # In one parent folder, or as several.
+    for folders in ([tmp_path], [tmp_path / "float32", tmp_path / "bfloat16"]):
+        assert main(["uncertainty", *map(str, folders), "--draws", "20"]) == 0
+        printed = capsys.readouterr().out
+        for dtype in ("float32", "bfloat16"):
+            assert f"triviaqa_uncertainty, org/model (dtype={dtype}) (hf-scored)\n" in printed
+        pair = printed.split("AUROC of the first model")[1]
+        assert all(f"org/model (dtype={dtype}) (hf-scored)" in pair for dtype in ("float32", "bfloat16"))
+
+
 def test_one_class_is_a_null_with_its_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path, [a_record(i, [-float(i)], False) for i in range(12)])
     assert main(["uncertainty", str(tmp_path), "--draws", "20", "--csv", str(tmp_path / "t.csv")]) == 0
