@@ -19,6 +19,7 @@ from lm_eval_ensemble.harness.gaps import Gap, ScoreOptions
 from lm_eval_ensemble.harness.judging import judge_all
 from lm_eval_ensemble.harness.task import row_aggregation
 from lm_eval_ensemble.runs import rows as infill
+from lm_eval_ensemble.runs.load import load_runs
 from lm_eval_ensemble.selection import Case, make_selector
 from lm_eval_ensemble.types import Selection
 
@@ -84,6 +85,7 @@ def write_run(path: Path, gaps: Sequence[Gap], samples: Sequence[dict[str, Any]]
     folder = options.output / str(sanitize_model_name(name))
     folder.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = {key: {} for key in ("results", "configs", "versions", "n-samples", "higher_is_better")}
+    earlier = _results_of(path) if path.is_dir() else {}
     for task in dict.fromkeys(gap.task for gap in gaps):
         lines = [sample for gap, sample in zip(gaps, samples, strict=True) if gap.task == task]
         target = folder / f"samples_{sanitize_task_name(task)}_{date}.jsonl"
@@ -99,7 +101,8 @@ def write_run(path: Path, gaps: Sequence[Gap], samples: Sequence[dict[str, Any]]
         }
         content["versions"][task] = "scored"
         sets = {} if path.is_dir() else sets_of(TASKS.get(task), options.data_dir, options.problems)
-        original = len(sets[task]()) if task in sets else len(lines)
+        asked_of = earlier.get("n-samples", {}).get(task, {}).get("original", len(lines))
+        original = len(sets[task]()) if task in sets else asked_of
         content["n-samples"][task] = {"original": original, "effective": len(lines)}
         metrics = dict.fromkeys(metric for line in lines for metric in line["metrics"])
         content["higher_is_better"][task] = infill.directions(metrics)
@@ -109,6 +112,7 @@ def write_run(path: Path, gaps: Sequence[Gap], samples: Sequence[dict[str, Any]]
         "model_name": name,
         "model_name_sanitized": sanitize_model_name(name),
         "scored_file": path.name,
+        **({"scored_config": earlier["config"]} if "config" in earlier else {}),
         "date": date,
         "lm_eval_version": metadata.version("lm_eval"),
     }
@@ -116,6 +120,13 @@ def write_run(path: Path, gaps: Sequence[Gap], samples: Sequence[dict[str, Any]]
     written = json.dumps(content, indent=2, ensure_ascii=False, default=str)
     results.write_text(written, encoding="utf-8", errors="backslashreplace")
     return results
+
+
+def _results_of(folder: Path) -> Mapping[str, Any]:
+    """What the run that wrote the texts says of itself: how they were made is part of what is known of the scores."""
+    runs, _ = load_runs([folder])
+    found: Mapping[str, Any] = json.loads(runs[0].results_path.read_text(encoding="utf-8"))
+    return found
 
 
 def aggregate(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
