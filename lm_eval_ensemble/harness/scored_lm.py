@@ -204,7 +204,7 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
         return [(i, next(gaps if is_infill(i) else texts)) for i in instances]
 
     def check_gaps(self) -> None:
-        """:raises ConfigError: this model cannot be asked for the middle: no layout, or one that its tokenizer does not bear out."""
+        """:raises ConfigError: this model cannot be asked for a middle: no layout, or one its tokenizer does not bear out."""
         self._gap_row(InfillRequest("", ""))
 
     def _gap_row(self, request: InfillRequest) -> _Prompt:

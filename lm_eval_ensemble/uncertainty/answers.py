@@ -99,9 +99,10 @@ def load_answers(paths: Sequence[str | Path]) -> tuple[list[Answers], list[str]]
                 found.append(answers)
     if not found:
         raise DataError("\n".join(["no run with answers to analyse was found.", *problems]))
-    told = dict(zip(sources, name_apart(list(sources.values())), strict=True))
+    titles = dict(zip(sources, name_apart(list(sources.values())), strict=True))
     times = Counter(answers.label for answers in found)
-    return [replace(one, title=told[i]) if times[one.label] > 1 and i in told else one for i, one in enumerate(found)], problems
+    rivals = [i for i in titles if times[found[i].label] > 1]
+    return [replace(one, title=titles[i]) if i in rivals else one for i, one in enumerate(found)], problems
 
 
 def answers_of(run: TaskRun, problems: list[str], lines: Iterable[Line] | None = None) -> Answers | None:
