@@ -16,7 +16,7 @@ import random
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ def page(folders: Sequence[str], similarity: str | None = None) -> str:
     runs, problems = load_runs(folders)
     if problems:
         raise DataError("\n".join(problems))
-    pairs = [run for run in runs if run.model_source == "ensemble-ppl"]
+    pairs = [run for run in runs if run.model_source in ("ensemble-ppl", "score")]
     questions = [run for run in runs if run.task.endswith("_uncertainty")]
     if not pairs and not questions:
         raise DataError(f"{', '.join(folders)}: found no run of ensemble-ppl or of an uncertainty task, expected one of them.")
@@ -217,26 +217,37 @@ def auroc(found: Any, score: str) -> str:
 
 
 def made(run: TaskRun) -> str:
-    """The command without its folders, its date and its time. Tasks of one run were asked in one command, whose time it is."""
-    given = {name: _shown(value) for name, value in run.config["model_args"].items() if name != "store"}
-    nested = any(isinstance(value, list | dict) for value in given.values())
-    model_args = f"'{json.dumps(given)}'" if nested else ",".join(f"{name}={value}" for name, value in given.items())
+    """The commands without their folders, the date, the time. Tasks of one run were asked in one command, whose time it is."""
     whole = json.loads(run.results_path.read_text(encoding="utf-8"))
-    tasks, limit = list(whole["n-samples"]), run.config.get("limit")
+    config = whole.get("scored_config", run.config)  # texts of one run that another command has scored
+    tasks, limit = list(whole["n-samples"]), config.get("limit")
     more = f" --limit {limit:g}" if limit else f' --samples "$({drawn})"' if (drawn := drawn_by(run)) else ""
-    if any(whole["configs"][task].get("unsafe_code") for task in tasks):
-        more += " --confirm_run_unsafe_code"
+    judged = " --confirm_run_unsafe_code"
+    if "scored_config" in whole or any(whole["configs"][task].get("unsafe_code") for task in tasks):
+        more += judged
+    given = given_to(config["model_args"])
+    lines = [
+        f"lm_eval --model {config['model']} --model_args {given} --tasks {','.join(tasks)} "
+        f"--batch_size {config.get('batch_size')}{more} --output_path out --log_samples"
+    ]
+    if "scored_config" in whole:
+        given = given_to(run.config["model_args"])
+        lines.append(f"lm-eval-ensemble score out --model_args {given} --batch_size {run.config['batch_size']}{judged}")
     together = f" and its {run.run_documents} documents" if len(tasks) > 1 else ""
     seconds = (
         ""
         if run.run_seconds is None
         else f"; {run.run_seconds:.0f} s for the whole command{together}, loading and judging included"
     )
-    return (
-        f"```sh\nlm_eval --model {run.model_source} --model_args {model_args} --tasks {','.join(tasks)} "
-        f"--batch_size {run.config.get('batch_size')}{more} --output_path out --log_samples\n```\n\n"
-        f"{run.date[:10]}, {_documents(run)}{seconds}.\n"
-    )
+    return "```sh\n" + "\n".join(lines) + f"\n```\n\n{run.date[:10]}, {_documents(run)}{seconds}.\n"
+
+
+def given_to(model_args: Mapping[str, Any]) -> str:
+    """``--model_args`` for a shell: as JSON where values are nested."""
+    given = {name: _shown(value) for name, value in model_args.items() if name != "store"}
+    if any(isinstance(value, list | dict) for value in given.values()):
+        return f"'{json.dumps(given)}'"
+    return ",".join(f"{name}={value}" for name, value in given.items())
 
 
 def drawn_by(run: TaskRun) -> str:

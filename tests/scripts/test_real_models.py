@@ -44,6 +44,19 @@ def test_tasks_of_one_run_have_its_command_and_time_together() -> None:
         assert "12 of 20 documents; 52 s for the whole command and its 24 documents, loading" in made(run)
 
 
+def test_texts_that_were_scored_again_have_both_commands(tmp_path: Path) -> None:
+    folder = shutil.copytree(RUNS / "ensemble", tmp_path / "run")
+    (results,) = folder.rglob("results_*")
+    content = json.loads(results.read_text())
+    content |= {"scored_config": content["config"], "model_source": "score"}
+    content["config"] = {"model": "score", "model_args": {"preset": "tiny", "score": "fim"}, "batch_size": 4}
+    del content["total_evaluation_time_seconds"]
+    results.write_text(json.dumps(content))
+    told = page([str(folder)])
+    assert "\nlm_eval --model ensemble-ppl --model_args " in told
+    assert "\nlm-eval-ensemble score out --model_args preset=tiny,score=fim --batch_size 4 --confirm_run_unsafe_code\n" in told
+
+
 def test_commands_can_be_run_as_they_stand(tmp_path: Path) -> None:
     folder = shutil.copytree(RUNS / "stock", tmp_path / "run")
     (results,) = folder.rglob("results_*")
