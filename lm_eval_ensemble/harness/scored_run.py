@@ -81,11 +81,11 @@ class ScoredRun:
 def write_run(path: Path, gaps: Sequence[Gap], samples: Sequence[dict[str, Any]], options: ScoreOptions) -> Path:
     """Write samples and results as lm_eval names them, into ``output/NAME``; returns the results file."""
     date = datetime.datetime.now().isoformat().replace(":", "-")
-    name = options.member if options.member_field is None else path.name
+    earlier = _results_of(path) if path.is_dir() else {}
+    name = str(earlier.get("model_name") or (options.member if options.member_field is None else path.name))
     folder = options.output / str(sanitize_model_name(name))
     folder.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = {key: {} for key in ("results", "configs", "versions", "n-samples", "higher_is_better")}
-    earlier = _results_of(path) if path.is_dir() else {}
     for task in dict.fromkeys(gap.task for gap in gaps):
         lines = [sample for gap, sample in zip(gaps, samples, strict=True) if gap.task == task]
         target = folder / f"samples_{sanitize_task_name(task)}_{date}.jsonl"

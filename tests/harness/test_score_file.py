@@ -98,11 +98,11 @@ def test_another_model_of_the_same_name_reads_for_itself(evaluate: Any, tmp_path
     lines = "".join(json.dumps(sample) + "\n" for sample in told)
     (tmp_path / "samples_infill_toy_2026-01-01T00-00-00.000001.jsonl").write_text(lines, encoding="utf-8")
     content = {name: run[name] for name in ("results", "n-samples")}
-    content |= {"configs": {"infill_toy": {}}, "config": {"model": "ensemble-ppl"}}
+    content |= {"configs": {"infill_toy": {}}, "config": {"model": "ensemble-ppl"}, "model_name": "org/a pair"}
     (tmp_path / "results_2026-01-01T00-00-00.000001.json").write_text(json.dumps(content, default=str))
     results = score_file(tmp_path, ScoreOptions(tmp_path / "out", TINY))
     said = json.loads(results.read_text())
-    assert said["scored_config"] == {"model": "ensemble-ppl"}  # who wrote the texts
+    assert (said["scored_config"], said["model_name"]) == ({"model": "ensemble-ppl"}, "org/a pair")  # who wrote the texts
     assert said["n-samples"]["infill_toy"] == {"original": 45, "effective": 4}
     for before, after in zip(found, samples_of(results), strict=True):
         for one, two in zip(before["selection"]["candidates"], after["selection"]["candidates"], strict=True):
