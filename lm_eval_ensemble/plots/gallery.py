@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from lm_eval_ensemble.plots.findings import compared, infill_findings, uncertain
 from lm_eval_ensemble.plots.models import models_of
 from lm_eval_ensemble.plots.style import Missing
 from lm_eval_ensemble.report.run import RunReport, report_of
-from lm_eval_ensemble.runs.load import TaskRun, labels, load_runs
+from lm_eval_ensemble.runs.load import TaskRun, labels, load_runs, short_label
 from lm_eval_ensemble.uncertainty.analysis import Analysis, AnalysisSettings, analyse
 from lm_eval_ensemble.uncertainty.answers import Answers, answers_of, load_answers
 from lm_eval_ensemble.uncertainty.legacy import FILE_NAME
@@ -157,7 +157,7 @@ def _sort(run: TaskRun, name: str, found: Found, answers: list[Answers], problem
     if "answers" in report.figures:
         own = answers_of(run, [])  # what is wrong with its lines was told above
         if own is not None:
-            answers.append(own)
+            answers.append(replace(own, title="" if name == short_label(run) else name))
     elif report.rows:
         found.runs.append(report)
 

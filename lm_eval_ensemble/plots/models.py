@@ -43,7 +43,8 @@ def models_of(analyses: Sequence[Analysis]) -> dict[str, list[Analysis]]:
                 first.answers.source: {rival.source for rival in rivals},
             }
             told = [own for own, all_of_them in details.items() if len(all_of_them) > 1]
-            name += f" ({', '.join(told)})" if told else ""
+            # The same model, run with other settings: the title of the run says which.
+            name = f"{name} ({', '.join(told)})" if told else short(first.answers.title or name, 40)
         count = sum(label.split(" #")[0] == name for label in found)
         found[f"{name} #{count + 1}" if count else name] = group
     return found
@@ -137,5 +138,6 @@ def size_pairs(analyses: Sequence[Analysis]) -> list[tuple[Analysis, Analysis]]:
 
 def _joins(analysis: Analysis, group: Sequence[Analysis]) -> bool:
     """Whether a run is of the group's model, on a data set that the group does not have yet."""
-    same = (analysis.answers.origin, analysis.answers.source) == (group[0].answers.origin, group[0].answers.source)
+    mine, theirs = analysis.answers, group[0].answers
+    same = (mine.origin, mine.source, mine.title) == (theirs.origin, theirs.source, theirs.title)
     return same and analysis.answers.dataset not in {other.answers.dataset for other in group}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import pytest
 
 from lm_eval_ensemble.cli import main
 from lm_eval_ensemble.plots import style
+from lm_eval_ensemble.plots.gallery import read
+from lm_eval_ensemble.plots.models import models_of
 from tests.report.helpers import FIXTURES, sample, write_run
 
 ANSWERS = FIXTURES.parent / "answers"
@@ -39,6 +43,17 @@ def test_runs_of_one_name_given_apart_are_told_apart(tmp_path: Path) -> None:
     summary = (tmp_path / "out" / "summary.md").read_text(encoding="utf-8")
     assert "## t: m (temperature=0.2)" in summary
     assert "## t: m (temperature=0.6)" in summary
+
+
+def test_questions_of_one_model_asked_in_two_ways_are_told_apart(tmp_path: Path) -> None:
+    for count in (3, 5):
+        folder = shutil.copytree(ANSWERS / "qa_float32", tmp_path / f"n{count}")
+        (results,) = folder.rglob("results_*")
+        content = json.loads(results.read_text(encoding="utf-8"))
+        content["config"]["model_args"] = {"pretrained": "tiny_qa", "n_samples": count}
+        results.write_text(json.dumps(content), encoding="utf-8")
+    read_runs = read([tmp_path / "n3", tmp_path / "n5"], [])
+    assert list(models_of(read_runs.analyses)) == ["tiny_qa (n_samples=3)", "tiny_qa (n_samples=5)"]
 
 
 def test_one_format_and_one_task(tmp_path: Path) -> None:
