@@ -37,6 +37,7 @@ def execute(notebook: Any) -> Any:
     fresh = copy.deepcopy(notebook)
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg"}
+    environment["PYTHONWARNINGS"] = "ignore:IProgress not found"  # tqdm's word on an absent widget, with a path of this machine
     client = NotebookClient(fresh, timeout=120, km=Here(), resources={"metadata": {"path": str(NOTEBOOK.parent)}})
     client.execute(env=environment)
     for number, cell in enumerate(fresh.cells):

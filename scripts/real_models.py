@@ -60,7 +60,8 @@ MADE = """
 This page is what the commands below print, put together by `python -m scripts.real_models out/*` from the folders of the runs
 ([archive](data/real_models.tar.xz), to be unpacked in `out`). SantaCoder-FIM has [a page of its own](real_santacoder.md): its
 licence restricts its use, so its folder is not in the archive. The grid that runs most of it is `lm-eval-ensemble sweep
-real_small`; [the notebook](analysis.ipynb) draws the plots. Times are of two cores that other work shared.
+real_small`; [the notebook](analysis.ipynb) draws the plots. Times are of two cores that other work shared. The texts of four
+runs were scored a second time (`score`), after a fault of the score `fim` had been mended: both commands stand there.
 """
 PUBLISHED = """
 Published beside it, on TriviaQA in full precision: 4.1 % for SmolLM2-135M (not instruction-tuned, no examples; its
@@ -123,8 +124,8 @@ def in_one_table(pairs: Sequence[TaskRun]) -> str:
         "pass@1 in percent [95 % interval], from `lm-eval-ensemble select out`: the run's own rule against the best "
         "member, which was found after looking. s: the share of right choices where some candidates are right and some "
         "are not; s0: what it takes to beat the best member. The last column has the other selectors whose gain over it "
-        "is significant (p < 0.05) over all selectors together; of those `learned`, `calibrated` and `margin` are cross- "
-        "fitted, the others need no fit.\n\n"
+        "is significant (p < 0.05) over all selectors together; of those `learned`, `calibrated` and `margin` are fitted "
+        "on other folds, the others need no fit.\n\n"
         f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}\n{''.join(rows)}"
     )
 
