@@ -51,17 +51,19 @@ BEGINNING = """# Real models
 Language models of 0.1 to 0.5 billion parameters on a CPU. **All weights are 4-bit files, dequantised**: other models than
 those published in full precision. (For Qwen2.5-Coder-0.5B itself, not instruction-tuned, in full precision and at temperature
 0.6, 74.15 % on HumanEval-Infilling is reported: [corrections](corrections.md).) `dllm` is the embedded diffusion model of 4
-million parameters, and is told no length: `length=ar` gives it the length of its partner's answer.
+million parameters (in one run `smollm2-mdm`: [SmolLM2, adapted](diffusion.md#a-diffusion-model-of-your-own-family)), and is
+told no length: `length=ar` gives it the length of its partner's answer.
 
 | checkpoint | what | published as | sha256 of the file |
 |---|---|---|---|
 """
 MADE = """
-This page is what the commands below print, put together by `python -m scripts.real_models out/*` from the folders of the runs
+This page is what the commands below print, put together by `python -m scripts.real_models` from the folders of the runs
 ([archive](data/real_models.tar.xz), to be unpacked in `out`). SantaCoder-FIM has [a page of its own](real_santacoder.md): its
 licence restricts its use, so its folder is not in the archive. The grid that runs most of it is `lm-eval-ensemble sweep
 real_small`; [the notebook](analysis.ipynb) draws the plots. Times are of two cores that other work shared. The texts of four
-runs were scored a second time (`score`), after a fault of the score `fim` had been mended: both commands stand there.
+runs were scored a second time (`score`), after a fault of the score `fim` had been mended: both commands stand there. So
+`qwen (score)` is best of four samples at temperature 0.6, and `qwen (ensemble-ppl)` at 0.2.
 """
 PUBLISHED = """
 Published beside it, on TriviaQA in full precision: 4.1 % for SmolLM2-135M (not instruction-tuned, no examples; its
