@@ -81,7 +81,7 @@ class ScoredRun:
 def write_run(path: Path, gaps: Sequence[Gap], samples: Sequence[dict[str, Any]], options: ScoreOptions) -> Path:
     """Write samples and results as lm_eval names them, into ``output/NAME``; returns the results file."""
     date = datetime.datetime.now().isoformat().replace(":", "-")
-    earlier = _results_of(path) if path.is_dir() else {}
+    earlier = _results_of(path, gaps[0].task) if path.is_dir() and gaps else {}
     name = str(earlier.get("model_name") or (options.member if options.member_field is None else path.name))
     folder = options.output / str(sanitize_model_name(name))
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,10 +122,10 @@ def write_run(path: Path, gaps: Sequence[Gap], samples: Sequence[dict[str, Any]]
     return results
 
 
-def _results_of(folder: Path) -> Mapping[str, Any]:
+def _results_of(folder: Path, task: str) -> Mapping[str, Any]:
     """What the run that wrote the texts says of itself: how they were made is part of what is known of the scores."""
-    runs, _ = load_runs([folder])
-    found: Mapping[str, Any] = json.loads(runs[0].results_path.read_text(encoding="utf-8"))
+    run = next(run for run in load_runs([folder])[0] if run.task == task and run.samples_path)
+    found: Mapping[str, Any] = json.loads(run.results_path.read_text(encoding="utf-8"))
     return found
 
 

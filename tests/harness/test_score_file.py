@@ -14,6 +14,7 @@ from lm_eval_ensemble.errors import ConfigError, DataError
 from lm_eval_ensemble.harness import score_file as module
 from lm_eval_ensemble.harness.gaps import ScoreOptions, read_gaps
 from lm_eval_ensemble.harness.score_file import score_file
+from tests.report.helpers import write_run
 
 TINY = {"preset": "tiny"}
 
@@ -100,7 +101,9 @@ def test_another_model_of_the_same_name_reads_for_itself(evaluate: Any, tmp_path
     content = {name: run[name] for name in ("results", "n-samples")}
     content |= {"configs": {"infill_toy": {}}, "config": {"model": "ensemble-ppl"}, "model_name": "org/a pair"}
     (tmp_path / "results_2026-01-01T00-00-00.000001.json").write_text(json.dumps(content, default=str))
-    results = score_file(tmp_path, ScoreOptions(tmp_path / "out", TINY))
+    # Another model's run of another task lies beside it.
+    write_run(tmp_path / "another", [{"doc_id": 0, "acc": 1.0}], model="a model")
+    results = score_file(tmp_path, ScoreOptions(tmp_path / "out", TINY, task="infill_toy"))
     said = json.loads(results.read_text())
     assert (said["scored_config"], said["model_name"]) == ({"model": "ensemble-ppl"}, "org/a pair")  # who wrote the texts
     assert said["n-samples"]["infill_toy"] == {"original": 45, "effective": 4}
