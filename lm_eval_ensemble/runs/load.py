@@ -60,7 +60,8 @@ class TaskRun:
     ``first_filter`` is the filter whose metrics stand in ``results``. ``shots`` are the examples in the prompt. ``cell`` is the
     name that ``sweep`` gave the run, which tells settings of one checkpoint apart, ``grid`` that of its grid; empty for other
     runs. ``older`` counts earlier runs of the same settings in the same folder that measured something. ``groups`` are the
-    groups of tasks that were asked for with it, each with its tasks.
+    groups of tasks that were asked for with it, each with its tasks. ``scored_config`` is the ``config`` of the run that wrote
+    the texts, where this one has scored them (``lm-eval-ensemble score``); empty elsewhere.
     """
 
     task: str
@@ -84,6 +85,7 @@ class TaskRun:
     grid: str = ""
     older: int = 0
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    scored_config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_measured(self) -> bool:
@@ -100,12 +102,17 @@ class TaskRun:
     @cached_property
     def settings(self) -> Mapping[str, str]:
         """Name -> value, as text, of what was set and can change an answer: two runs of one task that agree in all of it are
-        repetitions of one another. ``pretrained``, ``model`` and ``bits`` stand first."""
-        given = self.config.get("model_args")
-        arguments = {str(k): v for k, v in given.items() if k not in _OPERATIONAL} if isinstance(given, Mapping) else {}
+        repetitions of one another. ``pretrained``, ``model`` and ``bits`` stand first. What the writer of scored texts was set to
+        and their scorer was not, stands as ``texts.NAME``."""
+
+        def set_in(config: Mapping[str, Any]) -> dict[str, Any]:
+            given = _arguments(config.get("model_args"))
+            return {name: value for name, value in given.items() if name not in (*_OPERATIONAL, "pretrained")}
+
         found = {"pretrained": self.model_name, "model": self.model_source, "bits": self.quantization, "cell": self.cell}
-        arguments.pop("pretrained", None)
-        host = {name: self.config.get(name) for name in _HOST_SETTINGS}
+        arguments, written = set_in(self.config), set_in(self.scored_config)
+        arguments |= {f"texts.{name}": value for name, value in written.items() if arguments.get(name) != value}
+        host = {name: {**self.scored_config, **self.config}.get(name) for name in _HOST_SETTINGS}
         return found | {name: _as_text(value) for name, value in {**arguments, **host}.items() if value not in (None, "", {})}
 
     def metrics(self, filter_name: str | None = None) -> Mapping[str, Any]:
@@ -289,6 +296,7 @@ def runs_in(content: Mapping[str, Any], file: Path, problems: list[str]) -> Iter
             cell=str(cell.get("label") or ""),
             grid=str(cell.get("grid") or ""),
             groups={name: tasks for name, tasks in groups.items() if task in tasks},
+            scored_config=_mapping(content.get("scored_config")),
         )
 
 
@@ -453,8 +461,9 @@ def _more_of_the_path(run: TaskRun, among: Sequence[TaskRun]) -> str:
 def _details(runs: Sequence[TaskRun]) -> Iterator[Callable[[TaskRun, Sequence[TaskRun]], str]]:
     """Each says one thing of a run, in the order in which people ask for them."""
     yield _more_of_the_path
-    yield lambda run, among: run.model_source
+    yield lambda run, among: str(run.scored_config.get("model") or run.model_source)
     yield _differing
+    yield lambda run, among: run.model_source
     yield lambda run, among: f"{run.shots or '?'}-shot"
     yield lambda run, among: run.results_path.resolve().parent.parent.name
     yield lambda run, among: run.results_path.resolve().parent.name
