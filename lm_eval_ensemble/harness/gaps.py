@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_ensemble.data import Document
-from lm_eval_ensemble.errors import DataError
+from lm_eval_ensemble.errors import DataError, counted
 from lm_eval_ensemble.execution.files import Row, read_completions, sets_of
 from lm_eval_ensemble.harness.judging import JudgeSettings
 from lm_eval_ensemble.runs.load import load_runs
@@ -85,6 +85,13 @@ def read_gaps(path: Path, options: ScoreOptions) -> list[Gap]:
         by_id.setdefault(row.task_id, []).append(row)
     if not by_id:
         raise DataError(f"{path}: holds no completion.")
+    if several := sum(_recorded(row) > 1 for rows in by_id.values() for row in rows):
+        logger.warning(
+            "%s: the chosen texts of %s are scored, as %r; to score all the candidates that are recorded, give the run's folder.",
+            path,
+            counted(several, "documents"),
+            options.member,
+        )
     gaps = []
     sets = sets_of(options.task, options.data_dir, options.problems)
     unknown = dict(by_id)
@@ -107,6 +114,13 @@ def read_gaps(path: Path, options: ScoreOptions) -> list[Gap]:
             "Give the set they belong to with --task or --problems, or remove the lines."
         )
     return gaps[: options.limit] if options.limit else gaps
+
+
+def _recorded(row: Row) -> int:
+    """How many candidates a line of a run's samples file records."""
+    selection = row.fields.get("selection")
+    candidates = selection.get("candidates") if isinstance(selection, Mapping) else None
+    return len(candidates) if isinstance(candidates, list) else 0
 
 
 def _of_runs(path: Path, options: ScoreOptions) -> Iterator[Gap]:

@@ -87,7 +87,9 @@ def test_scores_equal_those_of_a_run(evaluate: Any, tmp_path: Path) -> None:
                 assert b["scores"][name] == pytest.approx(value, abs=2e-3 if name == "joint" else 1e-4), name
 
 
-def test_another_model_of_the_same_name_reads_for_itself(evaluate: Any, tmp_path: Path) -> None:
+def test_another_model_of_the_same_name_reads_for_itself(
+    evaluate: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """What a run recorded of its member ``fim`` is not what another ``fim`` gives the text."""
     run = evaluate("ensemble-ppl", model_args={**TINY, "store": "off"}, limit=4, batch_size=8)
     found = run["samples"]["infill_toy"]
@@ -97,7 +99,8 @@ def test_another_model_of_the_same_name_reads_for_itself(evaluate: Any, tmp_path
     for candidate in written:
         candidate |= {"end_logprob": -99.0, "logprobs": [-9.0] * len(candidate["logprobs"])}
     lines = "".join(json.dumps(sample) + "\n" for sample in told)
-    (tmp_path / "samples_infill_toy_2026-01-01T00-00-00.000001.jsonl").write_text(lines, encoding="utf-8")
+    recorded = tmp_path / "samples_infill_toy_2026-01-01T00-00-00.000001.jsonl"
+    recorded.write_text(lines, encoding="utf-8")
     content = {name: run[name] for name in ("results", "n-samples")}
     content |= {"configs": {"infill_toy": {}}, "config": {"model": "ensemble-ppl"}, "model_name": "org/a pair"}
     (tmp_path / "results_2026-01-01T00-00-00.000001.json").write_text(json.dumps(content, default=str))
@@ -111,6 +114,12 @@ def test_another_model_of_the_same_name_reads_for_itself(evaluate: Any, tmp_path
         for one, two in zip(before["selection"]["candidates"], after["selection"]["candidates"], strict=True):
             assert (two["member"], two["text"]) == (one["member"], one["text"])
             assert two["scores"]["fim"] == pytest.approx(one["scores"]["fim"], abs=1e-4)
+    # The file alone is a file of completions, those that were chosen.
+    assert "chosen texts" not in caplog.text
+    gaps = read_gaps(recorded, ScoreOptions(tmp_path / "out", TINY, task="infill_toy"))
+    chosen = [sample["selection"]["candidates"][sample["selection"]["winner_index"]]["text"] for sample in found]
+    assert [[candidate.text for candidate in gap.candidates] for gap in gaps] == [[text] for text in chosen]
+    assert "the chosen texts of 4 documents are scored, as 'file'" in caplog.text
 
 
 def test_an_interrupted_run_goes_on(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
