@@ -63,7 +63,6 @@ class FimLayout(Strict):
     name: str
     parts: tuple[str, ...]
     stops: tuple[str, ...] = ()
-    text_end: str | None = None
     end: str | None = None
     bos: bool = False
     chat: bool = False
@@ -161,12 +160,6 @@ class FimLayout(Strict):
         """Ids that end an answer, as far as the vocabulary has them."""
         found = (encoder.token_id(token) for token in self.stops)
         return [i for i in found if i is not None]
-
-    def text_end_id(self, encoder: PlainEncoder, default: int) -> int:
-        """The id that ends a text: ``text_end``, else ``default`` (``eos_token``). An instruction-tuned model's ``eos_token``
-        ends a turn and has never followed a middle: Qwen2.5-Coder-Instruct gives it 1e-9, its end of text 1e-3."""
-        found = encoder.token_id(self.text_end) if self.text_end else None
-        return default if found is None else found
 
     def end_id(self, encoder: PlainEncoder, default: int) -> int:
         """The id that follows the middle in training: ``end``, else ``default`` (the model's end of text)."""

@@ -24,6 +24,11 @@ __all__ = ["PlainEncoder", "Window", "count_within", "fit_window", "pack"]
 # (Qwen2.5-Coder's FIM tokens are not). Others, such as runs of spaces, are ordinary vocabulary.
 _CONTROL = re.compile(r"▁?<.+>|\[[A-Z_]+\]|<｜.+｜>", re.DOTALL)
 _ANCHOR = "\n"
+#: what ends a text in published vocabularies; where `eos_token` is none of them, it was changed to the end of a turn.
+_ENDS_OF_TEXT = (
+    *("<|endoftext|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>", "<[end▁of▁sentence]>", "<EOS_TOKEN>", "[EOS]"),
+    *("<eos>", "</s>"),  # Gemma has both, the second for HTML
+)
 
 
 class PlainEncoder:
@@ -37,6 +42,7 @@ class PlainEncoder:
         self.tokenizer = tokenizer
         added = tokenizer.added_tokens_decoder.items()
         control = {i: t.content for i, t in added if t.special or _CONTROL.fullmatch(t.content)}
+        self._control = {text: i for i, text in control.items()}
         #: ids that are never text: end of text, padding, FIM sentinels, masks.
         self.control_ids: frozenset[int] = frozenset(control)
         #: number of usable ids; a checkpoint's embedding may have more rows (padding of the vocabulary).
@@ -48,10 +54,19 @@ class PlainEncoder:
 
     def token_id(self, token: str) -> int | None:
         """The id of a control token by its text, or None if the vocabulary lacks it."""
+        if token in self._control:  # it may be the unknown token as well, as the end of text is in SmolLM2
+            return self._control[token]
         found = self.tokenizer.convert_tokens_to_ids(token)
         if found is None or found == self.tokenizer.unk_token_id:
             return None
         return int(found)
+
+    def text_end_id(self, eos_id: int) -> int:
+        """The id that ends a text: ``eos_id``, unless that ends a turn of a chat and the vocabulary has the end of a text, too.
+        The end of a turn has never followed a plain text: Qwen2.5-Coder-Instruct gives it 1e-9 behind a middle, its end of
+        text 1e-3."""
+        ends = [self._control[name] for name in _ENDS_OF_TEXT if name in self._control]
+        return eos_id if eos_id in ends or not ends else ends[0]
 
     def encode(self, text: str, opening: bool = False) -> list[int]:
         """Ids of ``text``, no token added. A sentinel spelt in the text is cut after its first character,

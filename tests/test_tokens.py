@@ -50,6 +50,31 @@ def test_control_tokens_by_name(encoder: PlainEncoder) -> None:
     assert [encoder.token_id(t) for t in ("<|fim_prefix|>", "<|mask|>", "<no_such_token>")] == [1, 5, None]
 
 
+@pytest.mark.parametrize(
+    ("control", "eos", "expected"),
+    [
+        (["<|endoftext|>"], "<|endoftext|>", "<|endoftext|>"),
+        (["<|endoftext|>", "<|im_end|>"], "<|im_end|>", "<|endoftext|>"),  # Qwen2.5-Instruct
+        (["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"], "<|eot_id|>", "<|end_of_text|>"),  # Llama 3
+        (["<eos>", "</s>", "<end_of_turn>"], "<end_of_turn>", "<eos>"),  # Gemma: </s> is HTML
+        (["</s>", "<|endoftext|>"], "</s>", "</s>"),  # what the checkpoint says, where it can be
+        (["<|im_end|>"], "<|im_end|>", "<|im_end|>"),  # nothing better in the vocabulary
+    ],
+)
+def test_the_end_of_a_text_is_not_the_end_of_a_turn(control: list[str], eos: str, expected: str) -> None:
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    # The end of text is the unknown token, too, as in SmolLM2. What is no control token (`</s>` in HTML) ends nothing.
+    words = WordLevel({control[0]: 0, **({} if "</s>" in control else {"</s>": 1})}, unk_token=control[0])
+    made = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words), unk_token=control[0], eos_token=eos)
+    made.add_special_tokens({"additional_special_tokens": control})
+    encoder = PlainEncoder(made)
+    assert made.convert_ids_to_tokens(encoder.text_end_id(made.eos_token_id)) == expected
+    assert encoder.token_id(control[0]) == made.convert_tokens_to_ids(control[0])
+
+
 def test_window_keeps_the_text_next_to_the_gap() -> None:
     assert fit_window([1, 2, 3, 4], [5, 6, 7, 8], 8) == Window([1, 2, 3, 4], [5, 6, 7, 8])
     # Room for 6, suffix wants 4: the prefix gets two thirds and its right end, the suffix its left end.

@@ -87,7 +87,7 @@ def read_gaps(path: Path, options: ScoreOptions) -> list[Gap]:
         raise DataError(f"{path}: holds no completion.")
     if several := sum(_recorded(row) > 1 for rows in by_id.values() for row in rows):
         logger.warning(
-            "%s: the chosen texts of %s are scored, as %r; to score all the candidates that are recorded, give the run's folder.",
+            "%s: the chosen texts of %s are scored, as %r; to score every recorded candidate, give the run's folder.",
             path,
             counted(several, "documents"),
             options.member,

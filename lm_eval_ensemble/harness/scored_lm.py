@@ -120,8 +120,7 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
             self.join(own.device)
         self.encoder = PlainEncoder(self.tokenizer)
         self.layout: FimLayout | None = chosen_layout or layout_for(path, self.encoder)
-        ending = int(self.eot_token_id)
-        self.end_id = self.layout.text_end_id(self.encoder, ending) if self.layout else ending
+        self.end_id = self.encoder.text_end_id(int(self.eot_token_id))
         self._detail = Detail.parse(own.record)
         self.seed = torch.initial_seed() if self.decoding.seed is None else self.decoding.seed
         # Padding would stand between an adapter's own tokens and the prompt, and numbers hang on the batch.
@@ -427,12 +426,11 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
         """Stops as ids where they are control tokens (their text vanishes in decoding), as strings otherwise."""
         configured = self.model.generation_config.eos_token_id
         ids = {
-            self.end_id,
             int(self.eot_token_id),
             *(configured if isinstance(configured, list) else [configured] if configured is not None else []),
         }
         if row.layout is not None and self.layout is not None:
-            ids.update(self.layout.stop_ids(self.encoder))
+            ids.update([self.end_id, *self.layout.stop_ids(self.encoder)])
         strings = self._fence(row)
         for text in row.request.until:
             found = self.encoder.token_id(text)

@@ -102,8 +102,8 @@ class TaskRun:
     @cached_property
     def settings(self) -> Mapping[str, str]:
         """Name -> value, as text, of what was set and can change an answer: two runs of one task that agree in all of it are
-        repetitions of one another. ``pretrained``, ``model`` and ``bits`` stand first. What the writer of scored texts was set to
-        and their scorer was not, stands as ``texts.NAME``."""
+        repetitions of one another. ``pretrained``, ``model`` and ``bits`` stand first. What the writer of scored texts was set
+        to and their scorer was not, stands as ``texts.NAME``."""
 
         def set_in(config: Mapping[str, Any]) -> dict[str, Any]:
             given = _arguments(config.get("model_args"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import torch
 from lm_eval_ensemble.errors import ConfigError
 from lm_eval_ensemble.fim import LAYOUTS, find_layout
 from lm_eval_ensemble.harness.scored_lm import ScoredHF
-from lm_eval_ensemble.scoring.passes import PassJob, run_pass
+from lm_eval_ensemble.scoring.base import Span
+from lm_eval_ensemble.scoring.passes import Pass, PassJob, run_pass
 from lm_eval_ensemble.tokens import count_within
 from lm_eval_ensemble.types import InfillRequest
 from tests.harness.families import FAMILIES, save_checkpoint
@@ -99,23 +100,27 @@ def test_answers_end_at_a_stop_in_any_batch(
     assert len({len(a.logprobs or ()) for a in alone}) > 3
 
 
-def test_the_fim_score_ends_with_the_familys_token(checkpoint: tuple[str, str], model: ScoredHF) -> None:
-    seen = []
+def last_of(model: ScoredHF, name: Pass, text: str) -> str:
+    """The token behind a middle that a pass reads last, where nothing follows the gap."""
+    seen: list[Span] = []
 
     class Spy:
         encoder, layout, window, end_id = model.encoder, model.layout, model.window, model.end_id
 
-        def token_logprobs(self, spans: Any) -> list[list[float]]:
+        def token_logprobs(self, spans: Sequence[Span]) -> list[list[float]]:
             seen.extend(spans)
             return [[0.0] * (len(span.ids) - span.start) for span in spans]
 
     spy: Any = Spy()
-    run_pass("fim", spy, [PassJob(InfillRequest("def f(", "return a + b"), "a")])
-    expected = LAYOUTS[checkpoint[0]].end or FAMILIES[checkpoint[0]].eos
-    assert model.tokenizer.convert_ids_to_tokens(seen[0].ids[-1]) == expected
+    run_pass(name, spy, [PassJob(InfillRequest("def f(", ""), text)])
+    return str(model.tokenizer.convert_ids_to_tokens(seen[0].ids[-1]))
 
 
-@pytest.mark.parametrize("name", [name for name, layout in LAYOUTS.items() if layout.text_end])
+def test_the_fim_score_ends_with_the_familys_token(checkpoint: tuple[str, str], model: ScoredHF) -> None:
+    assert last_of(model, "fim", "a): return b") == (LAYOUTS[checkpoint[0]].end or FAMILIES[checkpoint[0]].eos)
+
+
+@pytest.mark.parametrize("name", [name for name, layout in LAYOUTS.items() if not layout.end and not layout.chat])
 def test_a_tuned_models_end_of_turn_is_not_the_end_of_a_middle(tmp_path: Path, assets: Path, name: str) -> None:
     base = FAMILIES[name]
     tuned = replace(base, eos="<|im_end|>", control=(*base.control, base.eos))
@@ -124,13 +129,16 @@ def test_a_tuned_models_end_of_turn_is_not_the_end_of_a_middle(tmp_path: Path, a
     end, turn = model.tokenizer.convert_tokens_to_ids([base.eos, "<|im_end|>"])
     assert (model.end_id, model._closing_id, model.eot_token_id) == (end, end, turn)
     assert {end, turn} <= model._stops(model._gap_row(InfillRequest("def f(", "")))[0]
-    answers = model.propose([InfillRequest(f"def f({i}", "", "t", i) for i in range(8)])
+    answers = model.propose([InfillRequest(f"def f({i}", "", "t", i) for i in range(24)])
     read = run_pass("fim", model, [PassJob(InfillRequest(f"def f({i}", ""), a.text) for i, a in enumerate(answers)])
     written = [
         (a.info["end_logprob"], one.after[0]) for a, one in zip(answers, read, strict=True) if one and "end_logprob" in a.info
     ]
     assert written
     assert all(own == pytest.approx(again, abs=1e-3) for own, again in written)
+    # A text that is read in order ends so, too. What ends an answer to a question is the checkpoint's business, as in stock hf.
+    assert last_of(model, "sequence", "a): return b") == base.eos
+    assert end not in model._stops(replace(model._gap_row(InfillRequest("def f(", "")), layout=None))[0]
 
 
 def test_a_file_chooses_the_layout(tmp_path: Path, checkpoint: tuple[str, str]) -> None:
