@@ -42,7 +42,7 @@ class PlainEncoder:
         self.tokenizer = tokenizer
         added = tokenizer.added_tokens_decoder.items()
         control = {i: t.content for i, t in added if t.special or _CONTROL.fullmatch(t.content)}
-        self._control = {text: i for i, text in control.items()}
+        self._control: dict[str, int] = {text: i for i, text in control.items()}
         #: ids that are never text: end of text, padding, FIM sentinels, masks.
         self.control_ids: frozenset[int] = frozenset(control)
         #: number of usable ids; a checkpoint's embedding may have more rows (padding of the vocabulary).

@@ -13,8 +13,8 @@ import torch
 from lm_eval_ensemble.errors import ConfigError
 from lm_eval_ensemble.fim import LAYOUTS, find_layout
 from lm_eval_ensemble.harness.scored_lm import ScoredHF
-from lm_eval_ensemble.scoring.base import Span
-from lm_eval_ensemble.scoring.passes import Pass, PassJob, run_pass
+from lm_eval_ensemble.scoring.base import Pass, Span
+from lm_eval_ensemble.scoring.passes import PassJob, run_pass
 from lm_eval_ensemble.tokens import count_within
 from lm_eval_ensemble.types import InfillRequest
 from tests.harness.families import FAMILIES, save_checkpoint

@@ -190,14 +190,14 @@ def test_runs_whose_texts_were_scored_again_are_told_apart_by_how_their_texts_we
         return {"model": "ensemble-ppl", "model_args": {"fim": "org/b", "temperature": temperature}, "random_seed": 0}
 
     for day, temperature in enumerate((0.2, 0.6, 1.0), 1):
-        scored = {"scored_config": written(temperature), "model_source": "score", "config": scorer}
-        plain = {"config": written(temperature), "model_source": "ensemble-ppl"}
+        scored: dict[str, Any] = {"scored_config": written(temperature), "model_source": "score", "config": scorer}
+        plain: dict[str, Any] = {"config": written(temperature), "model_source": "ensemble-ppl"}
         write_run(tmp_path, SAMPLES, model="b", date=f"2026-01-0{day}T00-00-00.0", **(plain if day == 1 else scored))
     runs = load_runs([tmp_path])[0]
     assert len(set(identities(runs))) == 3  # not repetitions of one another
     assert sorted(labels(runs)) == ["b (temperature=0.2)", "b (texts.temperature=0.6)", "b (texts.temperature=1.0)"]
     # Scored with the settings it was made with: only the command differs.
-    whole = {"config": {**scorer, "model_args": written(0.2)["model_args"]}, "model_source": "score"}
+    whole: dict[str, Any] = {"config": {**scorer, "model_args": written(0.2)["model_args"]}, "model_source": "score"}
     write_run(tmp_path / "twice", SAMPLES, model="b", scored_config=written(0.2), **whole)
     write_run(tmp_path / "twice", SAMPLES, model="b", date="2026-02-01T00-00-00.0", **{**plain, "config": written(0.2)})
     assert sorted(labels(load_runs([tmp_path / "twice"])[0])) == ["b (ensemble-ppl)", "b (score)"]
