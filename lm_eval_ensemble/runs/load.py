@@ -103,17 +103,18 @@ class TaskRun:
     def settings(self) -> Mapping[str, str]:
         """Name -> value, as text, of what was set and can change an answer: two runs of one task that agree in all of it are
         repetitions of one another. ``pretrained``, ``model`` and ``bits`` stand first. What the writer of scored texts was set
-        to and their scorer was not, stands as ``texts.NAME``."""
+        to and their scorer was not, stands as ``texts.NAME``; nested ones as ``members.fim.args.NAME``."""
 
         def set_in(config: Mapping[str, Any]) -> dict[str, Any]:
             given = _arguments(config.get("model_args"))
-            return {name: value for name, value in given.items() if name not in (*_OPERATIONAL, "pretrained")}
+            return dict(_leaves({name: value for name, value in given.items() if name not in (*_OPERATIONAL, "pretrained")}))
 
         found = {"pretrained": self.model_name, "model": self.model_source, "bits": self.quantization, "cell": self.cell}
         arguments, written = set_in(self.config), set_in(self.scored_config)
         arguments |= {f"texts.{name}": value for name, value in written.items() if arguments.get(name) != value}
         host = {name: {**self.scored_config, **self.config}.get(name) for name in _HOST_SETTINGS}
-        return found | {name: _as_text(value) for name, value in {**arguments, **host}.items() if value not in (None, "", {})}
+        told = {**arguments, **dict(_leaves(host))}
+        return found | {name: _as_text(value) for name, value in told.items() if value not in (None, "")}
 
     def metrics(self, filter_name: str | None = None) -> Mapping[str, Any]:
         """Metric -> value of the results, for a filter (the first one by default)."""
@@ -442,6 +443,20 @@ def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
 
 
+def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings by the path to each, ``gen_kwargs.top_p``; entries of a list by their names, if each has its own."""
+    if isinstance(value, Mapping):
+        inner = list(value.items())
+    elif isinstance(value, list):
+        names = [name for child in value if isinstance(name := _mapping(child).get("name"), str)]
+        inner = list(zip(names, value, strict=True)) if len(set(names)) == len(value) else list(enumerate(value))
+    else:
+        yield place, value
+        return
+    for name, child in inner:
+        yield from _leaves(child, f"{place}.{name}" if place else str(name))
+
+
 def _parts(run: TaskRun) -> list[str]:
     """The checkpoint's name, of a path its parts. Names on the Hub have one slash at most."""
     name = " ".join(run.model_name.split()).rstrip("/")
@@ -477,7 +492,8 @@ def _differing(run: TaskRun, among: Sequence[TaskRun]) -> str:
     # The argument says what came of it.
     said = ["pretrained", "model", *(["model_dtype"] if "dtype" in differing else [])]
     own = [name for name in differing if name not in said and run.settings.get(name)]
-    return ", ".join(f"{name}={_shortened(run.settings[name])}" for name in own)
+    shown = {name: name.removeprefix("members.").replace(".args.", ".") for name in own}
+    return ", ".join(f"{shown[name]}={_shortened(run.settings[name])}" for name in own)
 
 
 def _shortened(text: str) -> str:

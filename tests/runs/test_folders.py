@@ -182,6 +182,32 @@ def test_a_label_names_no_setting_that_its_run_leaves_alone(tmp_path: Path) -> N
     assert [r.label for r in compared(tmp_path).tasks[0].rows] == ["tiny", "tiny (temperature=0.6, samples=4)"]
 
 
+def test_a_label_names_the_member_whose_setting_differs(tmp_path: Path) -> None:
+    def member(**args: Any) -> dict[str, Any]:
+        return {"name": "fim", "model": "hf-scored", "args": {"pretrained": "org/a-name-that-alone-fills-a-line", **args}}
+
+    for day, temperature in enumerate((0.2, 0.6), 1):
+        config = {
+            "model": "ensemble-ppl",
+            "model_args": {"members": [member(temperature=temperature)], "samples": 4},
+            "gen_kwargs": {"until": ["a", "b"][:day], "top_p": 0.9},
+        }
+        write_run(tmp_path, SAMPLES, model="a", config=config, date=f"2026-01-0{day}T00-00-00.0")
+    first, second = load_runs([tmp_path])[0]
+    assert labels([first, second]) == ["a (fim.temperature=0.2)", "a (fim.temperature=0.6, gen_kwargs.until.1=b)"]
+    assert first.settings["members.fim.model"] == "hf-scored"
+
+
+@pytest.mark.parametrize("name", ["fim", {"of": "a dict"}, None])
+def test_entries_of_one_name_stay_apart(tmp_path: Path, name: Any) -> None:
+    """Settings that the eye would take for one must not make one run of two."""
+    for day, number in enumerate((1, 2), 1):
+        args = {"members": [{"name": name, "seed": number}, {"name": name, "seed": 3}]}
+        config = {"model": "m", "model_args": args}
+        write_run(tmp_path, SAMPLES, model="a", config=config, date=f"2026-01-0{day}T00-00-00.0")
+    assert sorted(labels(load_runs([tmp_path])[0])) == ["a (0.seed=1)", "a (0.seed=2)"]
+
+
 def test_runs_whose_texts_were_scored_again_are_told_apart_by_how_their_texts_were_made(tmp_path: Path) -> None:
     """Scored with the same settings or others, beside a plain run: the label says what the texts differ in."""
     scorer = {"model": "score", "model_args": {"fim": "org/b"}}
