@@ -15,10 +15,10 @@ from lm_eval_ensemble.data import Document
 from lm_eval_ensemble.errors import DataError, counted
 from lm_eval_ensemble.execution.files import Row, read_completions, sets_of
 from lm_eval_ensemble.harness.judging import JudgeSettings
-from lm_eval_ensemble.runs.load import load_runs
+from lm_eval_ensemble.runs.load import TaskRun, identities, labels, load_runs
 from lm_eval_ensemble.types import Candidate, Cut, InfillRequest, normalise
 
-__all__ = ["Gap", "ScoreOptions", "read_gaps"]
+__all__ = ["Gap", "ScoreOptions", "read_gaps", "runs_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +29,8 @@ class ScoreOptions:
 
     ``task``: where the ids belong; None: every set on disk, or ``problems``, files of the user's own. ``member`` names the
     candidates' author, ``member_field`` a field of the lines that does. ``cut``: None is the rule of each set, ``none`` scores
-    the completions as they stand. ``limit``: the first so many documents. ``judge``: None executes nothing. ``chunk``:
-    documents between two writes.
+    the completions as they stand. ``limit``: the first so many documents of each task. ``judge``: None executes nothing.
+    ``chunk``: documents between two writes.
     """
 
     output: Path
@@ -50,17 +50,24 @@ class ScoreOptions:
 
 @dataclass(frozen=True)
 class Gap:
-    """A document, its number in the data set, and the candidates of the file."""
+    """A document, its number in the data set, and the candidates of the file, among which one is chosen; of a run with
+    ``repeats``, those of each repeat."""
 
     task: str
     number: int
     document: Document
-    candidates: tuple[Candidate, ...]
+    repeats: tuple[tuple[Candidate, ...], ...]
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Those of all repeats."""
+        return tuple(candidate for repeat in self.repeats for candidate in repeat)
 
     @property
     def key(self) -> str:
         """Names the document, by its content too (data change under the same name), and its candidates."""
-        content = [self.task, self.number, self.document, [(c.member, c.sample, c.text, c.raw) for c in self.candidates]]
+        told = [[(c.member, c.sample, c.text, c.raw) for c in repeat] for repeat in self.repeats]
+        content = [self.task, self.number, self.document, told]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode("ascii")).hexdigest()[:20]
 
     @property
@@ -79,7 +86,7 @@ def read_gaps(path: Path, options: ScoreOptions) -> list[Gap]:
         gaps = [gap for gap in _of_runs(path, options) if options.task in (None, gap.task)]
         if not gaps:
             raise DataError(f"{path}: holds no run of {options.task or 'an infilling task'} with samples.")
-        return gaps[: options.limit] if options.limit else gaps
+        return _limited(gaps, options.limit)
     by_id: dict[str, list[Row]] = {}
     for row in read_completions(path):
         by_id.setdefault(row.task_id, []).append(row)
@@ -100,7 +107,7 @@ def read_gaps(path: Path, options: ScoreOptions) -> list[Gap]:
             rows = unknown.pop(document["task_id"], None)
             if rows is not None:
                 chosen = document if options.cut is None else {**document, "cut": options.cut}
-                gaps.append(Gap(task, number, chosen, _candidates(rows, chosen, path, options)))
+                gaps.append(Gap(task, number, chosen, (_candidates(rows, chosen, path, options),)))
     if unknown and options.task is not None and gaps:
         logger.warning(
             "%s: %d of %d task ids do not belong to %s and are left out.", path, len(unknown), len(by_id), options.task
@@ -113,7 +120,15 @@ def read_gaps(path: Path, options: ScoreOptions) -> list[Gap]:
             f"{path}: {len(unknown)} of {len(by_id)} task ids are unknown: {first}. Looked in: {places}. "
             "Give the set they belong to with --task or --problems, or remove the lines."
         )
-    return gaps[: options.limit] if options.limit else gaps
+    return _limited(gaps, options.limit)
+
+
+def _limited(gaps: Sequence[Gap], limit: int | None) -> list[Gap]:
+    """The first documents of each task, as lm_eval's ``--limit`` counts them."""
+    of_task: dict[str, list[Gap]] = {}
+    for gap in gaps:
+        of_task.setdefault(gap.task, []).append(gap)
+    return [gap for own in of_task.values() for gap in own[:limit]]
 
 
 def _recorded(row: Row) -> int:
@@ -123,30 +138,54 @@ def _recorded(row: Row) -> int:
     return len(candidates) if isinstance(candidates, list) else 0
 
 
-def _of_runs(path: Path, options: ScoreOptions) -> Iterator[Gap]:
-    """:raises DataError: several runs of one task; a line is damaged or of another kind of task."""
-    from lm_eval_ensemble.harness.answered import selections_of  # lm_eval: only the work needs it
+def runs_of(path: Path, task: str | None) -> list[TaskRun]:
+    """The runs with samples in a folder, a task each.
 
+    :raises DataError: several runs of one task, or of several models: what is written is one run, of one model.
+    """
     runs, problems = load_runs([path])
-    wanted = [run for run in runs if run.samples_path and options.task in (None, run.task)]
-    for task, count in Counter(run.task for run in wanted).items():
-        if count > 1:
-            raise DataError(f"{path}: holds {count} runs of {task}; give the folder of one of them.")
-    for run in wanted:
-        told: dict[int, str] = {}
-        for line, raw in sorted(run.lines(told), key=lambda pair: int(pair[1]["doc_id"])):
-            found = [scored.candidate for selection in selections_of(run, line, raw) for scored in selection.candidates]
-            seen: Counter[str] = Counter()
-            candidates = []
-            for candidate in found:
-                member = candidate.member or options.member
-                candidates.append(replace(candidate, member=member, sample=seen[member]))
-                seen[member] += 1
-            document = raw["doc"] if options.cut is None else {**raw["doc"], "cut": options.cut}
-            yield Gap(run.task, int(raw["doc_id"]), document, tuple(candidates))
-        problems += told.values()
     for problem in problems:
         logger.warning("%s", problem)
+    wanted = [run for run in runs if run.samples_path and task in (None, run.task)]
+    for name, count in Counter(run.task for run in wanted).items():
+        if count > 1:
+            raise DataError(f"{path}: holds {count} runs of {name}; give the folder of one of them.")
+    if len(set(identities(wanted))) > 1:
+        named = ", ".join(f"{label}: {run.task}" for label, run in zip(labels(wanted), wanted, strict=True))
+        raise DataError(f"{path}: holds runs of several models or settings ({named}); give the folder of one, or --task.")
+    return wanted
+
+
+def _of_runs(path: Path, options: ScoreOptions) -> Iterator[Gap]:
+    """:raises DataError: see ``runs_of``; a line is damaged or of another kind of task."""
+    from lm_eval_ensemble.harness.answered import selections_of  # lm_eval: only the work needs it
+
+    for run in runs_of(path, options.task):
+        told: dict[int, str] = {}
+        for line, raw in sorted(run.lines(told), key=lambda pair: int(pair[1]["doc_id"])):
+            found = [[_told(scored.candidate) for scored in each.candidates] for each in selections_of(run, line, raw)]
+            if all(len(repeat) == 1 for repeat in found):  # the repeats of a single model are its samples
+                found = [[candidate for repeat in found for candidate in repeat]]
+            document = raw["doc"] if options.cut is None else {**raw["doc"], "cut": options.cut}
+            yield Gap(run.task, int(raw["doc_id"]), document, tuple(_numbered(repeat, options.member) for repeat in found))
+        for problem in told.values():
+            logger.warning("%s", problem)
+
+
+def _told(candidate: Candidate) -> Candidate:
+    """Without the log-probability of the end, which belongs to the scores of the run and not to the text."""
+    return replace(candidate, info={name: value for name, value in candidate.info.items() if name != "end_logprob"})
+
+
+def _numbered(candidates: Sequence[Candidate], author: str) -> tuple[Candidate, ...]:
+    """The texts of one member are its samples."""
+    seen: Counter[str] = Counter()
+    found = []
+    for candidate in candidates:
+        member = candidate.member or author
+        found.append(replace(candidate, member=member, sample=seen[member]))
+        seen[member] += 1
+    return tuple(found)
 
 
 def _candidates(rows: Sequence[Row], document: Document, path: Path, options: ScoreOptions) -> tuple[Candidate, ...]:

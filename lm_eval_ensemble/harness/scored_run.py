@@ -15,13 +15,13 @@ from lm_eval.utils import hash_string, sanitize_model_name, sanitize_task_name
 from lm_eval_ensemble import ensemble
 from lm_eval_ensemble.execution.files import TASKS, sets_of
 from lm_eval_ensemble.harness.ensemble_lm import EnsemblePPL
-from lm_eval_ensemble.harness.gaps import Gap, ScoreOptions
+from lm_eval_ensemble.harness.gaps import Gap, ScoreOptions, runs_of
 from lm_eval_ensemble.harness.judging import judge_all
 from lm_eval_ensemble.harness.task import row_aggregation
 from lm_eval_ensemble.runs import rows as infill
-from lm_eval_ensemble.runs.load import load_runs
+from lm_eval_ensemble.runs.load import TaskRun
 from lm_eval_ensemble.selection import Case, make_selector
-from lm_eval_ensemble.types import Selection
+from lm_eval_ensemble.types import Scored, Selection
 
 __all__ = ["ScoredRun", "write_run"]
 
@@ -46,28 +46,30 @@ class ScoredRun:
         found = iter(scored)
         lines = []
         for gap in gaps:
-            candidates = tuple(next(found) for _ in gap.candidates)
-            members = list(dict.fromkeys(c.candidate.member for c in candidates))
-            prefer = settings.prefer if settings.prefer in members else None
-            select = make_selector(settings.selector, settings.selector_file, members)
-            request = gap.request
-            case = Case(candidates, settings.rule, prefer, request.prefix, request.suffix, request.key, settings.seed)
-            winner, reason = select(case)
-            trace = Selection(candidates, winner, reason, settings.rule, {"selector": settings.selector, "prefer": prefer})
-            lines.append(self._line(gap, trace, sandbox))
+            chosen = [self._choose(gap, tuple(next(found) for _ in repeat)) for repeat in gap.repeats]
+            lines.append(self._line(gap, chosen, sandbox))
         return lines
 
-    def _line(self, gap: Gap, trace: Selection, sandbox: str | None) -> dict[str, Any]:
+    def _choose(self, gap: Gap, candidates: tuple[Scored, ...]) -> Selection:
+        settings, request = self.model.settings, gap.request
+        members = list(dict.fromkeys(c.candidate.member for c in candidates))
+        prefer = settings.prefer if settings.prefer in members else None
+        select = make_selector(settings.selector, settings.selector_file, members)
+        case = Case(candidates, settings.rule, prefer, request.prefix, request.suffix, request.key, settings.seed)
+        winner, reason = select(case)
+        return Selection(candidates, winner, reason, settings.rule, {"selector": settings.selector, "prefer": prefer})
+
+    def _line(self, gap: Gap, traces: Sequence[Selection], sandbox: str | None) -> dict[str, Any]:
         # Without verdicts there is nothing to say about passing.
         document = gap.document if self.options.judge is not None else {**gap.document, "test": ""}
-        rows = infill.document_rows(document, [trace])
+        rows = infill.document_rows(document, traces)
         return {
             "doc_id": gap.number,
             "doc": gap.document,
             "target": gap.document["middle"],
             "arguments": {},
-            "resps": [[scored.candidate.raw for scored in trace.candidates]],
-            "filtered_resps": [trace.chosen.text],
+            "resps": [[scored.candidate.raw for scored in trace.candidates] for trace in traces],
+            "filtered_resps": [trace.chosen.text for trace in traces],
             "filter": "none",
             "metrics": list(rows),
             "doc_hash": hash_string(json.dumps(gap.document, indent=2, ensure_ascii=False)),
@@ -81,7 +83,8 @@ class ScoredRun:
 def write_run(path: Path, gaps: Sequence[Gap], samples: Sequence[dict[str, Any]], options: ScoreOptions) -> Path:
     """Write samples and results as lm_eval names them, into ``output/NAME``; returns the results file."""
     date = datetime.datetime.now().isoformat().replace(":", "-")
-    earlier = _results_of(path, gaps[0].task) if path.is_dir() and gaps else {}
+    writers = {run.task: _results_of(run) for run in runs_of(path, options.task)} if path.is_dir() else {}
+    earlier = next(iter(writers.values()), {})
     name = str(earlier.get("model_name") or (options.member if options.member_field is None else path.name))
     folder = options.output / str(sanitize_model_name(name))
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,7 +104,7 @@ def write_run(path: Path, gaps: Sequence[Gap], samples: Sequence[dict[str, Any]]
         }
         content["versions"][task] = "scored"
         sets = {} if path.is_dir() else sets_of(TASKS.get(task), options.data_dir, options.problems)
-        asked_of = earlier.get("n-samples", {}).get(task, {}).get("original", len(lines))
+        asked_of = writers.get(task, {}).get("n-samples", {}).get(task, {}).get("original", len(lines))
         original = len(sets[task]()) if task in sets else asked_of
         content["n-samples"][task] = {"original": original, "effective": len(lines)}
         metrics = dict.fromkeys(metric for line in lines for metric in line["metrics"])
@@ -122,10 +125,9 @@ def write_run(path: Path, gaps: Sequence[Gap], samples: Sequence[dict[str, Any]]
     return results
 
 
-def _results_of(folder: Path, task: str) -> Mapping[str, Any]:
+def _results_of(run: TaskRun) -> Mapping[str, Any]:
     """What the run that wrote the texts says of itself: how they were made is part of what is known of the scores."""
-    run = next(run for run in load_runs([folder])[0] if run.task == task and run.samples_path)
-    found: Mapping[str, Any] = json.loads(run.results_path.read_text(encoding="utf-8"))
+    found: Mapping[str, Any] = json.loads(run.results_path.read_text(encoding="utf-8-sig"))
     return found
 
 

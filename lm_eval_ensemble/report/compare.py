@@ -158,7 +158,7 @@ def _table(
     base = next((line for line in lines if line.owner == baseline), None)
     if base is None:
         asked = options.baseline or next((entry.label for entry in named if entry.identity == baseline[0]), "the first run")
-        notes.append(f"The baseline {asked} has no results of this task.")
+        notes.append(f"The baseline ({asked}) has no results of this task.")
     directions = (entry.run.higher_is_better for entry, _ in read)
     higher = next((known[metric] for known in directions if metric in known), True)
     return _Table(task, metric, used, bool(higher), base, lines, notes)

@@ -10,6 +10,8 @@ __all__ = ["cautions", "disagreement", "first_sentences", "length_caution", "ver
 
 #: so many verdicts can be read at a glance.
 _FEW = 4
+#: a difference below this is one of the order in which numbers were added.
+_ROUNDING = 1e-12
 
 
 def verdict(task: TaskComparison, row: RunRow) -> str:
@@ -30,7 +32,7 @@ def verdict(task: TaskComparison, row: RunRow) -> str:
     if contrast.p_holm < LEVEL and gain:
         text = f"{head} {'beats' if gain > 0 else 'is beaten by'} {base} by {size}{interval}; significant, {p}."
         return text + disagreement(contrast.low, contrast.high, contrast.p, significant=True)
-    side = f"is level with {base}" if not gain else f"is {'ahead of' if gain > 0 else 'behind'} {base} by {size}"
+    side = f"is level with {base}" if abs(gain) < _ROUNDING else f"is {'ahead of' if gain > 0 else 'behind'} {base} by {size}"
     text = f"{head} {side}{interval}; not significant, {p}."
     text += disagreement(contrast.low, contrast.high, contrast.p, significant=False)
     if contrast.detectable is not None:
@@ -67,9 +69,15 @@ def first_sentences(tasks: Sequence[TaskComparison]) -> list[str]:
 
 def cautions(tasks: Sequence[TaskComparison]) -> list[str]:
     """What would make the scores of a comparison misread."""
-    modes = {row.label: row.length_mode for task in tasks for row in task.rows if row.kind == "run"}
-    told = [label for label, mode in modes.items() if mode and "oracle" in mode]
-    return [length_caution(told, len(told) < len(modes))] if told else []
+    runs = [(task.task, row) for task in tasks for row in task.rows if row.kind == "run"]
+    rows = [(row.label, name, "oracle" in (row.length_mode or "")) for name, row in runs]
+    leaky = {name for _, name, leaks in rows if leaks}
+    told = []
+    for label in dict.fromkeys(label for label, _, leaks in rows if leaks):
+        on = {name: leaks for other, name, leaks in rows if other == label}
+        tasks_told = [name for name, leaks in on.items() if leaks]
+        told.append(label if len(tasks_told) == len(on) else f"{label} on {' and '.join(tasks_told)}")
+    return [length_caution(told, any(name in leaky and not leaks for _, name, leaks in rows))] if told else []
 
 
 def length_caution(runs: Sequence[str], others: bool = False) -> str:

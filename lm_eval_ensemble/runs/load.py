@@ -46,6 +46,13 @@ _SCALAR = {"true": True, "false": False, "none": None}
 _OPERATIONAL = ("device", "batch_size", "max_batch_size", "parallelize", "num_concurrent", "max_retries", "timeout", "store")
 #: settings of lm_eval's own, beside the model's, that make it another run.
 _HOST_SETTINGS = ("model_dtype", "model_revision", "gen_kwargs", "limit", "random_seed", "numpy_seed", "torch_seed")
+#: the same, which results files hold beside the ``config``; of a chat template and a system prompt their hashes.
+_PROMPT_SETTINGS = ("chat_template_sha", "system_instruction_sha", "fewshot_as_multiturn")
+#: what a task's metadata hold beside what was set with ``--metadata``: of the task's file, of the machine, of what came of it.
+_NO_METADATA = (
+    *("version", "config_source", "data_dir", "executed_in", "judged_later", "prompt_layout", "references_that_fail"),
+    *_OPERATIONAL,
+)
 
 
 @dataclass(frozen=True)
@@ -57,11 +64,13 @@ class TaskRun:
     metric to value, ``filters`` likewise for filters other than the first one; standard errors are those of lm_eval.
     ``samples_path`` is None where the run was made without ``--log_samples``. ``run_seconds`` is the wall-clock time of the
     whole command, loading and judging included, ``run_documents`` the documents of all its tasks together.
-    ``first_filter`` is the filter whose metrics stand in ``results``. ``shots`` are the examples in the prompt. ``cell`` is the
-    name that ``sweep`` gave the run, which tells settings of one checkpoint apart, ``grid`` that of its grid; empty for other
-    runs. ``older`` counts earlier runs of the same settings in the same folder that measured something. ``groups`` are the
-    groups of tasks that were asked for with it, each with its tasks. ``scored_config`` is the ``config`` of the run that wrote
-    the texts, where this one has scored them (``lm-eval-ensemble score``); empty elsewhere.
+    ``first_filter`` is the filter whose metrics stand in ``results``. ``asked`` is what was set for this task alone: the
+    examples in the prompt, ``--metadata``, ``--samples``; ``documents`` names the documents and prompts that were asked
+    (lm_eval's hash of them; empty where there is none). ``cell`` is the name that ``sweep`` gave the run, which tells settings
+    of one checkpoint apart, ``grid`` that of its grid; empty for other runs. ``older`` counts earlier runs of the same settings
+    in the same folder that measured something. ``groups`` are the groups of tasks that were asked for with it, each with its
+    tasks. ``scored_config`` is the ``config`` of the run that wrote the texts, where this one has scored them
+    (``lm-eval-ensemble score``); empty elsewhere.
     """
 
     task: str
@@ -80,7 +89,8 @@ class TaskRun:
     run_seconds: float | None = None
     run_documents: int | None = None
     first_filter: str = "none"
-    shots: str = ""
+    asked: Mapping[str, str] = field(default_factory=dict)
+    documents: str = ""
     cell: str = ""
     grid: str = ""
     older: int = 0
@@ -112,7 +122,10 @@ class TaskRun:
         found = {"pretrained": self.model_name, "model": self.model_source, "bits": self.quantization, "cell": self.cell}
         arguments, written = set_in(self.config), set_in(self.scored_config)
         arguments |= {f"texts.{name}": value for name, value in written.items() if arguments.get(name) != value}
-        host = {name: {**self.scored_config, **self.config}.get(name) for name in _HOST_SETTINGS}
+        both = {**self.scored_config, **self.config}
+        host = {name: both.get(name) for name in _HOST_SETTINGS}
+        # False where lm_eval was told so and None where it was not are one setting; hashes are told by their beginning.
+        host |= {name.removesuffix("_sha"): str(both.get(name) or "")[:8] for name in _PROMPT_SETTINGS}
         told = {**arguments, **dict(_leaves(host))}
         return found | {name: _as_text(value) for name, value in told.items() if value not in (None, "")}
 
@@ -158,7 +171,7 @@ def load_runs(paths: Sequence[str | Path]) -> tuple[list[TaskRun], list[str]]:
         newest: dict[tuple[Any, ...], TaskRun] = {}
         for file in _results_files(path):
             for run in _read(file, problems, asked=path.is_file()):
-                place = (file.parent, run.task, run.shots, tuple(sorted(run.settings.items())))
+                place = (file.parent, run.task, run.documents, _items(run.asked), _items(run.settings))
                 before = newest.get(place)
                 if before is None:
                     newest[place] = run
@@ -194,25 +207,25 @@ def _place(run: TaskRun, order: Mapping[str, int]) -> int:
 def identities(runs: Sequence[TaskRun]) -> list[int]:
     """A number for each run, the same for all tasks of one model under one setting: what tests, baselines and pairs go by.
 
-    Folders of one setting are one model that was run task by task, unless they share a task: then they are repetitions. Shots
-    belong to the task; they tell runs apart where one folder has the same task twice.
+    Folders of one setting are one model that was run task by task, unless they share a task: then they are repetitions. What
+    was set for one task tells runs apart where one folder has the same task twice.
     """
 
     def folder_of(run: TaskRun) -> tuple[Any, ...]:
-        return (tuple(sorted(run.settings.items())), run.results_path.parent)
+        return (_items(run.settings), run.results_path.parent)
 
     times = Counter((folder_of(run), run.task) for run in runs)
     bundles: dict[tuple[Any, ...], list[int]] = {}
     for i, run in enumerate(runs):
-        shots = run.shots if times[folder_of(run), run.task] > 1 else ""
-        bundles.setdefault((*folder_of(run), shots), []).append(i)
+        own = (run.documents, _items(run.asked)) if times[folder_of(run), run.task] > 1 else ()
+        bundles.setdefault((*folder_of(run), own), []).append(i)
     tasks_of: dict[tuple[Any, int], set[str]] = {}
     numbers: dict[tuple[Any, int], int] = {}
     found = [0] * len(runs)
     for (settings, *_), places in bundles.items():
-        own = {runs[i].task for i in places}
-        repetition = next(k for k in range(len(runs)) if not own & tasks_of.get((settings, k), set()))
-        tasks_of.setdefault((settings, repetition), set()).update(own)
+        tasks = {runs[i].task for i in places}
+        repetition = next(k for k in range(len(runs)) if not tasks & tasks_of.get((settings, k), set()))
+        tasks_of.setdefault((settings, repetition), set()).update(tasks)
         number = numbers.setdefault((settings, repetition), len(numbers))
         for i in places:
             found[i] = number
@@ -230,7 +243,8 @@ def short_label(run: TaskRun) -> str:
 
 def labels(runs: Sequence[TaskRun]) -> list[str]:
     """A name for each run that says what differs, the same for all tasks of one model: where names clash, more of the path,
-    then the kind of model, its arguments and lm_eval's, the shots, the folder, the date; a number where nothing differs."""
+    then the kind of model, its arguments and lm_eval's, what was set for the task, the folder, the date; a number where nothing
+    differs."""
     owners = identities(runs)
     names = [short_label(run) for run in runs]
     for detail in _details(runs):
@@ -275,12 +289,11 @@ def runs_in(content: Mapping[str, Any], file: Path, problems: list[str]) -> Iter
         by_filter = _by_filter(values)
         first = next(iter(by_filter), "none")
         count = _mapping(_mapping(content.get("n-samples")).get(task))
-        shots = _mapping(content.get("n-shot")).get(task, task_config.get("num_fewshot"))
         yield TaskRun(
             task=task,
             model_name=str(content.get("model_name") or arguments.get("pretrained") or source),
             model_source=source,
-            config={**config, "model_args": arguments},
+            config={**{name: content.get(name) for name in _PROMPT_SETTINGS}, **config, "model_args": arguments},
             task_config=task_config,
             results=by_filter.get(first, {}),
             results_path=file,
@@ -293,7 +306,8 @@ def runs_in(content: Mapping[str, Any], file: Path, problems: list[str]) -> Iter
             run_seconds=_seconds(content.get("total_evaluation_time_seconds")),
             run_documents=documents or None,
             first_filter=first,
-            shots="" if shots is None else str(shots),
+            asked=_asked(content, task, arguments),
+            documents=str(_mapping(content.get("task_hashes")).get(task) or ""),
             cell=str(cell.get("label") or ""),
             grid=str(cell.get("grid") or ""),
             groups={name: tasks for name, tasks in groups.items() if task in tasks},
@@ -439,6 +453,25 @@ def _arguments(given: Any) -> dict[str, Any]:
     return found
 
 
+def _asked(content: Mapping[str, Any], task: str, arguments: Mapping[str, Any]) -> dict[str, str]:
+    """What was set for one task, by name; lm_eval puts the arguments of the model among the task's metadata."""
+    task_config = _mapping(_mapping(content.get("configs")).get(task))
+    given = dict(_leaves(_mapping(task_config.get("metadata"))))
+    known = dict(_leaves(arguments))
+    found = {name: value for name, value in given.items() if name not in _NO_METADATA and known.get(name) != value}
+    count = _mapping(_mapping(content.get("n-samples")).get(task))
+    asked, whole = count.get("effective"), count.get("original")
+    limited = _mapping(content.get("config")).get("limit") is not None
+    if not limited and isinstance(asked, int) and isinstance(whole, int) and asked < whole:
+        found["documents"] = f"{asked} of {whole}"
+    found["shots"] = _mapping(content.get("n-shot")).get(task, task_config.get("num_fewshot"))
+    return {name: _as_text(value) for name, value in found.items() if value not in (None, "")}
+
+
+def _items(settings: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(settings.items()))
+
+
 def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
 
@@ -479,21 +512,31 @@ def _details(runs: Sequence[TaskRun]) -> Iterator[Callable[[TaskRun, Sequence[Ta
     yield lambda run, among: str(run.scored_config.get("model") or run.model_source)
     yield _differing
     yield lambda run, among: run.model_source
-    yield lambda run, among: f"{run.shots or '?'}-shot"
+    yield _asked_differently
     yield lambda run, among: run.results_path.resolve().parent.parent.name
     yield lambda run, among: run.results_path.resolve().parent.name
     yield lambda run, among: run.date
 
 
 def _differing(run: TaskRun, among: Sequence[TaskRun]) -> str:
-    """The settings that are not the same in all runs, as ``name=value``; what a run leaves to its default is not named."""
-    names = dict.fromkeys(name for other in among for name in other.settings)
-    differing = [name for name in names if len({other.settings.get(name) for other in among}) > 1]
+    """The settings that are not the same in all runs, as ``name=value``."""
     # The argument says what came of it.
-    said = ["pretrained", "model", *(["model_dtype"] if "dtype" in differing else [])]
-    own = [name for name in differing if name not in said and run.settings.get(name)]
-    shown = {name: name.removeprefix("members.").replace(".args.", ".") for name in own}
-    return ", ".join(f"{shown[name]}={_shortened(run.settings[name])}" for name in own)
+    said = ["pretrained", "model", *(["model_dtype"] if len({other.settings.get("dtype") for other in among}) > 1 else [])]
+    own = _told_apart(run.settings, [other.settings for other in among], said)
+    return ", ".join(f"{name.removeprefix('members.').replace('.args.', '.')}={value}" for name, value in own.items())
+
+
+def _asked_differently(run: TaskRun, among: Sequence[TaskRun]) -> str:
+    """What was set for the task and is not the same in all runs."""
+    own = _told_apart(run.asked, [other.asked for other in among], [])
+    return ", ".join(f"{value}-shot" if name == "shots" else f"{name}={value}" for name, value in own.items())
+
+
+def _told_apart(own: Mapping[str, str], all_of: Sequence[Mapping[str, str]], said: Sequence[str]) -> dict[str, str]:
+    """The settings that differ, shortened; what a run leaves to its default is not named."""
+    names = dict.fromkeys(name for other in all_of for name in other)
+    differing = [name for name in names if name not in said and len({other.get(name) for other in all_of}) > 1]
+    return {name: _shortened(own[name]) for name in differing if own.get(name)}
 
 
 def _shortened(text: str) -> str:

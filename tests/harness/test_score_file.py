@@ -122,6 +122,51 @@ def test_another_model_of_the_same_name_reads_for_itself(
     assert "the chosen texts of 4 documents are scored, as 'file'" in caplog.text
 
 
+def folder_of(run: Any, folder: Path, *, model: str = "tiny", config: Any = None, date: str = "2026-01-01") -> Path:
+    """A run of ``evaluate`` as lm_eval writes it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for task, samples in run["samples"].items():
+        told = json.loads(json.dumps([{**sample, "arguments": {}} for sample in samples], default=str))
+        lines = "".join(json.dumps(sample) + "\n" for sample in told)
+        (folder / f"samples_{task}_{date}T00-00-00.000001.jsonl").write_text(lines, encoding="utf-8")
+    content = {name: run[name] for name in ("results", "n-samples")}
+    content |= {"configs": {task: {} for task in run["samples"]}, "model_name": model, "model_source": "ensemble-ppl"}
+    content["config"] = config or {"model": "ensemble-ppl", "model_args": {}}
+    (folder / f"results_{date}T00-00-00.000001.json").write_text(json.dumps(content, default=str))
+    return folder
+
+
+def test_every_repeat_of_a_run_is_a_choice_of_its_own(evaluate: Any, tmp_path: Path) -> None:
+    drawn = {**TINY, "store": "off", "temperature": 0.8, "seed": 1, "max_new_tokens": 16}
+    run = evaluate("ensemble-ppl", model_args=drawn, metadata={"repeats": 3}, limit=3, batch_size=8)
+    results = score_file(folder_of(run, tmp_path / "run"), ScoreOptions(tmp_path / "out", drawn, batch_size=8))
+    before, after = run["results"]["infill_toy"], json.loads(results.read_text())["results"]["infill_toy"]
+    rows = [name for name in before if name.startswith(("pass@1", "exact_match", "pick_rate")) and "stderr" not in name]
+    assert len(rows) > 8
+    assert {name: after[name] for name in rows} == pytest.approx({name: before[name] for name in rows})
+    for one, two in zip(run["samples"]["infill_toy"], samples_of(results), strict=True):
+        assert [len(c["candidates"]) for c in two["selection"]["completions"]] == [2, 2, 2]
+        texts = [[c["text"] for c in each["candidates"]] for each in one["selection"]["completions"]]
+        assert [[c["text"] for c in each["candidates"]] for each in two["selection"]["completions"]] == texts
+        # What generation knew of its end belongs to that run's scores.
+        assert "end_logprob" not in json.dumps(two)
+
+
+def test_runs_of_several_models_in_a_folder_are_not_one_run(evaluate: Any, tmp_path: Path) -> None:
+    run = evaluate("ensemble-ppl", model_args={**TINY, "store": "off"}, limit=4, batch_size=8)
+    other = {**run, "samples": {"other": run["samples"]["infill_toy"]}, "results": {"other": {}}, "n-samples": {}}
+    folder_of(run, tmp_path / "run")
+    folder_of(other, tmp_path / "run", date="2026-01-02", config={"model": "ensemble-ppl", "model_args": {"samples": 2}})
+    with pytest.raises(DataError, match=r"several models or settings \(tiny: infill_toy, tiny \(samples=2\): other\)"):
+        read_gaps(tmp_path / "run", ScoreOptions(tmp_path / "out", TINY))
+    assert len(read_gaps(tmp_path / "run", ScoreOptions(tmp_path / "out", TINY, task="other"))) == 4
+    # Two tasks of one model are; the limit is of each.
+    folder_of(run, tmp_path / "same")
+    folder_of(other, tmp_path / "same", date="2026-01-02")
+    gaps = read_gaps(tmp_path / "same", ScoreOptions(tmp_path / "out", TINY, limit=3))
+    assert [(gap.task, gap.number) for gap in gaps] == [(t, i) for t in ("infill_toy", "other") for i in range(3)]
+
+
 def test_an_interrupted_run_goes_on(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lm_eval_ensemble.harness import scored_run
 

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from lm_eval_ensemble.cli import main
 from lm_eval_ensemble.errors import DataError
 from lm_eval_ensemble.report.compare import CompareOptions, compare
 from lm_eval_ensemble.report.comparison import Comparison, Contrast, RunRow, TaskComparison
+from lm_eval_ensemble.report.sentences import cautions
 from lm_eval_ensemble.report.summary import Summary, groups_of, of_columns, summarise
 from lm_eval_ensemble.report.summary_tables import SUMMARY_FORMATS
 from lm_eval_ensemble.runs.load import load_runs
@@ -186,3 +188,10 @@ def test_a_comparison_says_who_was_told_the_lengths() -> None:
     (alone,) = compare(runs[:1], CompareOptions()).cautions
     assert alone.endswith("compare only with models that are told it.")
     assert compare(runs[1:], CompareOptions()).cautions == []
+    # One label, told the lengths of one task and not of the other.
+    (task,) = compare(runs[:1], CompareOptions()).tasks
+    fair = replace(task, task="fair", rows=[replace(task.rows[0], length_mode="ar")])
+    for order in ([task, fair], [fair, task]):
+        (caution,) = cautions(order)
+        assert caution.startswith("tiny on infill_toy: told the true length")
+        assert caution.endswith("compare only with models that are told it.")

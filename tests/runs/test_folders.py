@@ -246,10 +246,52 @@ def test_shots_and_limits_are_settings_too(tmp_path: Path) -> None:
 
 def test_of_several_runs_of_one_setting_the_newest_counts_and_the_others_are_counted(tmp_path: Path) -> None:
     for day in (1, 2, 3):
-        write_run(tmp_path / "m", SAMPLES[: day + 1], date=f"2026-01-0{day}T00-00-00.0")
+        write_run(tmp_path / "m", [sample(i, float(i < day)) for i in range(4)], date=f"2026-01-0{day}T00-00-00.0")
     found = compared(tmp_path)
-    assert (len(found.tasks[0].rows), found.tasks[0].rows[0].n) == (1, 4)
+    assert (len(found.tasks[0].rows), found.tasks[0].rows[0].score) == (1, 0.75)
     assert "m, t: the newest of its folder; 2 earlier runs of the same settings not shown." in found.notes
+
+
+TEMPLATE = {"chat_template_sha": "872be49dbb638044", "fewshot_as_multiturn": True}
+ASKED: dict[str, tuple[dict[str, Any], str | None]] = {
+    "a chat template": (TEMPLATE, "m (chat_template=872be49d, fewshot_as_multiturn=True)"),
+    "a system prompt": ({"system_instruction_sha": "0f1e2d3c4b"}, "m (system_instruction=0f1e2d3c)"),
+    "--metadata": ({"configs": {"t": {"metadata": {"version": 1, "cut": "none", "pretrained": "x"}}}}, "m (cut=none)"),
+    "--samples": ({"n-samples": {"t": {"original": 1000, "effective": 3}}}, "m (documents=3 of 1000)"),
+    "other documents, as many": ({"task_hashes": {"t": "b"}}, "m (2026-01-02T00-00-00.0)"),
+    "nothing but where it ran": ({"configs": {"t": {"metadata": {"data_dir": "/data", "executed_in": "x"}}}}, None),
+    "nothing, said otherwise": ({"fewshot_as_multiturn": False, "system_instruction": None}, None),
+}
+
+
+@pytest.mark.parametrize("case", ASKED)
+def test_what_else_a_run_can_be_asked_makes_it_another_one(tmp_path: Path, case: str) -> None:
+    """In one folder, and in two; what does not change an answer makes a repetition, of which one folder shows the newest."""
+    changes, expected = ASKED[case]
+    plain: dict[str, Any] = {"n-samples": {"t": {"original": 1000, "effective": 1000}}, "task_hashes": {"t": "a"}}
+    for first, second in ((tmp_path, tmp_path), (tmp_path / "one", tmp_path / "two")):
+        write_run(first, SAMPLES, model="m", date="2026-01-01T00-00-00.0", **plain)
+        write_run(second, SAMPLES, model="m", date="2026-01-02T00-00-00.0", **{**plain, **changes})
+        runs, _ = load_runs([first] if first == second else [first, second])
+        found = labels(runs)
+        if expected is None:
+            assert found == (["m"] if first == second else ["m (one)", "m (two)"])
+        elif first == second:
+            assert found[1] == expected
+            assert found[0] in ("m", "m (documents=1000 of 1000)", "m (2026-01-01T00-00-00.0)")
+        for task_run in runs:
+            task_run.results_path.unlink()
+
+
+def test_a_task_asked_twice_leaves_the_other_tasks_of_its_model_where_they_are(tmp_path: Path) -> None:
+    write_run(tmp_path, SAMPLES, task="s", model="m", date="2026-01-01T00-00-00.0")
+    write_run(tmp_path, SAMPLES, model="m", date="2026-01-02T00-00-00.0")
+    more: dict[str, Any] = {"configs": {"t": {"metadata": {"cut": "none"}}}}
+    write_run(tmp_path, SAMPLES, model="m", date="2026-01-03T00-00-00.0", **more)
+    runs, _ = load_runs([tmp_path])
+    assert list(zip((run.task for run in runs), labels(runs), strict=True)) == [("s", "m"), ("t", "m"), ("t", "m (cut=none)")]
+    # Shown with another model's, task s and the plain t are still one run.
+    assert identities(runs) == [0, 0, 1]
 
 
 def test_a_model_is_the_same_over_its_tasks_and_another_elsewhere(tmp_path: Path) -> None:
