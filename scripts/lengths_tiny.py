@@ -31,7 +31,6 @@ from lm_eval_ensemble import ensemble
 from lm_eval_ensemble.data import load_documents
 from lm_eval_ensemble.harness.diffusion_lm import DiffusionInfill
 from lm_eval_ensemble.harness.judging import JudgeSettings, judge_all
-from lm_eval_ensemble.harness.lengths import offered
 from lm_eval_ensemble.harness.scored_lm import ScoredHF
 from lm_eval_ensemble.members.base import Ledger, Member
 from lm_eval_ensemble.runs import rows as infill
@@ -127,7 +126,7 @@ def evaluate(task: str, numbers: Sequence[int], documents: Sequence[dict[str, An
     for policy, member in members.items():
         asked = [r if POLICIES.get(policy) else replace(r, reference=None) for r in requests]
         together = ensemble.run(asked, [member, partner], scorers, ensemble.Settings(prefer="fim"))
-        alone = offered([replace(r, hint=h) for r, h in zip(asked, hints, strict=True)], member.policy, member.propose)
+        alone = member.answer_alone([replace(r, hint=h) for r, h in zip(asked, hints, strict=True)])
         found = zip(numbers, docs, judged(docs, together, judge), judged(docs, alone, judge), strict=True)
         for number, doc, both, one in found:
             rows = {"dllm": infill.document_rows(doc, one), "ensemble": infill.document_rows(doc, both)}

@@ -7,7 +7,8 @@ import hashlib
 import json
 import logging
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,16 +19,18 @@ from lm_eval_ensemble.errors import HostError
 from lm_eval_ensemble.harness.memory import peak_memory
 from lm_eval_ensemble.harness.ranks import OneOfSeveral, own_gpu
 from lm_eval_ensemble.harness.requests import to_requests
-from lm_eval_ensemble.members.base import Member
+from lm_eval_ensemble.members.base import Followed, Member
 from lm_eval_ensemble.types import Candidate, Completion, InfillRequest, Scored, Selection
 
 __all__ = [
     "NO_CHAT",
     "InfillLM",
+    "Kept",
     "alone",
     "cached_answers",
     "default_device",
     "default_dtype",
+    "kept_answers",
     "own_cache",
     "refuse_cached_repeats",
 ]
@@ -35,6 +38,8 @@ __all__ = [
 logger = logging.getLogger(__name__)
 #: entry of an answer cache that says whose it is; lm_eval's own keys are digests.
 _OWNER = "lm_eval_ensemble: given by"
+#: so many answers may be lost where they can only be kept together.
+_PART = 64
 
 NO_CHAT = (
     "--apply_chat_template cannot be used for infilling: prefix and suffix would be wrapped in a conversation the "
@@ -141,6 +146,36 @@ def own_cache(cache_hook: CacheHook, identity: Mapping[str, Any]) -> None:
     answers[_OWNER] = digest
 
 
+def kept_answers(lm: Any) -> tuple[int, str] | None:
+    """How many answers ``--use_cache`` holds of an LM, and where; None without it."""
+    answers = getattr(getattr(lm, "cache_hook", None), "dbdict", None)
+    return None if answers is None else (sum(key != _OWNER for key in answers), str(getattr(answers, "filename", "the cache")))
+
+
+class Kept:
+    """Gives answers to ``--use_cache`` as soon as they are finished, so that a run which is ended goes on from them.
+
+    ``part``: so many requests are answered at a time where their answers can only be kept together; all without a cache.
+    """
+
+    def __init__(self, cache_hook: CacheHook, requests: Sequence[Instance]) -> None:
+        self._hook, self._requests, self._given = cache_hook, requests, set[int]()
+        self.part = max(len(requests), 1) if cached_answers(cache_hook) is None else _PART
+
+    def give(self, start: int, number: int, completion: Completion) -> None:
+        """Each answer once; numbers are counted from ``start`` on."""
+        number += start
+        if number not in self._given:
+            self._given.add(number)
+            self._hook.add_partial("generate_until", self._requests[number].args, completion)
+
+    def all(self, start: int, completions: Sequence[Completion]) -> Sequence[Completion]:
+        """What was not given yet of the completions from number ``start`` on; returns them."""
+        for number, completion in enumerate(completions):
+            self.give(start, number, completion)
+        return completions
+
+
 class InfillLM(OneOfSeveral, LM, Member):  # type: ignore[misc]
     """An LM that fills gaps; it may be a member of an ensemble. Subclasses implement ``propose``."""
 
@@ -157,15 +192,31 @@ class InfillLM(OneOfSeveral, LM, Member):  # type: ignore[misc]
         """Fill the gaps of lm_eval's requests."""
         asked = self.to_requests(requests)
         refuse_cached_repeats(self.cache_hook, asked)
+        kept, found = Kept(self.cache_hook, requests), list[str]()
+        # Batches go by length, so that of several fills of a gap the last comes at the very end.
+        size = kept.part if self.offers > 1 else max(len(asked), 1)
         with peak_memory(self.name, self.device, self._peaks):
-            completions = self.answer(asked)
-        for instance, completion in zip(requests, completions, strict=True):
-            self.cache_hook.add_partial("generate_until", instance.args, completion)
-        return list(completions)
+            for start in range(0, len(asked), size):
+                part = self.answer_alone(asked[start : start + size], functools.partial(kept.give, start))
+                found += kept.all(start, part)
+        return found
 
-    def answer(self, requests: Sequence[InfillRequest]) -> list[Completion]:
-        """One completion per gap, of a model that answers alone."""
-        return [alone(candidate) for candidate in self.propose(requests)]
+    def answer_alone(
+        self, requests: Sequence[InfillRequest], done: Callable[[int, Completion], None] = lambda *_: None
+    ) -> list[Completion]:
+        """One completion per gap, of a model that is no member of an ensemble.
+
+        :param done: is told the number and the completion of a gap as soon as it is there.
+        """
+        each = self.offers
+        ledger = Followed(lambda number, found: done(number, self.complete(found)), each)
+        variants = [replace(request, variant=v) for request in requests for v in range(each)]
+        found = self.propose(variants, ledger) if self.resumes else self.propose(variants)
+        return [self.complete(found[i : i + each]) for i in range(0, len(found), each)]
+
+    def complete(self, candidates: Sequence[Candidate]) -> Completion:
+        """The answer to a gap of a model that is no member: of its ``offers`` candidates the one it would choose itself."""
+        return alone(candidates[0])
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         raise HostError(

@@ -241,18 +241,19 @@ def around(execute: Callable[[Any], None]) -> Callable[[Any], None]:
 
 
 def _interrupted() -> str:
+    from lm_eval_ensemble.harness.base import kept_answers
     from lm_eval_ensemble.harness.ranks import HOST_RUN
 
     lm = HOST_RUN.lm
-    store = getattr(lm, "store", None)
     if lm is None:
         return "interrupted before anything was generated."
-    if store is None:
+    if (store := getattr(lm, "store", None)) is not None:
+        kept: tuple[int, str] | None = (store.added + store.reused, str(store.path))
+    else:
+        kept = kept_answers(lm)
+    if kept is None:
         return "interrupted. Nothing is kept: this model keeps its answers with --use_cache FILE, ensemble-ppl by itself."
-    return (
-        f"interrupted. {store.added + store.reused} candidates of this run are kept in {store.path}: the same command goes on "
-        "where this one stopped."
-    )
+    return f"interrupted. {kept[0]} answers are kept in {kept[1]}: the same command goes on where this one stopped."
 
 
 def _last_lines() -> Iterator[str]:

@@ -23,7 +23,7 @@ from lm_eval_ensemble.diffusion.length import Length, LengthPolicy
 from lm_eval_ensemble.diffusion.model import MaskedDiffusionModel, pad_right
 from lm_eval_ensemble.diffusion.schedules import auto_steps
 from lm_eval_ensemble.errors import ConfigError
-from lm_eval_ensemble.harness.base import default_device, default_dtype, own_cache
+from lm_eval_ensemble.harness.base import alone, default_device, default_dtype, own_cache
 from lm_eval_ensemble.harness.lengths import LengthFinder, find_bias, offered
 from lm_eval_ensemble.harness.ranks import own_gpus
 from lm_eval_ensemble.harness.refill_lm import RefillLM
@@ -217,9 +217,9 @@ class DiffusionInfill(RefillLM):
         found = dict(zip(todo, new, strict=True))
         return [found[i] if i in found else _recorded_length(ledger[i]) for i in range(len(requests))]
 
-    def answer(self, requests: Sequence[InfillRequest]) -> list[Completion]:
-        """Alone: the one fill, or for a length policy of several their record (``harness.lengths.offered``)."""
-        return offered(requests, self.policy, self.propose)
+    def complete(self, candidates: Sequence[Candidate]) -> Completion:
+        """The one fill, or for a length policy of several their record (``harness.lengths.offered``)."""
+        return alone(candidates[0]) if len(candidates) == 1 else offered(candidates)
 
     def _plan(self, request: InfillRequest, length: Length, draw: Draw) -> _Gap:
         length = self._open_ended(request, length, draw)

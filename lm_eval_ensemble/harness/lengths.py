@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from lm_eval_ensemble.batching import Batcher
 from lm_eval_ensemble.diffusion.confidence import BIAS_FILE, Bias, Probe, fingerprint, newline_ids, read_signals
 from lm_eval_ensemble.diffusion.length import SEARCH_CAP, Length, LengthPolicy, Search
 from lm_eval_ensemble.diffusion.model import MaskedDiffusionModel
-from lm_eval_ensemble.harness.base import alone
 from lm_eval_ensemble.selection import Case, argmin
 from lm_eval_ensemble.tokens import PlainEncoder, fit_window
 from lm_eval_ensemble.types import Candidate, Completion, InfillRequest, Scored, Selection, split_runs
@@ -115,28 +114,16 @@ class LengthFinder:
         return out
 
 
-def offered(
-    requests: Sequence[InfillRequest],
-    policy: LengthPolicy,
-    propose: Callable[[Sequence[InfillRequest]], Sequence[Candidate]],
-) -> list[Completion]:
-    """The answers of a diffusion model alone.
+def offered(candidates: Sequence[Candidate]) -> Completion:
+    """The answer of a diffusion model alone, of several fills of one gap.
 
     Of the fills of ``grid`` it keeps the likeliest: lowest negative log-probability of the tokens when they were committed
     (``committed``, nats per sequence, whatever the length), blank texts last. Those of ``fixed-mean`` are runs of their own.
     All of them stand in the record.
     """
-    candidates = iter(propose([replace(r, variant=v) for r in requests for v in range(policy.offers)]))
-    completions = []
-    for _ in requests:
-        found = [next(candidates) for _ in range(policy.offers)]
-        if policy.offers == 1:
-            completions.append(alone(found[0]))
-            continue
-        scored = [Scored(replace(c, sample=n), {COMMITTED: _committed(c)}) for n, c in enumerate(found)]
-        runs = tuple(Selection(part, *argmin(Case(part, COMMITTED)), COMMITTED) for part in split_runs(scored))
-        completions.append(Completion(runs[0].chosen.text, runs[0], runs))
-    return completions
+    scored = [Scored(replace(c, sample=n), {COMMITTED: _committed(c)}) for n, c in enumerate(candidates)]
+    runs = tuple(Selection(part, *argmin(Case(part, COMMITTED)), COMMITTED) for part in split_runs(scored))
+    return Completion(runs[0].chosen.text, runs[0], runs)
 
 
 def _committed(candidate: Candidate) -> float | None:

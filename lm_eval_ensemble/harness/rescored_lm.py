@@ -17,7 +17,7 @@ from lm_eval.api.registry import get_model
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 
 from lm_eval_ensemble.errors import ConfigError, did_you_mean
-from lm_eval_ensemble.harness.base import alone, own_cache
+from lm_eval_ensemble.harness.base import Kept, alone, own_cache
 from lm_eval_ensemble.harness.ranks import OneOfSeveral, detach
 from lm_eval_ensemble.harness.servers import echo_checked
 from lm_eval_ensemble.types import Candidate, Completion
@@ -48,19 +48,23 @@ class Rescored(OneOfSeveral, LM):  # type: ignore[misc]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """The inner answers as ``Completion`` with the sum of their log-probabilities."""
+        # The inner model tells nothing before it has answered everything.
+        kept, found = Kept(self.cache_hook, requests), list[str]()
+        for start in range(0, len(requests), kept.part):
+            found += kept.all(start, self._completed(requests[start : start + kept.part]))
+        return found
+
+    def _completed(self, requests: list[Instance]) -> list[Completion]:
         answers = self.inner.generate_until(requests)
         asked = [i for i, a in enumerate(answers) if a and not (isinstance(a, Completion) and a.trace)]
         found = iter(self._sums([(requests[i], str(answers[i])) for i in asked]))
         sums = {i: next(found) for i in asked}
-        completions = [
+        return [
             answer
             if isinstance(answer, Completion) and answer.trace
             else self._completion(requests[i], str(answer), sums.get(i))
             for i, answer in enumerate(answers)
         ]
-        for request, completion in zip(requests, completions, strict=True):
-            self.cache_hook.add_partial("generate_until", request.args, completion)
-        return list(completions)
 
     def _sums(self, pairs: Sequence[tuple[Instance, str]]) -> list[float]:
         asked = [

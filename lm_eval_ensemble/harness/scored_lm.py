@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from lm_eval_ensemble.batching import Batcher, starting_size
 from lm_eval_ensemble.config import SCORED, Decoding, ScoredConfig, asset_path, parse_settings, with_preset
 from lm_eval_ensemble.errors import ConfigError, missing_weights
 from lm_eval_ensemble.fim import LAYOUTS, MOVED, FimLayout, layout_for, layout_named
-from lm_eval_ensemble.harness.base import alone, default_device, default_dtype, own_cache, refuse_cached_repeats
+from lm_eval_ensemble.harness.base import Kept, alone, default_device, default_dtype, own_cache, refuse_cached_repeats
 from lm_eval_ensemble.harness.beginnings import Beginning, find_beginnings, learns_prompts
 from lm_eval_ensemble.harness.memory import peak_memory
 from lm_eval_ensemble.harness.ptrue import probability_true, true_pairs
@@ -34,12 +34,12 @@ from lm_eval_ensemble.harness.ranks import HOST_RUN, OneOfSeveral, join_ranks
 from lm_eval_ensemble.harness.reading import SpanReader, pad_left
 from lm_eval_ensemble.harness.recorder import Answer, Detail, Ending, Recorder, Step, read_answer
 from lm_eval_ensemble.harness.requests import Draw, is_infill, resolve, tell_settings, tell_trims, to_requests
-from lm_eval_ensemble.members.base import Ledger, Member
+from lm_eval_ensemble.members.base import Followed, Ledger, Member
 from lm_eval_ensemble.members.identity import checkpoint_identity, identified, versions
 from lm_eval_ensemble.sampling import row_uniforms
 from lm_eval_ensemble.scoring.base import Span
 from lm_eval_ensemble.tokens import PlainEncoder, count_within, pack
-from lm_eval_ensemble.types import Candidate, Cut, InfillRequest, normalise
+from lm_eval_ensemble.types import Candidate, Completion, Cut, InfillRequest, normalise
 from lm_eval_ensemble.values import Quantizable
 
 __all__ = ["ScoredHF"]
@@ -142,15 +142,22 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
         read = self._read(requests)
         refuse_cached_repeats(self.cache_hook, [request for _, request in read])
         rows = [self._gap_row(r) if is_infill(i) else self._text_row(i, r) for i, r in read]
+        kept, found = Kept(self.cache_hook, requests), list[str]()
+        # What a model thinks of its answers it is asked when all of them are there.
+        size = kept.part if self.decoding.p_true else max(len(rows), 1)
+        for start in range(0, len(rows), size):
+            found += kept.all(start, self._complete(rows[start : start + size], start, kept))
+        return found
+
+    def _complete(self, rows: Sequence[_Prompt], start: int, kept: Kept) -> list[Completion]:
+        """The answers to the rows from number ``start`` on, each kept as soon as nothing is missing."""
+        final = not (self.decoding.p_true or self.decoding.n_samples)
         with peak_memory(self.name, self.device, self._peaks):
-            answers = self._answer(rows)
+            answers = self._answer(rows, Followed(lambda i, found: kept.give(start, i, alone(found[0]))) if final else None)
         if self.decoding.p_true:
             answers = self._judge_themselves(rows, answers)
-        samples = self._sample(rows)
-        completions = [alone(answer, samples.get(i, ())) for i, answer in enumerate(answers)]
-        for instance, completion in zip(requests, completions, strict=True):
-            self.cache_hook.add_partial("generate_until", instance.args, completion)
-        return list(completions)
+        samples = self._sample(rows, lambda i, drawn: kept.give(start, i, alone(answers[i], drawn)))
+        return [alone(answer, samples.get(i, ())) for i, answer in enumerate(answers)]
 
     def propose(self, requests: Sequence[InfillRequest], ledger: Ledger | None = None) -> list[Candidate]:
         """One filled gap per request; each batch is added to the ledger as soon as it is finished."""
@@ -259,9 +266,14 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
         found = {i: probability_true(next(logprobs), next(logprobs)) for i in asked}
         return [replace(a, info={**a.info, "p_true": found[i]}) if i in found else a for i, a in enumerate(answers)]
 
-    def _sample(self, rows: Sequence[_Prompt]) -> dict[int, list[Candidate]]:
-        """``n_samples`` further answers of every text row: row number -> candidates, ``sample`` counted from 1."""
-        count, drawn = self.decoding.n_samples, {}
+    def _sample(
+        self, rows: Sequence[_Prompt], done: Callable[[int, Sequence[Candidate]], None]
+    ) -> dict[int, Sequence[Candidate]]:
+        """``n_samples`` further answers of every text row: row number -> candidates, ``sample`` counted from 1.
+
+        :param done: is told the answers of a row as soon as all are there.
+        """
+        count, drawn = self.decoding.n_samples, dict[int, Sequence[Candidate]]()
         if not count:
             return {}
         texts = [i for i, row in enumerate(rows) if row.layout is None]
@@ -272,9 +284,13 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
             numbers = range(request.sample * count + 1, (request.sample + 1) * count + 1)
             # A stream of its own, so that asking for more samples changes none of the earlier ones.
             asked += [replace(rows[i], draw=chosen, request=replace(request, sample=n)) for n in numbers]
-        found = iter(self._answer(asked, doing="sampling"))
-        for i in texts:
-            drawn[i] = [replace(next(found), sample=n + 1) for n in range(count)]
+
+        def finish(number: int, found: Sequence[Candidate]) -> None:
+            i = texts[number]
+            drawn[i] = [replace(candidate, sample=n + 1) for n, candidate in enumerate(found)]
+            done(i, drawn[i])
+
+        self._answer(asked, Followed(finish, count), doing="sampling")
         return drawn
 
     def _room(self, chosen: Draw) -> int:

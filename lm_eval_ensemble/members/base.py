@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lm_eval_ensemble.types import Candidate, InfillRequest
 
-__all__ = ["Ledger", "Member"]
+__all__ = ["Followed", "Ledger", "Member"]
 
 
 class Ledger(dict[int, Candidate]):
@@ -17,6 +17,25 @@ class Ledger(dict[int, Candidate]):
         """Note finished candidates; those that were known stay as they are."""
         for number, candidate in found.items():
             self.setdefault(number, candidate)
+
+
+class Followed(Ledger):
+    """Tells of every request as soon as all its candidates are there.
+
+    :param each: candidates to a request; they follow one another.
+    :param done: takes the number of the request and its candidates.
+    """
+
+    def __init__(self, done: Callable[[int, list[Candidate]], None], each: int = 1) -> None:
+        super().__init__()
+        self._done, self._each = done, each
+
+    def add(self, found: Mapping[int, Candidate]) -> None:
+        super().add(found)
+        for number in dict.fromkeys(i // self._each for i in found):
+            own = range(number * self._each, (number + 1) * self._each)
+            if all(i in self for i in own):
+                self._done(number, [self[i] for i in own])
 
 
 class Member:

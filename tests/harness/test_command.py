@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lm_eval.api.model import CacheHook
 from lm_eval.config.evaluate_config import EvaluatorConfig
 
 from lm_eval_ensemble.errors import ConfigError, EnsembleError, HostError
@@ -143,11 +144,17 @@ def test_an_interrupt_says_what_is_kept_and_how_to_go_on(
     class Model:
         store = Store()
 
+    class Alone:
+        cache_hook = CacheHook(None)
+
+    Alone.cache_hook.dbdict = {"lm_eval_ensemble: given by": "x", "abc": ("a",), "def": ("b",)}
+
     command.SAVED.ours = True
     for lm, words in (
         (None, "interrupted before anything was generated."),
         (object(), "interrupted. Nothing is kept"),
-        (Model(), "interrupted. 5 candidates of this run are kept in /x/candidates.sqlite: the same command goes on"),
+        (Alone(), "interrupted. 2 answers are kept in the cache: the same command goes on"),
+        (Model(), "interrupted. 5 answers are kept in /x/candidates.sqlite: the same command goes on"),
     ):
         monkeypatch.setattr(ranks.HostRun, "lm", lm)
         with pytest.raises(SystemExit) as ended:

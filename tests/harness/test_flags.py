@@ -21,8 +21,10 @@ import yaml
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.tasks import TaskManager
 
+from lm_eval_ensemble.batching import Batcher
 from lm_eval_ensemble.cli import main
 from lm_eval_ensemble.errors import ConfigError, HostError
+from lm_eval_ensemble.harness import base
 from lm_eval_ensemble.harness.complete import complete
 from lm_eval_ensemble.harness.ensemble_lm import EnsemblePPL
 
@@ -116,6 +118,45 @@ def test_use_cache_gives_a_members_answers_and_records_again(
     second = evaluate(diffusion, **options)
     rows = [[s["selection"] for s in found["samples"]["infill_toy"]] for found in (first, second)]
     assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "stop_after", "kept"),
+    [
+        ("diffusion-infill", {"preset": "tiny"}, 3, 3),
+        ("diffusion-infill", {"preset": "tiny", "length": "fixed-mean"}, 12, 2),  # five fills to a gap, parts of two gaps
+        ("hf-scored", {"preset": "tiny"}, 3, 3),
+    ],
+)
+def test_what_was_answered_before_a_run_ended_is_not_asked_again(
+    evaluate: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    settings: dict[str, Any],
+    stop_after: int,
+    kept: int,
+) -> None:
+    """``stop_after``: so many batches of one row are answered before the run ends."""
+    monkeypatch.setattr(base, "_PART", 2)
+    options: dict[str, Any] = {"model_args": settings, "limit": 5, "batch_size": 1}
+    whole = evaluate(model, **options)["samples"]["infill_toy"]
+    batches: list[int] = []
+    run = Batcher._attempt
+
+    def counted(self: Any, batch: Any, work: Any) -> Any:
+        batches.append(len(batch))
+        if len(batches) > stop_after:
+            raise KeyboardInterrupt
+        return run(self, batch, work)
+
+    monkeypatch.setattr(Batcher, "_attempt", counted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, **options, use_cache=str(tmp_path / "cache"))
+    stop_after, batches[:] = 100, []
+    again = evaluate(model, **options, use_cache=str(tmp_path / "cache"))["samples"]["infill_toy"]
+    assert len(batches) == (5 - kept) * len(whole[0]["selection"].get("completions", [0]))
+    assert [sample["filtered_resps"] for sample in again] == [sample["filtered_resps"] for sample in whole]
 
 
 def test_a_diffusion_model_refuses_a_cache_of_other_settings(evaluate: Run, tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_a_grid_is_offered_to_the_selector(toy: list[dict[str, Any]], scored: An
 
 def test_alone_a_grid_keeps_its_likeliest_fill(toy: list[dict[str, Any]]) -> None:
     model = DiffusionInfill(preset="tiny", length="grid:2+4+8", batch_size=9, steps=4)
-    for completion in model.answer(requests(toy[:3])):
+    for completion in model.answer_alone(requests(toy[:3])):
         assert completion.trace is not None
         totals = {s.candidate.text: -sum(s.candidate.logprobs or ()) for s in completion.trace.candidates}
         assert len(completion.trace.candidates) == 3

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import GenerationMixin
 
 from lm_eval_ensemble.errors import ConfigError, DataError, HostError
+from lm_eval_ensemble.harness import base
 from lm_eval_ensemble.harness.scored_lm import ScoredHF
 from lm_eval_ensemble.metrics.uncertainty import auroc
 from lm_eval_ensemble.types import Candidate, Completion, Scored, Selection
@@ -124,6 +128,51 @@ def test_an_answer_cache_of_other_settings_is_refused(
             run(model, "stock", **settings)
     once = run("rescored", "second", inner="hf")
     assert run("rescored", "second", inner="hf") == once
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "stop_after", "kept"),
+    [
+        ("hf-scored", {}, 3, 3),
+        ("hf-scored", {"n_samples": 2}, 7, 1),  # five answers, then two samples to each
+        ("hf-scored", {"p_true": True}, 3, 2),  # parts of two: answered, then judged
+        ("hf-scored", {"n_samples": 2, "p_true": True}, 3, 0),
+        ("rescored", {"inner": "hf"}, 3, 2),
+    ],
+)
+def test_answers_of_a_run_that_ended_are_kept(
+    evaluate: Callable[..., Any],
+    assets: Path,
+    file: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    settings: dict[str, Any],
+    stop_after: int,
+    kept: int,
+) -> None:
+    """``stop_after``: so many batches of one row are generated before the run ends."""
+    monkeypatch.setattr(base, "_PART", 2)
+    generate, count = GenerationMixin.generate, 0
+
+    def stopping(self: Any, *args: Any, **options: Any) -> Any:
+        nonlocal count
+        count += 1
+        if stop_after and count > stop_after:
+            raise KeyboardInterrupt
+        return generate(self, *args, **options)
+
+    monkeypatch.setattr(GenerationMixin, "generate", stopping)
+    arguments = {"pretrained": str(assets / "fim"), "max_length": 512, **settings}
+    options: dict[str, Any] = {"limit": 5, "num_fewshot": 0, "device": "cpu", "gen_kwargs": {"max_gen_toks": 4}}
+    cached = {**options, "batch_size": 1, "model_args": arguments, "use_cache": str(tmp_path / "cache")}
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, ["squad_uncertainty"], {"file": file}, **cached)
+    with contextlib.closing(sqlite3.connect(tmp_path / "cache_rank0.db")) as database:
+        assert database.execute("select count(*) from unnamed").fetchone() == (kept + 1,)  # and whose they are
+    stop_after = 0
+    found = evaluate(model, ["squad_uncertainty"], {"file": file}, **cached)
+    assert len(found["samples"]["squad_uncertainty"]) == 5
 
 
 def test_the_table_has_the_area_and_its_interval(evaluate: Callable[..., Any], scripted: Any, file: str) -> None:
