@@ -45,6 +45,10 @@ Codes = NDArray[np.intp] | None
 
 #: why a difference to an area of 1 (or 0) has no p.
 NO_VARIANCE = "an area of 1 or 0 has no variance: no p, only an interval"
+#: the same where a class is too small for Student's t: with two right answers of 400, 5 % of true hypotheses had p < 0.005,
+#: with three and four 1 %, from five on no more than there should be (2,000 simulated sets each, two equally good scores).
+TOO_FEW = "fewer than five wrong or right answers: no p, only an interval"
+_FEW = 5
 #: degrees of freedom from which Student's t is the normal distribution.
 _NORMAL = 1e9
 #: answers of the scarcer class from which DeLong's variance alone makes the interval.
@@ -256,8 +260,9 @@ def paired(
     own errors) the components of all documents enter as one cluster per document (Obuchowski 1997, Biometrics 53:567). With
     clusters of documents the jackknife over these takes the place of both. z is the published one; its p is Student's, with the
     degrees of freedom of Welch for the two classes, or those that the fourth moment allows: with ten wrong answers, normal
-    quantiles reject a truth in 8 % (``benchmarks/coverage.py``). Of an area of 1 (or 0), which has no variance, the interval is
-    made of the bounds of both, unless the scores rank alike, and a difference has no p.
+    quantiles reject a truth in 8 % (``benchmarks/coverage.py``). Of an area of 1 (or 0), which has no variance, and with
+    fewer than five answers of a class, the interval is made of the bounds of both, unless the scores rank alike, and a
+    difference has no p.
     """
     labels = (first_wrong, first_wrong if second_wrong is None else second_wrong)
     name = "paired delong" if second_wrong is None else "paired by document (delong components)"
@@ -274,9 +279,9 @@ def paired(
         areas, added = (area_a, area_b), added_a - added_b
         variance, df = float(np.sum(added**2)), _seen(added)
     value, alike = areas[0] - areas[1], bool((labels[0] == labels[1]).all() and (midranks(first) == midranks(second)).all())
-    if not alike and _without_error(areas):
+    if not alike and (reason := _no_test(areas, labels)):
         own = (_area(areas, first, labels[0], codes, level), _area(areas, second, labels[1], codes, level))
-        return _apart(*own, n)
+        return _apart(*own, reason, n)
     if codes is None:
         return _difference(value, variance, level, name, n, df)
     count = int(codes.max()) + 1
@@ -302,9 +307,10 @@ def unpaired(
         return Difference(None, None, None, None, name, reason, n)
     (area_a, *one), (area_b, *other) = components(first, first_wrong), components(second, second_wrong)
     variance, df = _independent(*one, *other)
-    if _without_error(areas := (area_a, area_b)):
+    if reason := _no_test(areas := (area_a, area_b), (first_wrong, second_wrong)):
         ours, theirs = codes or (None, None)
-        return _apart(_area(areas, first, first_wrong, ours, level), _area(areas, second, second_wrong, theirs, level), n)
+        own = (_area(areas, first, first_wrong, ours, level), _area(areas, second, second_wrong, theirs, level))
+        return _apart(*own, reason, n)
     if codes is None:
         return _difference(area_a - area_b, variance, level, name, n, df)
     count = int(max(own.max() for own in codes)) + 1
@@ -312,9 +318,12 @@ def unpaired(
     return _by_cluster(a, b, (variance, df), (a.squares + b.squares) / 4, level, name, n)
 
 
-def _without_error(areas: tuple[float, float]) -> bool:
-    """Whether one of two areas is 1 or 0: no error was seen there, which is not to say that there is none."""
-    return not {0.0, 1.0}.isdisjoint(areas)
+def _no_test(areas: tuple[float, float], labels: tuple[Bools, Bools]) -> str | None:
+    """Why two areas are not tested: one is 1 or 0 (no error was seen there, which is not to say that there is none), or has too
+    few answers of a class."""
+    if not {0.0, 1.0}.isdisjoint(areas):
+        return NO_VARIANCE
+    return TOO_FEW if min(min(label.sum(), (~label).sum()) for label in labels) < _FEW else None
 
 
 def _area(areas: tuple[float, float], score: Floats, wrong: Bools, codes: Codes, level: float) -> Area:
@@ -323,15 +332,15 @@ def _area(areas: tuple[float, float], score: Floats, wrong: Bools, codes: Codes,
     return auroc_interval(score, wrong, codes, level if areas[0] == areas[1] else (1 + level) / 2)
 
 
-def _apart(first: Area, second: Area, n: int) -> Difference:
-    """Of two areas of which one has no variance: the interval is made of the bounds of both."""
+def _apart(first: Area, second: Area, why: str, n: int) -> Difference:
+    """Of two areas that are not tested: the interval is made of the bounds of both."""
     value = first.value - second.value
     if first.low is None or first.high is None or second.low is None or second.high is None:
         return Difference(value, None, None, None, first.method, first.reason or second.reason, n)
     ends = (first.low - second.high, first.high - second.low)
     if not value:
         return Difference(value, *ends, 1.0, first.method, None, n)
-    return Difference(value, *ends, None, "bounds of both", NO_VARIANCE, n)
+    return Difference(value, *ends, None, "bounds of both", why, n)
 
 
 def _by_cluster(

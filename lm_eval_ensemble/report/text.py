@@ -113,7 +113,11 @@ def closing(report: Mapping[str, Any]) -> list[str]:
     lines = [f"{name} {told(score)}, {size}."]
     if figures.get("best_member") is not None:
         best = figures["best_member"]
-        who = f"members, all level: {', '.join(figures['members'])}" if figures["members_are_level"] else f"best member: {best}"
+        who = f"best member: {best}"
+        if len(figures["members"]) == 1:
+            who = f"{best}, drawn blindly among its candidates"
+        elif figures["members_are_level"]:
+            who = f"members, all level: {', '.join(figures['members'])}"
         lines.append(f"  {who} {told(figures['members'][best])}")
     if figures.get("oracle"):
         lines.append(

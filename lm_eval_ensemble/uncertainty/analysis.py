@@ -16,7 +16,7 @@ from lm_eval_ensemble.metrics.abstention import Abstention, abstain
 from lm_eval_ensemble.metrics.answer_scores import free_scores
 from lm_eval_ensemble.metrics.calibration import METHODS, Calibration, calibrate
 from lm_eval_ensemble.metrics.clustered import cluster_codes, clustered_share, few_clusters
-from lm_eval_ensemble.metrics.delong import NO_VARIANCE, Difference, paired, unpaired
+from lm_eval_ensemble.metrics.delong import NO_VARIANCE, TOO_FEW, Difference, paired, unpaired
 from lm_eval_ensemble.metrics.discrimination import Discrimination, discriminate, spearman
 from lm_eval_ensemble.metrics.multiple import holm
 from lm_eval_ensemble.metrics.uncertainty import Estimate, auroc
@@ -352,8 +352,11 @@ def _warnings(answers: Answers, reports: Mapping[str, ScoreReport], rules: Mappi
         if not name.startswith("length_"):
             found += [f"{name}: {warning}" for warning in report.discrimination.warnings if "too few" not in warning]
     tests = [test for report in reports.values() for test in (report.over_primary, report.over_length) if test is not None]
-    if any(test.difference.reason == NO_VARIANCE for test in tests):
+    why = {test.difference.reason for test in tests}
+    if NO_VARIANCE in why:
         found.append("a difference to an AUROC of 1 or 0, which has no variance, has no p; its interval is in the JSON")
+    if TOO_FEW in why:
+        found.append("with fewer than five wrong or right answers differences of AUROCs have no p; intervals are in the JSON")
     if all(record.get("logprobs") is None for record in answers.records):
         found.append("no log-probabilities were recorded: lengths only. Run with --model hf-scored")
     sources = sorted({str(record.get("source") or "generation") for record in answers.records})

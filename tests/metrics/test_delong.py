@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.special import stdtr, stdtrit
 from sklearn.metrics import roc_auc_score
 
-from lm_eval_ensemble.metrics.delong import NO_VARIANCE, _moved, auroc_interval, delong, paired, unpaired
+from lm_eval_ensemble.metrics.delong import NO_VARIANCE, TOO_FEW, _moved, auroc_interval, delong, paired, unpaired
 from lm_eval_ensemble.metrics.uncertainty import auroc, auroc_within, usable
 
 
@@ -208,14 +208,14 @@ def test_one_class_is_a_reason() -> None:
 
 
 def test_clusters_by_hand() -> None:
-    """Wrong 5 5 | 1 1, right 3 3 | 0 0: area 3/4. Without each of the four clusters it is 1/2, 1, 1, 1/2, so each moves it by
-    1/4 and the variance is 4/16, six times DeLong's 1/24."""
-    score = np.array([5.0, 5, 1, 1, 3, 3, 0, 0])
-    wrong, codes = np.arange(8) < 4, np.repeat(np.arange(4), 2)
+    """Wrong 5 5 5 | 1 1 1, right 3 3 3 | 0 0 0: area 3/4. Without each of the four clusters it is 1/2, 1, 1, 1/2, so each moves
+    it by 1/4 and the variance is 4/16, ten times DeLong's 1/40."""
+    score = np.repeat([5.0, 1, 3, 0], 3)
+    wrong, codes = np.arange(12) < 6, np.repeat(np.arange(4), 3)
     assert _moved(score, wrong, codes, 4).moved.tolist() == [0.25, -0.25, -0.25, 0.25]
-    assert delong(score[None, :], wrong)[1][0, 0] == pytest.approx(1 / 24)
+    assert delong(score[None, :], wrong)[1][0, 0] == pytest.approx(1 / 40)
     # against a score without any information: a difference of 1/4 with a standard error of 1/2
-    found = paired(score, np.zeros(8), wrong, codes=codes)
+    found = paired(score, np.zeros(12), wrong, codes=codes)
     assert (found.value, found.method) == (0.25, "paired by cluster")
     assert found.df is not None
     assert found.low == pytest.approx(0.25 - 0.5 * stdtrit(found.df, 0.975))
@@ -285,6 +285,21 @@ def test_an_area_of_one_against_one_below_has_no_p() -> None:
     for found in (paired(best, other, wrong), paired(best, other, wrong, wrong), unpaired(best, other, wrong, wrong)):
         assert (found.p, found.reason) == (None, NO_VARIANCE)
         assert (found.value, found.low, found.high) == pytest.approx((0.05, ours.low - theirs.high, 1 - theirs.low))
+
+
+def test_with_four_answers_of_a_class_there_is_no_p_and_with_five_there_is() -> None:
+    generator = np.random.default_rng(0)
+    for right, tested in ((4, False), (5, True)):
+        wrong = np.arange(40) >= right
+        first, second = generator.normal(size=(2, 40)) + wrong
+        ours, theirs = (auroc_interval(score, wrong, level=0.975) for score in (first, second))
+        for found in (paired(first, second, wrong), paired(first, second, wrong, wrong), unpaired(first, second, wrong, wrong)):
+            assert (found.p is not None, found.reason) == (tested, None if tested else TOO_FEW)
+            if not tested:
+                assert ours.low is not None
+                assert theirs.high is not None
+                assert found.low == pytest.approx(ours.low - theirs.high)
+        assert paired(first, 3 * first, wrong).p == 1.0  # they rank alike, however few there are
 
 
 def test_clustered_interval_covers() -> None:

@@ -79,6 +79,17 @@ def test_members_that_are_level_are_not_called_best(tmp_path: Path) -> None:
     assert "best member" not in told
 
 
+def test_a_single_member_is_not_level_with_itself(tmp_path: Path) -> None:
+    def fills(i: int, _: Random) -> list[Scored]:
+        return [runs.scored("dllm", f"    return {n}\n", i % 2 == n, float(n), 1.0) for n in (0, 1)]
+
+    runs.write_run(tmp_path, n=48, candidates=fills)
+    (run,) = load_runs([tmp_path])[0]
+    told = "\n".join(closing(report_of(run).content))
+    assert "dllm, drawn blindly among its candidates 50.0 %" in told
+    assert "level" not in told
+
+
 def test_scores_that_are_no_number_are_told_in_words(tmp_path: Path) -> None:
     pair = [candidate("a", "x", True, 1.0), candidate("b", "y", False, 2.0)]
     lines = [ensemble_sample(i, record(json.loads(json.dumps(pair)), 0)) for i in range(6)]
