@@ -169,7 +169,7 @@ class Kept:
             self._given.add(number)
             self._hook.add_partial("generate_until", self._requests[number].args, completion)
 
-    def all(self, start: int, completions: Sequence[Completion]) -> Sequence[Completion]:
+    def finish(self, start: int, completions: Sequence[Completion]) -> Sequence[Completion]:
         """What was not given yet of the completions from number ``start`` on; returns them."""
         for number, completion in enumerate(completions):
             self.give(start, number, completion)
@@ -198,7 +198,7 @@ class InfillLM(OneOfSeveral, LM, Member):  # type: ignore[misc]
         with peak_memory(self.name, self.device, self._peaks):
             for start in range(0, len(asked), size):
                 part = self.answer_alone(asked[start : start + size], functools.partial(kept.give, start))
-                found += kept.all(start, part)
+                found += kept.finish(start, part)
         return found
 
     def answer_alone(

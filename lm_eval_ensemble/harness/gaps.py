@@ -138,14 +138,12 @@ def _recorded(row: Row) -> int:
     return len(candidates) if isinstance(candidates, list) else 0
 
 
-def runs_of(path: Path, task: str | None) -> list[TaskRun]:
-    """The runs with samples in a folder, a task each.
+def runs_of(path: Path, task: str | None) -> tuple[list[TaskRun], list[str]]:
+    """The runs with samples in a folder, a task each, and what could not be read.
 
     :raises DataError: several runs of one task, or of several models: what is written is one run, of one model.
     """
     runs, problems = load_runs([path])
-    for problem in problems:
-        logger.warning("%s", problem)
     wanted = [run for run in runs if run.samples_path and task in (None, run.task)]
     for name, count in Counter(run.task for run in wanted).items():
         if count > 1:
@@ -153,14 +151,15 @@ def runs_of(path: Path, task: str | None) -> list[TaskRun]:
     if len(set(identities(wanted))) > 1:
         named = ", ".join(f"{label}: {run.task}" for label, run in zip(labels(wanted), wanted, strict=True))
         raise DataError(f"{path}: holds runs of several models or settings ({named}); give the folder of one, or --task.")
-    return wanted
+    return wanted, problems
 
 
 def _of_runs(path: Path, options: ScoreOptions) -> Iterator[Gap]:
     """:raises DataError: see ``runs_of``; a line is damaged or of another kind of task."""
     from lm_eval_ensemble.harness.answered import selections_of  # lm_eval: only the work needs it
 
-    for run in runs_of(path, options.task):
+    runs, problems = runs_of(path, options.task)
+    for run in runs:
         told: dict[int, str] = {}
         for line, raw in sorted(run.lines(told), key=lambda pair: int(pair[1]["doc_id"])):
             found = [[_told(scored.candidate) for scored in each.candidates] for each in selections_of(run, line, raw)]
@@ -168,8 +167,9 @@ def _of_runs(path: Path, options: ScoreOptions) -> Iterator[Gap]:
                 found = [[candidate for repeat in found for candidate in repeat]]
             document = raw["doc"] if options.cut is None else {**raw["doc"], "cut": options.cut}
             yield Gap(run.task, int(raw["doc_id"]), document, tuple(_numbered(repeat, options.member) for repeat in found))
-        for problem in told.values():
-            logger.warning("%s", problem)
+        problems += told.values()
+    for problem in problems:
+        logger.warning("%s", problem)
 
 
 def _told(candidate: Candidate) -> Candidate:

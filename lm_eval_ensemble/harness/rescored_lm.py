@@ -51,7 +51,7 @@ class Rescored(OneOfSeveral, LM):  # type: ignore[misc]
         # The inner model tells nothing before it has answered everything.
         kept, found = Kept(self.cache_hook, requests), list[str]()
         for start in range(0, len(requests), kept.part):
-            found += kept.all(start, self._completed(requests[start : start + kept.part]))
+            found += kept.finish(start, self._completed(requests[start : start + kept.part]))
         return found
 
     def _completed(self, requests: list[Instance]) -> list[Completion]:

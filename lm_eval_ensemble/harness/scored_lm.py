@@ -146,7 +146,7 @@ class ScoredHF(OneOfSeveral, QuantizedHF, Member):
         # What a model thinks of its answers it is asked when all of them are there.
         size = kept.part if self.decoding.p_true else max(len(rows), 1)
         for start in range(0, len(rows), size):
-            found += kept.all(start, self._complete(rows[start : start + size], start, kept))
+            found += kept.finish(start, self._complete(rows[start : start + size], start, kept))
         return found
 
     def _complete(self, rows: Sequence[_Prompt], start: int, kept: Kept) -> list[Completion]:

@@ -83,7 +83,7 @@ class ScoredRun:
 def write_run(path: Path, gaps: Sequence[Gap], samples: Sequence[dict[str, Any]], options: ScoreOptions) -> Path:
     """Write samples and results as lm_eval names them, into ``output/NAME``; returns the results file."""
     date = datetime.datetime.now().isoformat().replace(":", "-")
-    writers = {run.task: _results_of(run) for run in runs_of(path, options.task)} if path.is_dir() else {}
+    writers = {run.task: _results_of(run) for run in runs_of(path, options.task)[0]} if path.is_dir() else {}
     earlier = next(iter(writers.values()), {})
     name = str(earlier.get("model_name") or (options.member if options.member_field is None else path.name))
     folder = options.output / str(sanitize_model_name(name))

@@ -123,9 +123,9 @@ def test_use_cache_gives_a_members_answers_and_records_again(
 @pytest.mark.parametrize(
     ("model", "settings", "stop_after", "kept"),
     [
-        ("diffusion-infill", {"preset": "tiny"}, 3, 3),
-        ("diffusion-infill", {"preset": "tiny", "length": "fixed-mean"}, 12, 2),  # five fills to a gap, parts of two gaps
-        ("hf-scored", {"preset": "tiny"}, 3, 3),
+        ("diffusion-infill", {"preset": "tiny"}, 1, 1),
+        ("diffusion-infill", {"preset": "tiny", "length": "grid:3+4"}, 5, 2),  # two fills to a gap, parts of two gaps
+        ("hf-scored", {"preset": "tiny"}, 1, 1),
     ],
 )
 def test_what_was_answered_before_a_run_ended_is_not_asked_again(
@@ -139,7 +139,7 @@ def test_what_was_answered_before_a_run_ended_is_not_asked_again(
 ) -> None:
     """``stop_after``: so many batches of one row are answered before the run ends."""
     monkeypatch.setattr(base, "_PART", 2)
-    options: dict[str, Any] = {"model_args": settings, "limit": 5, "batch_size": 1}
+    options: dict[str, Any] = {"model_args": settings, "limit": 3, "batch_size": 1}
     whole = evaluate(model, **options)["samples"]["infill_toy"]
     batches: list[int] = []
     run = Batcher._attempt
@@ -155,7 +155,7 @@ def test_what_was_answered_before_a_run_ended_is_not_asked_again(
         evaluate(model, **options, use_cache=str(tmp_path / "cache"))
     stop_after, batches[:] = 100, []
     again = evaluate(model, **options, use_cache=str(tmp_path / "cache"))["samples"]["infill_toy"]
-    assert len(batches) == (5 - kept) * len(whole[0]["selection"].get("completions", [0]))
+    assert len(batches) == (3 - kept) * len(whole[0]["selection"]["candidates"])
     assert [sample["filtered_resps"] for sample in again] == [sample["filtered_resps"] for sample in whole]
 
 
