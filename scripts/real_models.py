@@ -89,7 +89,9 @@ def page(folders: Sequence[str], similarity: str | None = None) -> str:
     if pairs:
         parts.append(in_one_table(pairs))
     if questions:
-        parts.append("## Does a real model know when it is wrong?\n\n" + labels_table(questions) + PUBLISHED)
+        parts.append(
+            "## Does a real model know when it is wrong?\n\n" + labels_table(questions) + PUBLISHED + otherwise(questions)
+        )
     parts += map(gaps, pairs, labels(pairs))
     several = [task for task, count in Counter(run.task for run in pairs).items() if count > 1]
     parts += [side_by_side(task, [run for run in pairs if run.task == task]) for task in several]
@@ -200,6 +202,26 @@ def labels_table(runs: Sequence[TaskRun]) -> str:
         "AUROC (higher is better, 0.5 is chance) with 95 % intervals, by what counts as a right answer, "
         "`lm-eval-ensemble uncertainty out --label f1` and `--label em`:\n\n"
         f"| model | task | {' | '.join(heads)} |\n|{'---|' * (2 + len(heads))}\n{''.join(rows)}"
+    )
+
+
+def otherwise(runs: Sequence[TaskRun]) -> str:
+    """How many greedy answers two runs of one model do not share: what other rows of a batch do to half precision."""
+    told = []
+    for i, first in enumerate(runs):
+        for second in runs[i + 1 :]:
+            if (first.task, first.model_name) == (second.task, second.model_name):
+                ours, theirs = (
+                    {sample["doc_id"]: sample["uncertainty"]["answer"] for _, sample in run.lines({})}
+                    for run in (first, second)
+                )
+                shared = ours.keys() & theirs.keys()
+                differ = sum(ours[number] != theirs[number] for number in shared)
+                told.append(f"{differ} of {len(shared)} ({_shown(first.model_name)}, {first.task})")
+    return (
+        f"\nGreedy answers that read otherwise in two runs of one model, with other rows in their batches: {', '.join(told)}.\n"
+        if told
+        else ""
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from lm_eval_ensemble.errors import DataError
 from lm_eval_ensemble.runs.load import TaskRun, load_runs
-from scripts.real_models import made, page, printed, unended
+from scripts.real_models import made, otherwise, page, printed, unended
 from tests.report.helpers import candidate, ensemble_sample, record, write_run
 
 RUNS = Path(__file__).parents[1] / "fixtures" / "runs"
@@ -42,6 +42,18 @@ def test_tasks_of_one_run_have_its_command_and_time_together() -> None:
     for run in runs:
         assert "--tasks words_choice,words_generate " in made(run)
         assert "12 of 20 documents; 52 s for the whole command and its 24 documents, loading" in made(run)
+
+
+def test_answers_that_two_runs_of_one_model_do_not_share_are_counted(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(RUNS / "questions", tmp_path / name)
+    (samples,) = (tmp_path / "two").rglob("samples_triviaqa_*")
+    lines = list(map(json.loads, samples.read_text().splitlines()))
+    lines[3]["uncertainty"]["answer"] += "!"
+    samples.write_text("".join(json.dumps(line) + "\n" for line in lines[:5]))
+    runs, _ = load_runs([tmp_path / "one", tmp_path / "two"])
+    assert "with other rows in their batches: 1 of 5 (tests/assets/tiny_qa, triviaqa_uncertainty)" in otherwise(runs)
+    assert otherwise(runs[:1]) == ""
 
 
 def test_texts_that_were_scored_again_have_both_commands(tmp_path: Path) -> None:
