@@ -62,8 +62,8 @@ This page is what the commands below print, put together by `python -m scripts.r
 ([archive](data/real_models.tar.xz), to be unpacked in `out`). SantaCoder-FIM has [a page of its own](real_santacoder.md): its
 licence restricts its use, so its folder is not in the archive. The grid that runs most of it is `lm-eval-ensemble sweep
 real_small`; [the notebook](analysis.ipynb) draws the plots. Times are of two cores that other work shared. The texts of four
-runs were scored a second time (`score`), after a fault of the score `fim` had been mended: both commands stand there. In the run
-`mdm` the diffusion model alone fills each gap with six lengths, and `qwen` judges them.
+runs were scored a second time (`score`), after a fault of the score `fim` had been mended: both commands stand there. In the
+run `mdm` the diffusion model alone fills each gap with six lengths, and `qwen` judges them.
 """
 PUBLISHED = """
 Published beside it, on TriviaQA in full precision: 4.1 % for SmolLM2-135M (not instruction-tuned, no examples; its
