@@ -24,8 +24,8 @@ from lm_eval_ensemble.tokens import pack
 
 __all__ = ["PromptMemory", "Read"]
 
-#: bytes that are kept at most: about 170,000 tokens of a model of 0.5 billion parameters, 35,000 of one of 7.
-_MOST = 2 * 2**30
+#: bytes that are kept at most: in 16 bits about 700,000 tokens of a model of 0.5 billion parameters, 140,000 of one of 7.
+_MOST = 8 * 2**30
 #: and not more than this part of what is free on the device.
 _SHARE = 4
 
