@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,7 +87,10 @@ def test_commands_can_be_run_as_they_stand(tmp_path: Path) -> None:
 
     chosen = sorted(random.Random(0).sample(range(20), 3))  # in this order lm_eval takes them
     line = made(asked(chosen)).split("```")[1].removeprefix("sh\n")
-    words = subprocess.run(["sh", "-c", f"lm_eval() {{ printf '%s\\n' \"$@\"; }}; {line}"], capture_output=True, text=True)
+    # In an environment that is active; elsewhere there may be a python3 alone.
+    active = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    script = f"lm_eval() {{ printf '%s\\n' \"$@\"; }}; {line}"
+    words = subprocess.run(["sh", "-c", script], capture_output=True, text=True, env=active)
     given = words.stdout.splitlines()
     assert json.loads(given[given.index("--model_args") + 1]) == content["config"]["model_args"]
     assert json.loads(given[given.index("--samples") + 1]) == {"words_choice": chosen}
