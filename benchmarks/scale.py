@@ -12,6 +12,7 @@ strictest reading, all but forwards and execution is ours.
 ``processes``: the same documents by 1 and by 2 processes (torch.distributed.run), and by each member alone, in turn, medians.
 ``memory``: peak resident memory, from the moment all is loaded, of ``ensemble-ppl`` and of stock ``hf`` on synthetic documents,
 with models so small that records are what is measured; a slope over two numbers of documents is free of what is needed once.
+Prompts that are kept for scoring have a bound of their own (a quarter of what is free, 8 GiB at most) and are not kept here.
 
 The last line is JSON. Goals of the parts that ran, exit status 1 if one is missed: ours at most 10 % (wall and CPU), the
 unaccounted part under 5 %, under 10 kB a document above stock ``hf``.
@@ -37,7 +38,7 @@ GROUPS = ("generate dllm", "generate fim", "score", "judge", "ours", "lm_eval", 
 Run = dict[str, Any]
 
 
-def run(folder: Path, arguments: Sequence[str], processes: int = 1) -> Run:
+def run(folder: Path, arguments: Sequence[str], processes: int = 1, **environment: str) -> Run:
     """One run of lm_eval in processes of its own; what its instruments saw (``scale_run.py``), and its wall time."""
     folder.mkdir(parents=True)
     begin = time.monotonic()
@@ -45,7 +46,7 @@ def run(folder: Path, arguments: Sequence[str], processes: int = 1) -> Run:
     if processes > 1:
         start += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = [*start, str(HERE / "scale_run.py"), str(folder), str(begin), *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment}
     with open(folder / "log", "w") as log:
         done = subprocess.run(command, stdout=log, stderr=log, env=environment)
     end = time.monotonic()
@@ -248,7 +249,7 @@ def memory(place: Path, sizes: Sequence[int]) -> dict[str, Any]:
             given = ["--model", model, "--model_args", json.dumps(settings), "--tasks", "synthetic", "--limit", str(size)]
             given += ["--include_path", str(task), "--batch_size", "16", "--confirm_run_unsafe_code", "--seed", "7"]
             given += ["--device", "cpu", "--output_path", str(folder / "out"), "--log_samples"]
-            found = run(folder, given)["ranks"][0]
+            found = run(folder, given, SCALE_KEEPS_NO_PROMPTS="1")["ranks"][0]
             seen[model].append({"memory": found["memory"], "ours": grouped(found["cpu"])["ours"]})
             file = next((folder / "out").rglob("samples_*.jsonl"))
             seen[model][-1]["memory"]["samples_file"] = file.stat().st_size

@@ -192,13 +192,15 @@ def main() -> None:
     from transformers import Qwen2ForCausalLM  # noqa: F401
 
     from lm_eval_ensemble.harness import memory as product
-    from lm_eval_ensemble.harness import task
+    from lm_eval_ensemble.harness import prompts, task
     from lm_eval_ensemble.harness.ensemble_lm import EnsemblePPL
 
     assert transformers
     split = Split("unaccounted")
     split.spent["lm_eval: start and imports"] = [time.monotonic() - begin, seconds()[1]]
     assert started[0] >= begin
+    if "SCALE_KEEPS_NO_PROMPTS" in os.environ:  # what a model read of its prompts is not kept for scoring
+        prompts._MOST = 0
     held = Memory()
     evaluate, times = lm_eval.evaluator.evaluate, []
 
