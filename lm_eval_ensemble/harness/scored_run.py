@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -46,12 +47,12 @@ class ScoredRun:
         found = iter(scored)
         lines = []
         for gap in gaps:
-            chosen = [self._choose(gap, tuple(next(found) for _ in repeat)) for repeat in gap.repeats]
+            chosen = [self._choose(gap, n, tuple(next(found) for _ in repeat)) for n, repeat in enumerate(gap.repeats)]
             lines.append(self._line(gap, chosen, sandbox))
         return lines
 
-    def _choose(self, gap: Gap, candidates: tuple[Scored, ...]) -> Selection:
-        settings, request = self.model.settings, gap.request
+    def _choose(self, gap: Gap, repeat: int, candidates: tuple[Scored, ...]) -> Selection:
+        settings, request = self.model.settings, replace(gap.request, sample=repeat)
         members = list(dict.fromkeys(c.candidate.member for c in candidates))
         prefer = settings.prefer if settings.prefer in members else None
         select = make_selector(settings.selector, settings.selector_file, members)

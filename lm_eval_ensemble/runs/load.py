@@ -51,6 +51,7 @@ _PROMPT_SETTINGS = ("chat_template_sha", "system_instruction_sha", "fewshot_as_m
 #: what a task's metadata hold beside what was set with ``--metadata``: of the task's file, of the machine, of what came of it.
 _NO_METADATA = (
     *("version", "config_source", "data_dir", "executed_in", "judged_later", "prompt_layout", "references_that_fail"),
+    "judge_workers",
     *_OPERATIONAL,
 )
 
@@ -65,11 +66,11 @@ class TaskRun:
     ``samples_path`` is None where the run was made without ``--log_samples``. ``run_seconds`` is the wall-clock time of the
     whole command, loading and judging included, ``run_documents`` the documents of all its tasks together.
     ``first_filter`` is the filter whose metrics stand in ``results``. ``asked`` is what was set for this task alone: the
-    examples in the prompt, ``--metadata``, ``--samples``; ``documents`` names the documents and prompts that were asked
-    (lm_eval's hash of them; empty where there is none). ``cell`` is the name that ``sweep`` gave the run, which tells settings
-    of one checkpoint apart, ``grid`` that of its grid; empty for other runs. ``older`` counts earlier runs of the same settings
-    in the same folder that measured something. ``groups`` are the groups of tasks that were asked for with it, each with its
-    tasks. ``scored_config`` is the ``config`` of the run that wrote the texts, where this one has scored them
+    examples in the prompt, ``--metadata``, ``--samples``; ``documents_hash`` is lm_eval's of the documents and prompts that were
+    asked, empty where there is none. ``cell`` is the name that ``sweep`` gave the run, which tells settings of one checkpoint
+    apart, ``grid`` that of its grid; empty for other runs. ``older`` counts earlier runs of the same settings in the same folder
+    that measured something. ``groups`` are the groups of tasks that were asked for with it, each with its tasks.
+    ``scored_config`` is the ``config`` of the run that wrote the texts, where this one has scored them
     (``lm-eval-ensemble score``); empty elsewhere.
     """
 
@@ -90,7 +91,7 @@ class TaskRun:
     run_documents: int | None = None
     first_filter: str = "none"
     asked: Mapping[str, str] = field(default_factory=dict)
-    documents: str = ""
+    documents_hash: str = ""
     cell: str = ""
     grid: str = ""
     older: int = 0
@@ -171,7 +172,7 @@ def load_runs(paths: Sequence[str | Path]) -> tuple[list[TaskRun], list[str]]:
         newest: dict[tuple[Any, ...], TaskRun] = {}
         for file in _results_files(path):
             for run in _read(file, problems, asked=path.is_file()):
-                place = (file.parent, run.task, run.documents, _items(run.asked), _items(run.settings))
+                place = (file.parent, run.task, run.documents_hash, _items(run.asked), _items(run.settings))
                 before = newest.get(place)
                 if before is None:
                     newest[place] = run
@@ -217,7 +218,7 @@ def identities(runs: Sequence[TaskRun]) -> list[int]:
     times = Counter((folder_of(run), run.task) for run in runs)
     bundles: dict[tuple[Any, ...], list[int]] = {}
     for i, run in enumerate(runs):
-        own = (run.documents, _items(run.asked)) if times[folder_of(run), run.task] > 1 else ()
+        own = (run.documents_hash, _items(run.asked)) if times[folder_of(run), run.task] > 1 else ()
         bundles.setdefault((*folder_of(run), own), []).append(i)
     tasks_of: dict[tuple[Any, int], set[str]] = {}
     numbers: dict[tuple[Any, int], int] = {}
@@ -307,7 +308,7 @@ def runs_in(content: Mapping[str, Any], file: Path, problems: list[str]) -> Iter
             run_documents=documents or None,
             first_filter=first,
             asked=_asked(content, task, arguments),
-            documents=str(_mapping(content.get("task_hashes")).get(task) or ""),
+            documents_hash=str(_mapping(content.get("task_hashes")).get(task) or ""),
             cell=str(cell.get("label") or ""),
             grid=str(cell.get("grid") or ""),
             groups={name: tasks for name, tasks in groups.items() if task in tasks},

@@ -137,7 +137,8 @@ def folder_of(run: Any, folder: Path, *, model: str = "tiny", config: Any = None
 
 
 def test_every_repeat_of_a_run_is_a_choice_of_its_own(evaluate: Any, tmp_path: Path) -> None:
-    drawn = {**TINY, "store": "off", "temperature": 0.8, "seed": 1, "max_new_tokens": 16}
+    # `random` draws by the document and the repeat: it must draw again as it did.
+    drawn = {**TINY, "store": "off", "temperature": 0.8, "seed": 1, "max_new_tokens": 16, "selector": "random"}
     run = evaluate("ensemble-ppl", model_args=drawn, metadata={"repeats": 3}, limit=3, batch_size=8)
     results = score_file(folder_of(run, tmp_path / "run"), ScoreOptions(tmp_path / "out", drawn, batch_size=8))
     before, after = run["results"]["infill_toy"], json.loads(results.read_text())["results"]["infill_toy"]
@@ -148,6 +149,8 @@ def test_every_repeat_of_a_run_is_a_choice_of_its_own(evaluate: Any, tmp_path: P
         assert [len(c["candidates"]) for c in two["selection"]["completions"]] == [2, 2, 2]
         texts = [[c["text"] for c in each["candidates"]] for each in one["selection"]["completions"]]
         assert [[c["text"] for c in each["candidates"]] for each in two["selection"]["completions"]] == texts
+        winners = [[each["winner_index"] for each in told["selection"]["completions"]] for told in (one, two)]
+        assert winners[0] == winners[1]
         # What generation knew of its end belongs to that run's scores.
         assert "end_logprob" not in json.dumps(two)
 
