@@ -66,11 +66,11 @@ class TaskRun:
     ``samples_path`` is None where the run was made without ``--log_samples``. ``run_seconds`` is the wall-clock time of the
     whole command, loading and judging included, ``run_documents`` the documents of all its tasks together.
     ``first_filter`` is the filter whose metrics stand in ``results``. ``asked`` is what was set for this task alone: the
-    examples in the prompt, ``--metadata``, ``--samples``; ``documents_hash`` is lm_eval's of the documents and prompts that were
-    asked, empty where there is none. ``cell`` is the name that ``sweep`` gave the run, which tells settings of one checkpoint
-    apart, ``grid`` that of its grid; empty for other runs. ``older`` counts earlier runs of the same settings in the same folder
-    that measured something. ``groups`` are the groups of tasks that were asked for with it, each with its tasks.
-    ``scored_config`` is the ``config`` of the run that wrote the texts, where this one has scored them
+    examples in the prompt, ``--metadata``, ``--samples``; ``documents_hash`` is lm_eval's of the documents and prompts that
+    were asked, empty where there is none. ``cell`` is the name that ``sweep`` gave the run, which tells settings of one
+    checkpoint apart, ``grid`` that of its grid; empty for other runs. ``older`` counts earlier runs of the same settings in
+    the same folder that measured something. ``groups`` are the groups of tasks that were asked for with it, each with its
+    tasks. ``scored_config`` is the ``config`` of the run that wrote the texts, where this one has scored them
     (``lm-eval-ensemble score``); empty elsewhere.
     """
 
